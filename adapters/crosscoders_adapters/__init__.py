@@ -1,0 +1,35 @@
+"""Model adapters that come with crosscoders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from crosscoders import ModelAdapterSpec, TokenSourceSpec, hookimpl
+
+
+@hookimpl
+def crosscoders_model_adapters() -> Iterator[ModelAdapterSpec]:
+    """Offer the adapters of this package."""
+    yield ModelAdapterSpec(
+        name="transformers",
+        config="crosscoders_adapters.transformers:TransformersConfig",
+        build="crosscoders_adapters.transformers:TransformersAdapter",
+        summary="Models of the Hugging Face transformers library, by id or folder.",
+    )
+    yield ModelAdapterSpec(
+        name="synthetic",
+        config="crosscoders_adapters.synthetic:SyntheticConfig",
+        build="crosscoders_adapters.synthetic:SyntheticAdapter",
+        summary="One model of a planted world whose features are known.",
+    )
+
+
+@hookimpl
+def crosscoders_token_sources() -> Iterator[TokenSourceSpec]:
+    """Offer the tokens of the planted world."""
+    yield TokenSourceSpec(
+        name="synthetic",
+        config="crosscoders_adapters.synthetic:SyntheticTokensConfig",
+        build="crosscoders_adapters.synthetic:SyntheticTokens",
+        summary="Endless random token ids for synthetic models.",
+    )

@@ -1,0 +1,338 @@
+"""Hugging Face transformers models: activations by module hooks on the layer list, whatever the family.
+
+Points, for layer i of n:
+
+* `layers.{i}.input`: the residual stream before the layer (`layers.0.input` is the embedding)
+* `layers.{i}.attention`: what attention adds to the residual stream
+* `layers.{i}.mlp`: what the MLP adds to the residual stream
+* `layers.{i}`: the residual stream after the layer (before any final norm)
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from attrs import field, frozen
+from attrs.validators import in_, instance_of, min_len
+from torch import Tensor, nn
+
+from crosscoders.documents import Chat, Document, Text, TokenIds
+from crosscoders.errors import ConfigError, SiteError
+from crosscoders.protocols import Edit, TokenBatch, Tokenized
+
+TINY_PAIR = Path(__file__).parent / "tiny_pair"
+"""The base/chat pair that this package ships: `tiny-pair/base` and `tiny-pair/chat`."""
+
+ATTENTION_NAMES = ("attention.output.dense", "self_attn", "attn", "self_attention", "attention")
+MLP_NAMES = ("mlp", "feed_forward", "ffn", "output.dense")
+
+
+@frozen(kw_only=True)
+class TransformersConfig:
+    """A model of the transformers library."""
+
+    model: str = field(validator=[instance_of(str), min_len(1)])
+    """Hub id, local folder, or `tiny-pair/base` and `tiny-pair/chat` for the shipped pair."""
+    revision: str = "main"
+    """Branch, tag or commit on the Hub."""
+    dtype: str = field(default="float32", validator=in_(("float32", "bfloat16", "float16")))
+    """Type of the weights in memory; activations come out in fp32."""
+    attention: str = field(default="eager", validator=in_(("eager", "sdpa", "flash_attention_2")))
+    """Implementation of attention."""
+
+
+class TransformersAdapter:
+    """Model adapter `transformers`."""
+
+    def __init__(self, options: TransformersConfig) -> None:
+        import transformers
+
+        self.options = options
+        location, offline = _locate(options.model)
+        keywords: dict[str, Any] = {} if offline else {"revision": options.revision}
+        try:
+            config = transformers.AutoConfig.from_pretrained(location, **keywords)
+            causal = _is_decoder_only(config)
+            auto = transformers.AutoModelForCausalLM if causal else transformers.AutoModel
+            model = auto.from_pretrained(
+                location, dtype=getattr(torch, options.dtype), attn_implementation=options.attention, **keywords
+            )
+            tokenizer = transformers.AutoTokenizer.from_pretrained(location, **keywords)
+        except (OSError, ValueError, KeyError) as error:
+            raise ConfigError(f"cannot load the model '{options.model}': {error}") from error
+        self._attach(model, tokenizer, causal)
+
+    @classmethod
+    def wrap(cls, model: nn.Module, tokenizer: Any, *, name: str = "in-memory") -> TransformersAdapter:
+        """An adapter of a model that is already in memory: fine-tuned, merged, or made from a config."""
+        adapter = cls.__new__(cls)
+        adapter.options = TransformersConfig(model=name)
+        adapter._attach(model, tokenizer, causal=hasattr(model, "lm_head") or hasattr(model, "embed_out"))
+        return adapter
+
+    def _attach(self, model: Any, tokenizer: Any, causal: bool) -> None:
+        self.model, self.tokenizer, self.causal = model.eval().requires_grad_(False), tokenizer, causal
+        self.layers = _layer_list(model)
+        self._width = int(_text_config(model.config).hidden_size)
+        self._forward_names = set(inspect.signature(model.forward).parameters)
+        self._special = frozenset(tokenizer.all_special_ids) if tokenizer is not None else frozenset()
+        self._bos = None
+        if tokenizer is not None:
+            self._bos = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.cls_token_id
+
+    # -- identity -----------------------------------------------------------------------------------------------
+
+    def describe(self) -> dict[str, Any]:
+        """Hub id or path, the revision asked for and, if the files came from the Hub, the commit they came from."""
+        commit = getattr(self.model.config, "_commit_hash", None)
+        return {
+            "adapter": "transformers",
+            "model": self.options.model,
+            "revision": commit or self.options.revision,
+            "class": type(self.model).__name__,
+            "dtype": self.options.dtype,
+        }
+
+    def vocabulary(self) -> str:
+        tokens = sorted(self.tokenizer.get_vocab().items())
+        return sha256(repr(tokens).encode()).hexdigest()[:16]
+
+    def has_chat_template(self) -> bool:
+        return self.tokenizer is not None and bool(self.tokenizer.chat_template)
+
+    def to(self, device: torch.device) -> TransformersAdapter:
+        self.model.to(device)
+        return self
+
+    # -- tokens -------------------------------------------------------------------------------------------------
+
+    def tokenize(self, document: Document) -> Tokenized:
+        if isinstance(document, TokenIds):
+            ids = list(document.ids)
+        elif isinstance(document, Text):
+            ids = list(self.tokenizer(document.text, add_special_tokens=False, verbose=False)["input_ids"])
+            if self._bos is not None:
+                ids = [self._bos, *ids]
+        elif isinstance(document, Chat):
+            if not self.has_chat_template():
+                raise ConfigError(f"the tokenizer of '{self.options.model}' has no chat template to lay out chats with")
+            turns = [{"role": message.role, "content": message.content} for message in document.messages]
+            layout = self.tokenizer.apply_chat_template(turns, return_dict=True)
+            ids = list(layout["input_ids"])
+        return Tokenized(ids, [i == self._bos for i in ids], [i in self._special for i in ids])
+
+    def prompt(self, question: str) -> list[int]:
+        """Token ids of a user's question laid out so that the model answers next."""
+        if not self.has_chat_template():
+            return list(self.tokenize(Text(question)).ids)
+        turns = [{"role": "user", "content": question}]
+        return list(self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=True)["input_ids"])
+
+    def end_tokens(self) -> frozenset[int]:
+        """Tokens after which an answer is over."""
+        ends = getattr(self.model.config, "eos_token_id", None)
+        ends = ends if isinstance(ends, list) else [ends, self.tokenizer.eos_token_id]
+        return frozenset(end for end in ends if end is not None)
+
+    def token_texts(self, ids: Sequence[int]) -> list[str]:
+        return [self.tokenizer.decode([i]) for i in ids]
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of a sequence, special tokens left out."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    # -- points -------------------------------------------------------------------------------------------------
+
+    def points(self) -> Sequence[str]:
+        per_layer = [".input", *([".attention"] if self._module(0, ATTENTION_NAMES) else [])]
+        per_layer += [*([".mlp"] if self._module(0, MLP_NAMES) else []), ""]
+        return [f"layers.{number}{part}" for number in range(len(self.layers)) for part in per_layer]
+
+    def width(self, point: str) -> int:
+        self._parse(point)
+        return self._width
+
+    def _parse(self, point: str) -> tuple[int, str]:
+        if point not in self.points():
+            raise SiteError(
+                f"model '{self.options.model}' has no point '{point}'; it has layers.0 to "
+                f"layers.{len(self.layers) - 1}, each alone or with .input, .attention or .mlp"
+            )
+        _, number, *part = point.split(".")
+        return int(number), part[0] if part else ""
+
+    def _module(self, layer: int, names: Sequence[str]) -> nn.Module | None:
+        block = self.layers[layer]
+        # Families that normalise a sub-block's output (Gemma 2 and 3, OLMo 2) add the norm's output, not the block's.
+        post_norm = {ATTENTION_NAMES: "post_attention_layernorm", MLP_NAMES: "post_feedforward_layernorm"}
+        if hasattr(block, "post_feedforward_layernorm"):
+            return getattr(block, post_norm[tuple(names)], None)
+        for name in names:
+            module: Any = block
+            for step in name.split("."):
+                module = getattr(module, step, None)
+            if isinstance(module, nn.Module):
+                return module
+        return None
+
+    @contextmanager
+    def _hooked(self, point: str, change: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
+        """Call `change` with the activations at `point`; what it returns, if anything, takes their place."""
+        number, part = self._parse(point)
+        if part == "input":
+            handle = self.layers[number].register_forward_pre_hook(
+                lambda _, args, kwargs: _replace_input(args, kwargs, change), with_kwargs=True, prepend=True
+            )
+        else:
+            names = {"attention": ATTENTION_NAMES, "mlp": MLP_NAMES}.get(part)
+            module = self._module(number, names) if names else self.layers[number]
+            assert module is not None
+            # Prepended, because the library's own capture hooks should see the replacement too.
+            handle = module.register_forward_hook(lambda _, args, out: _replace_output(out, change), prepend=True)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    # -- running ------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def activations(self, tokens: TokenBatch, points: Sequence[str]) -> dict[str, Tensor]:
+        wanted, found = set(points), dict[str, Tensor]()
+        order = [point for point in self.points() if point in wanted]
+        for point in points:
+            self._parse(point)
+
+        def record(point: str) -> Callable[[Tensor], None]:
+            def keep(activation: Tensor) -> None:
+                found[point] = activation.detach()
+                if len(found) == len(wanted):
+                    raise _AllFoundError
+
+            return keep
+
+        with _all_of(self._hooked(point, record(point)) for point in order):
+            try:
+                self._run(tokens)
+            except _AllFoundError:
+                pass  # the rest of the forward pass is not needed
+        return found
+
+    @torch.no_grad()
+    def logits(self, tokens: TokenBatch, edits: Sequence[Edit] = ()) -> Tensor:
+        if not self.causal:
+            raise ConfigError(f"model '{self.options.model}' is an encoder and gives no next-token logits")
+        with _all_of(self._hooked(edit.point, edit.apply) for edit in edits):
+            logits: Tensor = self._run(tokens).logits
+        return logits.float()
+
+    def decoder(self) -> TransformersDecoder:
+        if not self.causal:
+            raise ConfigError(f"model '{self.options.model}' is an encoder and gives no next-token logits")
+        return TransformersDecoder(self)
+
+    def _run(self, tokens: TokenBatch) -> Any:
+        keywords = {"use_cache": False} if "use_cache" in self._forward_names else {}
+        tokens = tokens.to(self.model.device)
+        return self.model(
+            input_ids=tokens.ids, attention_mask=tokens.attention.long(), **self._positions(tokens.attention), **keywords
+        )
+
+    def _positions(self, attention_BT: Tensor) -> dict[str, Tensor]:
+        if "position_ids" not in self._forward_names or not self.causal:
+            return {}
+        return {"position_ids": (attention_BT.long().cumsum(dim=1) - 1).clamp_min(0)}
+
+
+class TransformersDecoder:
+    """Reads growing contexts with the model's key-value cache."""
+
+    def __init__(self, adapter: TransformersAdapter) -> None:
+        from transformers import DynamicCache
+
+        self.adapter = adapter
+        self.cache = DynamicCache(config=adapter.model.config)
+        self._attention: Tensor | None = None
+
+    @torch.no_grad()
+    def advance(self, ids: Tensor, attention: Tensor) -> Tensor:
+        """Read tokens (B, T), left-padded where `attention` is False; logits of the next token, (B, V) in fp32."""
+        device = self.adapter.model.device
+        seen = attention.to(device) if self._attention is None else torch.cat([self._attention, attention.to(device)], 1)
+        self._attention = seen
+        positions = {k: v[:, -ids.shape[1] :] for k, v in self.adapter._positions(seen).items()}
+        out = self.adapter.model(
+            input_ids=ids.to(device), attention_mask=seen.long(), past_key_values=self.cache, use_cache=True, **positions
+        )
+        logits: Tensor = out.logits[:, -1].float()
+        return logits
+
+
+class _AllFoundError(Exception):
+    """Ends a forward pass early."""
+
+
+@contextmanager
+def _all_of(managers: Iterator[Any]) -> Iterator[None]:
+    from contextlib import ExitStack
+
+    with ExitStack() as stack:
+        for manager in managers:
+            stack.enter_context(manager)
+        yield
+
+
+def _replace_input(args: Any, kwargs: Any, change: Callable[[Tensor], Tensor | None]) -> Any:
+    if args:
+        new = change(args[0])
+        return None if new is None else ((new, *args[1:]), kwargs)
+    new = change(kwargs["hidden_states"])
+    return None if new is None else (args, {**kwargs, "hidden_states": new})
+
+
+def _replace_output(out: Any, change: Callable[[Tensor], Tensor | None]) -> Any:
+    # Layers return a tensor or a tuple that begins with one, depending on the family.
+    new = change(out[0] if isinstance(out, tuple) else out)
+    if new is None:
+        return None
+    return (new, *out[1:]) if isinstance(out, tuple) else new
+
+
+def _locate(model: str) -> tuple[str, bool]:
+    """Where `from_pretrained` should look, and whether that is a folder."""
+    if model.startswith("tiny-pair/"):
+        folder = TINY_PAIR / model.removeprefix("tiny-pair/")
+        if not (folder / "model.safetensors").is_file():
+            raise ConfigError(f"the shipped pair has 'tiny-pair/base' and 'tiny-pair/chat', not '{model}'")
+        return str(folder), True
+    return model, Path(model).is_dir()
+
+
+def _text_config(config: Any) -> Any:
+    return getattr(config, "text_config", config)
+
+
+def _is_decoder_only(config: Any) -> bool:
+    """Encoders such as BERT are in the library's table of causal models too, so the saved class name decides first."""
+    import transformers
+
+    names = " ".join(config.architectures or [])
+    if "CausalLM" in names or "LMHead" in names:
+        return True
+    masked = type(config) in transformers.AutoModelForMaskedLM._model_mapping
+    return type(config) in transformers.AutoModelForCausalLM._model_mapping and not masked
+
+
+def _layer_list(model: nn.Module) -> nn.ModuleList:
+    """The list of layers: the shallowest module list as long as the config says there are layers."""
+    expected = int(_text_config(model.config).num_hidden_layers)  # type: ignore[union-attr, arg-type]
+    lists = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == expected]
+    if not lists:
+        raise ConfigError(f"no list of {expected} layers was found in {type(model).__name__}")
+    return min(lists, key=lambda pair: pair[0].count("."))[1]

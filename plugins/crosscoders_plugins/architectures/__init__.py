@@ -1,0 +1,1 @@
+"""Architectures: tables of which latents read and write which sites."""

@@ -1,0 +1,1 @@
+"""Losses: how latents are kept sparse."""

@@ -1,0 +1,1 @@
+"""Token sources: where documents come from."""

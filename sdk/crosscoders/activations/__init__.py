@@ -1,0 +1,17 @@
+"""From documents to shuffled activations of all sites."""
+
+from .harvest import Harvester
+from .masks import MaskConfig, keep_mask
+from .sequences import SequenceReader
+from .stream import ActivationConfig, ActivationStream, Calibration, calibrate
+
+__all__ = [
+    "ActivationConfig",
+    "ActivationStream",
+    "Calibration",
+    "Harvester",
+    "MaskConfig",
+    "SequenceReader",
+    "calibrate",
+    "keep_mask",
+]

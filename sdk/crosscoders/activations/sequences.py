@@ -1,0 +1,109 @@
+"""From documents to rows of tokens of one length, with a position that can be saved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from hashlib import blake2b
+from typing import Any, Literal
+
+import torch
+from attrs import asdict
+
+from ..documents import Document
+from ..errors import ConfigError
+from ..protocols import ModelAdapter, TokenBatch, TokenSource
+
+Split = Literal["train", "held_out"]
+
+
+def is_held_out(document: Document, share: float) -> bool:
+    """Whether a document belongs to the held-out split: decided by its content, so repeats never leak."""
+    digest = blake2b(repr(asdict(document)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") < share * 2**64
+
+
+class SequenceReader:
+    """Cuts documents into rows of `context_length` tokens.
+
+    With `pack`, documents follow each other without padding and long ones run on into the next row; without, each
+    document is one row, cut or padded on the right. When the source ends, it is read again from its beginning.
+    """
+
+    def __init__(
+        self,
+        source: TokenSource,
+        adapter: ModelAdapter,
+        *,
+        context_length: int,
+        pack: bool = True,
+        split: Split = "train",
+        held_out_share: float = 0.0,
+    ) -> None:
+        self.source, self.adapter = source, adapter
+        self.context_length, self.pack = context_length, pack
+        self.split, self.held_out_share = split, held_out_share
+        self._next_document = 0
+        self._pending: list[tuple[int, bool, bool]] = []
+        self._documents: Iterator[Document] | None = None
+        self._rows_since_start = 0
+        self.passes = 0
+        """How often the source has been read to its end."""
+
+    def read(self, num_rows: int) -> TokenBatch:
+        """The next rows."""
+        rows = [self._row() for _ in range(num_rows)]
+        shape = (num_rows, self.context_length)
+        ids = torch.zeros(shape, dtype=torch.int64)
+        attention, bos, special = (torch.zeros(shape, dtype=torch.bool) for _ in range(3))
+        for number, row in enumerate(rows):
+            length = len(row)
+            ids[number, :length] = torch.tensor([token for token, _, _ in row])
+            bos[number, :length] = torch.tensor([is_bos for _, is_bos, _ in row])
+            special[number, :length] = torch.tensor([is_special for _, _, is_special in row])
+            attention[number, :length] = True
+        return TokenBatch(ids, attention, bos, special)
+
+    def state(self) -> dict[str, Any]:
+        """The position, as JSON data."""
+        return {
+            "next_document": self._next_document,
+            "passes": self.passes,
+            "pending": [list(entry) for entry in self._pending],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go to a position that `state` returned."""
+        self._next_document, self.passes = state["next_document"], state["passes"]
+        self._pending = [(int(token), bool(bos), bool(special)) for token, bos, special in state["pending"]]
+        self._documents = None
+
+    def _row(self) -> list[tuple[int, bool, bool]]:
+        while len(self._pending) < (self.context_length if self.pack else 1):
+            self._pending += self._next_tokens()
+        if self.pack:
+            row, self._pending = self._pending[: self.context_length], self._pending[self.context_length :]
+        else:
+            row, self._pending = self._pending[: self.context_length], []
+        return row
+
+    def _next_tokens(self) -> list[tuple[int, bool, bool]]:
+        restarts = 0
+        while True:
+            if self._documents is None:
+                self._documents = self.source.documents(skip=self._next_document)
+            document = next(self._documents, None)
+            if document is None:
+                restarts += 1
+                if restarts > 1:
+                    raise ConfigError(
+                        f"the token source has no document in its {self.split} split; give it more documents or "
+                        f"change held_out_share, which is {self.held_out_share}"
+                    )
+                self._documents, self._next_document, self.passes = None, 0, self.passes + 1
+                continue
+            self._next_document += 1
+            if is_held_out(document, self.held_out_share) != (self.split == "held_out"):
+                continue
+            tokens = self.adapter.tokenize(document)
+            if len(tokens.ids):
+                return list(zip(tokens.ids, tokens.bos, tokens.special, strict=True))

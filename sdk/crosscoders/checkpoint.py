@@ -1,0 +1,240 @@
+"""Crosscoders on disk: `config.json`, `model.safetensors`, `README.md`. No pickle, nothing executed, all checked.
+
+The config is data from somebody else: it names a plugin, which must be installed here already, and shapes are
+compared before any tensor is read.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from attrs import field, frozen
+from attrs.validators import instance_of
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from .configs import structure, unstructure
+from .crosscoder import Crosscoder
+from .errors import CheckpointError, ConfigError, PluginError
+from .files import whole_folder
+from .gates import gate_of
+from .plugins import Registry, get_registry
+from .sites import Site
+
+if TYPE_CHECKING:
+    from .training.config import RunConfig
+
+FORMAT = 1
+CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+
+
+@frozen(kw_only=True)
+class CheckpointInfo:
+    """What a checkpoint records besides weights: all plain JSON data."""
+
+    architecture: dict[str, Any] = field(validator=instance_of(dict))
+    """`name`, `plugin`, `distribution`, `version`, `config` of the architecture."""
+    loss: dict[str, Any] = field(factory=dict, validator=instance_of(dict))
+    """The same of the loss; loading does not need it."""
+    models: dict[str, Any] = field(factory=dict, validator=instance_of(dict))
+    """By model key: adapter, id, revision, and the config to build the adapter again."""
+    recipe: dict[str, Any] = field(factory=dict, validator=instance_of(dict))
+    """The run's config."""
+    metrics: dict[str, Any] = field(factory=dict, validator=instance_of(dict))
+    """Held-out metrics with the inference gate."""
+    made_with: dict[str, str] = field(factory=dict, validator=instance_of(dict))
+    """Versions of this package and torch."""
+
+    @classmethod
+    def of_run(
+        cls, config: RunConfig, *, registry: Registry, models: dict[str, Any], metrics: dict[str, Any]
+    ) -> CheckpointInfo:
+        """The record of a finished run."""
+        recipe = config.to_dict()
+        recipe.pop("output")
+        return cls(
+            architecture=_component(config.architecture, registry),
+            loss=_component(config.loss, registry),
+            models={key: {**models[key], "config": recipe["models"][key]} for key in models},
+            recipe=recipe,
+            metrics=metrics,
+            made_with={"crosscoders": version("crosscoders"), "torch": torch.__version__},
+        )
+
+    @classmethod
+    def of_architecture(cls, choice: Any, *, registry: Registry | None = None) -> CheckpointInfo:
+        """The least record a checkpoint can do with, for crosscoders that no run has trained."""
+        return cls(
+            architecture=_component(choice, registry or get_registry()),
+            made_with={"crosscoders": version("crosscoders"), "torch": torch.__version__},
+        )
+
+
+def _component(choice: Any, registry: Registry) -> dict[str, Any]:
+    provider = choice.offer(registry).provider
+    return {
+        "name": choice.offer(registry).spec.name,
+        "plugin": provider.plugin,
+        "distribution": provider.distribution,
+        "version": provider.version,
+        "config": unstructure(choice.options),
+    }
+
+
+def save_crosscoder(crosscoder: Crosscoder, folder: Path) -> Path:
+    """Write `crosscoder` whole or not at all; see `Crosscoder.save_pretrained`."""
+    from .card import write_card
+
+    if crosscoder.info is None:
+        raise CheckpointError(
+            "this crosscoder does not know its architecture's name; set crosscoder.info = CheckpointInfo.of_architecture(...)"
+        )
+    with whole_folder(folder) as partial:
+        (partial / CONFIG).write_text(json.dumps(describe(crosscoder), indent=2) + "\n")
+        save_file(_tensors(crosscoder), partial / WEIGHTS, metadata={"format": "pt"})
+        write_card(crosscoder, partial)
+    return folder
+
+
+def describe(crosscoder: Crosscoder) -> dict[str, Any]:
+    """The content of `config.json`."""
+    info = crosscoder.info
+    assert info is not None
+    return {
+        "library": "crosscoders",
+        "format": FORMAT,
+        "architecture": info.architecture,
+        "loss": info.loss,
+        "gate": {"name": crosscoder.gate.name, **crosscoder.gate.options()},
+        "sites": [{"name": site.name, "width": site.width} for site in crosscoder.sites],
+        "models": info.models,
+        "num_latents": crosscoder.num_latents,
+        "metrics": info.metrics,
+        "recipe": info.recipe,
+        "made_with": info.made_with,
+    }
+
+
+def load_crosscoder(folder: Path, *, registry: Registry | None = None, device: str = "cpu") -> Crosscoder:
+    """Read a folder that `save_crosscoder` wrote. `CheckpointError` says what is wrong with any other."""
+    registry = registry or get_registry()
+    config = read_config(folder)
+    sites = tuple(_site(entry) for entry in _expect(config, "sites", list))
+    architecture = _expect(config, "architecture", dict)
+    crosscoder = _build(architecture, sites, registry, folder)
+    crosscoder.gate = gate_of(_expect(config, "gate", dict))
+    _load_weights(crosscoder, folder / WEIGHTS)
+    crosscoder.info = CheckpointInfo(
+        architecture=architecture,
+        **{key: _expect(config, key, dict) for key in ("loss", "models", "recipe", "metrics", "made_with")},
+    )
+    return crosscoder.to(device).eval()
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """`config.json` of a saved crosscoder, its library and format checked."""
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder} is no saved crosscoder: it has no {CONFIG}") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise CheckpointError(f"{folder / CONFIG} cannot be read: {error}") from error
+    if not isinstance(config, dict) or config.get("library") != "crosscoders":
+        raise CheckpointError(f"{folder / CONFIG} is not of a crosscoder of this library")
+    if config.get("format") != FORMAT:
+        raise CheckpointError(f"{folder} has format {config.get('format')!r}; this version reads {FORMAT}")
+    known = {"library", "format", "architecture", "loss", "gate", "sites", "models", "num_latents", "metrics", "recipe",
+             "made_with"}  # fmt: skip
+    if set(config) - known:
+        raise CheckpointError(f"{folder / CONFIG} has unknown keys {', '.join(sorted(set(config) - known))}")
+    return config
+
+
+def _expect(config: dict[str, Any], key: str, kind: type) -> Any:
+    if not isinstance(config.get(key), kind):
+        raise CheckpointError(f"{CONFIG} should have a {kind.__name__} at '{key}', not {config.get(key)!r}")
+    return config[key]
+
+
+def _site(entry: Any) -> Site:
+    try:
+        return Site(entry["name"], entry["width"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{CONFIG} has a malformed site {entry!r}") from error
+
+
+def _build(architecture: dict[str, Any], sites: tuple[Site, ...], registry: Registry, folder: Path) -> Crosscoder:
+    name, plugin = _expect(architecture, "name", str), _expect(architecture, "plugin", str)
+    made_by = (
+        f"the plugin '{plugin}' of the distribution '{architecture.get('distribution')}' "
+        f"version '{architecture.get('version')}'"
+    )
+    try:
+        spec = registry.architectures[f"{plugin}:{name}"].spec
+    except PluginError as error:
+        # The names come from a file that anyone may have written: say them, but suggest no command.
+        raise PluginError(
+            f"{folder} has the architecture '{name}' of {made_by}, which is not loaded here; if you trust that "
+            f"distribution, install it and try again\n  {error}"
+        ) from error
+    try:
+        options = structure(architecture.get("config"), spec.config.load(), registry=registry)
+        wiring = spec.build.load()(options, sites)
+    except ConfigError as error:
+        raise CheckpointError(
+            f"the config of the architecture '{name}' in {folder} does not fit what is installed; it was saved by "
+            f"{made_by}: {error}"
+        ) from error
+    return _module(spec, wiring, folder)
+
+
+def _module(spec: Any, wiring: Any, folder: Path) -> Crosscoder:
+    """The module, made on the meta device so that no memory is taken before the file's shapes are known to agree."""
+    try:
+        with safe_open(folder / WEIGHTS, framework="pt") as file:
+            shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder} has no {WEIGHTS}") from None
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{folder / WEIGHTS} is damaged or incomplete: {error}") from error
+    with torch.device("meta"):
+        crosscoder: Crosscoder = spec.module.load()(wiring)
+    expected = {key: tuple(value.shape) for key, value in crosscoder.state_dict().items()}
+    ours = {key: shape for key, shape in shapes.items() if not key.startswith("gate.")}
+    _compare(expected, ours, folder)
+    return spec.module.load()(wiring)  # type: ignore[no-any-return]
+
+
+def _compare(expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]], folder: Path) -> None:
+    problems = [f"no tensor '{key}'" for key in sorted(expected.keys() - found.keys())]
+    problems += [f"an unknown tensor '{key}'" for key in sorted(found.keys() - expected.keys())]
+    problems += [
+        f"'{key}' of shape {found[key]}, where {CONFIG} means {shape}"
+        for key, shape in expected.items()
+        if key in found and found[key] != shape
+    ]
+    if problems:
+        raise CheckpointError(f"{folder / WEIGHTS} does not fit {CONFIG}: it has {'; '.join(problems)}")
+
+
+def _load_weights(crosscoder: Crosscoder, path: Path) -> None:
+    with safe_open(path, framework="pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    expected = crosscoder.state_dict()
+    _compare(
+        {key: tuple(value.shape) for key, value in expected.items()},
+        {key: tuple(value.shape) for key, value in tensors.items()},
+        path.parent,
+    )
+    wrong = [key for key, value in tensors.items() if value.dtype != expected[key].dtype]
+    if wrong:
+        raise CheckpointError(f"{path} should be in fp32, but {wrong[0]} is {tensors[wrong[0]].dtype}")
+    crosscoder.load_state_dict(tensors, strict=True)
+
+
+def _tensors(crosscoder: Crosscoder) -> dict[str, torch.Tensor]:
+    return {key: value.detach().cpu().contiguous() for key, value in crosscoder.state_dict().items()}

@@ -1,0 +1,268 @@
+"""The crosscoder module: one encoder and decoder block for each latent group of its wiring.
+
+    f = gate(W_enc x̃ + b_enc)        x̂ = W_decᵀ f + b_dec (+ W_skip x̃)
+
+x̃ are normalised activations. Lindsey et al. 2024, "Sparse Crosscoders"; no decoder bias is subtracted before encoding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor, nn
+
+from .errors import SiteError
+from .gates import Gate, ReluGate
+from .kernels import sparse_decode, sparse_encode
+from .latents import Latents
+from .normalise import Normaliser
+from .sites import Columns, Site, SiteLayout
+from .wiring import LatentGroup, Wiring
+
+if TYPE_CHECKING:
+    from .checkpoint import CheckpointInfo
+
+MAX_DENSE_ELEMENTS = 2**26
+"""`encode` works in pieces of at most this many pre-activations (256 MB in fp32)."""
+
+
+class Crosscoder(nn.Module):
+    """Encodes the activations of all sites into one set of latents and decodes them back.
+
+    Activations go in and come out in the model's own units: as a tensor `x_BX` with the sites side by side, or as a
+    mapping from site name to a tensor (B, D). Methods named `*_normalised` and those that losses use work on
+    normalised activations instead.
+    """
+
+    info: CheckpointInfo | None
+    """Where the crosscoder came from: recipe, models, metrics. None until trained or loaded."""
+
+    def __init__(self, wiring: Wiring) -> None:
+        super().__init__()
+        self.wiring = wiring
+        self.info = None
+        self.normaliser = Normaliser(wiring.layout)
+        self.gate: Gate = ReluGate()
+        reads = [wiring.layout.subset(group.reads).width for group in wiring.groups]
+        writes = [wiring.layout.subset(group.writes).width for group in wiring.groups]
+        sizes = [group.num_latents for group in wiring.groups]
+        self.W_enc = nn.ParameterList([nn.Parameter(torch.zeros(f, x)) for f, x in zip(sizes, reads, strict=True)])
+        self.W_dec = nn.ParameterList([nn.Parameter(torch.zeros(f, x)) for f, x in zip(sizes, writes, strict=True)])
+        self.b_enc_F = nn.Parameter(torch.zeros(wiring.num_latents))
+        self.b_dec_X = nn.Parameter(torch.zeros(wiring.written.width))
+        self.W_skip = nn.Parameter(torch.zeros(wiring.written.width, wiring.read.width)) if wiring.skip else None
+
+    # -- what it is ---------------------------------------------------------------------------------------------
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """All sites, in the order of the input's columns."""
+        return self.wiring.layout.sites
+
+    @property
+    def layout(self) -> SiteLayout:
+        """The layout of the input's columns."""
+        return self.wiring.layout
+
+    @property
+    def written(self) -> SiteLayout:
+        """The layout of the output's columns: the sites that are reconstructed."""
+        return self.wiring.written
+
+    @property
+    def num_latents(self) -> int:
+        """F."""
+        return self.wiring.num_latents
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.b_enc_F.device
+
+    def extra_repr(self) -> str:
+        groups = ", ".join(f"{g.name}: {g.num_latents}" for g in self.wiring.groups)
+        return f"sites=({', '.join(self.layout.names)}), latents=({groups})"
+
+    # -- for users: raw units -----------------------------------------------------------------------------------
+
+    def encode(self, x: Tensor | Mapping[str, Tensor]) -> Latents:
+        """Latents of raw activations, by the inference gate; values are unscaled f (not times decoder norms)."""
+        x_BX = self.normalised(x)
+        rows = max(1, MAX_DENSE_ELEMENTS // self.num_latents)
+        norm_F = self.score_norms()
+        pieces = []
+        for piece_BX in x_BX.split(rows) if len(x_BX) else (x_BX,):
+            f_BF = self.pre_activations(piece_BX).relu()
+            pieces.append(Latents.of_mask(self.gate.keep(f_BF.detach(), norm_F), f_BF))
+        return Latents.concatenate(pieces)
+
+    def decode(self, latents: Latents | Tensor, x: Tensor | Mapping[str, Tensor] | None = None) -> Tensor:
+        """Reconstruction of the written sites in raw units, (B, X written). A skip connection needs the input too."""
+        x_BX = None if x is None else self.normalised(x)
+        return self.normaliser.undo(self.decode_normalised(latents, x_BX), self.written.names)
+
+    def forward(self, x: Tensor | Mapping[str, Tensor]) -> Tensor:
+        """`decode(encode(x))`."""
+        x_BX = self._packed(x)
+        return self.decode(self.encode(x_BX), x_BX if self.wiring.skip else None)
+
+    def split(self, x_hat_BX: Tensor) -> dict[str, Tensor]:
+        """A reconstruction as a mapping from written site to tensor."""
+        return self.written.unpack(x_hat_BX)
+
+    # -- for losses and analyses: normalised units --------------------------------------------------------------
+
+    def normalised(self, x: Tensor | Mapping[str, Tensor]) -> Tensor:
+        """Raw activations, checked and normalised, `x_BX` in fp32."""
+        x_BX: Tensor = self.normaliser(self._packed(x).to(self.device))
+        return x_BX
+
+    def target(self, x_BX: Tensor) -> Tensor:
+        """The columns of normalised `x_BX` that are reconstructed."""
+        return x_BX[:, self._on_device(self.layout.columns(self.written.names))]
+
+    def pre_activations(self, x_BX: Tensor) -> Tensor:
+        """W_enc x̃ + b_enc for every latent, dense (B, F), fp32; autocast may do the product in bf16."""
+        parts = [
+            functional.linear(x_BX[:, self._reads(group)], W, self.b_enc_F[self.wiring.latent_slices[group.name]])
+            for group, W in zip(self.wiring.groups, self.W_enc, strict=True)
+        ]
+        return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)).float()
+
+    def values(self, x_BX: Tensor, latents: Latents) -> Tensor:
+        """The values of already selected `latents`, with gradients that touch only what fired: (N,)."""
+        if len(self.wiring.groups) == 1:
+            group = self.wiring.groups[0]
+            return sparse_encode(x_BX[:, self._reads(group)], self.W_enc[0], self.b_enc_F, latents)
+        value_N = torch.zeros_like(latents.value_N)
+        for group, W in zip(self.wiring.groups, self.W_enc, strict=True):
+            columns = self.wiring.latent_slices[group.name]
+            here_N = ((latents.latent_N >= columns.start) & (latents.latent_N < columns.stop)).nonzero().squeeze(1)
+            part_N = sparse_encode(
+                x_BX[:, self._reads(group)], W, self.b_enc_F[columns], latents.of_group(columns)
+            )
+            value_N = value_N.index_put((here_N,), part_N)
+        return value_N
+
+    def decode_normalised(
+        self, latents: Latents | Tensor, x_BX: Tensor | None = None, *, value_N: Tensor | None = None
+    ) -> Tensor:
+        """Reconstruction of the written sites in normalised units, (B, X written).
+
+        `latents` may be dense `f_BF`. `value_N` replaces the values of sparse ones, so that they carry a gradient.
+        """
+        with torch.autocast(self.device.type, enabled=False):
+            x_hat_BX = self.decode_blocks(latents, value_N=value_N) + self.b_dec_X
+            if self.W_skip is not None:
+                if x_BX is None:
+                    raise SiteError("a crosscoder with a skip connection needs the input to decode; pass x")
+                read_BX = x_BX[:, self._on_device(self.layout.columns(self.wiring.read.names))]
+                x_hat_BX = x_hat_BX + functional.linear(read_BX, self.W_skip)
+            return x_hat_BX
+
+    def decode_blocks(self, latents: Latents | Tensor, *, value_N: Tensor | None = None) -> Tensor:
+        """What the decoder rows alone give, without bias or skip: Σ f·d, (B, X written) in normalised units."""
+        whole = self.wiring.groups[0].writes if len(self.wiring.groups) == 1 else None
+        parts = []
+        for group, W in zip(self.wiring.groups, self.W_dec, strict=True):
+            columns = self.wiring.latent_slices[group.name]
+            if isinstance(latents, Tensor):
+                part_BX = latents[:, columns] @ W
+            else:
+                mine = latents.of_group(columns)
+                values = latents.value_N if value_N is None else value_N
+                if mine is not latents:
+                    values = values[(latents.latent_N >= columns.start) & (latents.latent_N < columns.stop)]
+                part_BX = sparse_decode(values, W, mine)
+            if whole is not None:
+                return part_BX
+            parts.append((group, part_BX))
+        out_BX = parts[0][1].new_zeros(parts[0][1].shape[0], self.written.width)
+        for group, part_BX in parts:
+            indices = torch.arange(self.written.width)[self.written.columns(group.writes)].to(self.device)
+            out_BX = out_BX.index_add(1, indices, part_BX)
+        return out_BX
+
+    def decoder_norms(self) -> Tensor:
+        """‖d_i^s‖ of every latent at every written site, (F, S written), in normalised space; 0 where not written."""
+        names = self.written.names
+        norms_FS = self.b_enc_F.new_zeros(self.num_latents, len(names))
+        for group, W in zip(self.wiring.groups, self.W_dec, strict=True):
+            latents = self.wiring.latent_slices[group.name]
+            for name, rows_FD in self.layout.subset(group.writes).unpack(W).items():
+                norms_FS[latents, names.index(name)] = rows_FD.norm(dim=1)
+        return norms_FS
+
+    @torch.no_grad()
+    def score_norms(self) -> Tensor:
+        """Σ_s‖d_i^s‖ without gradient, (F,): what activations are multiplied by where latents are compared."""
+        return self.decoder_norms().sum(dim=1)
+
+    def decoder_rows(self, site: str) -> Tensor:
+        """Decoder rows at one written site, (F, D) in normalised space; zero rows for latents that do not write it."""
+        rows_FD = self.b_enc_F.new_zeros(self.num_latents, self.written.subset([site]).width)
+        for group, W in zip(self.wiring.groups, self.W_dec, strict=True):
+            if site in group.writes:
+                rows_FD[self.wiring.latent_slices[group.name]] = self.layout.subset(group.writes).unpack(W)[site]
+        return rows_FD
+
+    @torch.no_grad()
+    def folded(self) -> dict[str, Tensor]:
+        """Weights with the normaliser folded in, for export: they take and give raw units.
+
+        `W_enc.{g}`, `W_dec.{g}` (latent-major), `b_enc_F`, `b_dec_X` and, where there is one, `W_skip`.
+        """
+        folded = {"b_enc_F": self.b_enc_F.clone()}
+        folded["b_dec_X"] = self.normaliser.undo(self.b_dec_X, self.written.names)
+        for number, group in enumerate(self.wiring.groups):
+            folded[f"W_enc.{number}"] = self.W_enc[number] * self.normaliser.scale_X(group.reads)
+            folded[f"W_dec.{number}"] = self.W_dec[number] / self.normaliser.scale_X(group.writes)
+        if self.W_skip is not None:
+            read = self.normaliser.scale_X(self.wiring.read.names)
+            folded["W_skip"] = self.W_skip * read / self.normaliser.scale_X(self.written.names)[:, None]
+        return folded
+
+    # -- sharing: see `checkpoint` and `hub` --------------------------------------------------------------------
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write `config.json`, `model.safetensors` and a README card with figures into `folder`."""
+        from .checkpoint import save_crosscoder
+
+        return save_crosscoder(self, Path(folder))
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, **options: Any) -> Crosscoder:
+        """Load from a local folder or a Hub id; options `revision`, `subfolder`, `token`, `device`, `registry`."""
+        from .hub import load_pretrained
+
+        return load_pretrained(name, **options)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload to the Hub, returning the commit's URL; options `private`, `tag`, `commit_message`, `token`."""
+        from .hub import push_to_hub
+
+        return push_to_hub(self, repo_id, **options)
+
+    # -- private ------------------------------------------------------------------------------------------------
+
+    def _packed(self, x: Tensor | Mapping[str, Tensor]) -> Tensor:
+        if isinstance(x, Tensor):
+            self.layout.check(x)
+            return x
+        needed = self.wiring.read.names
+        missing = [site for site in self.sites if site.name not in needed and site.name not in x]
+        if missing and set(needed) <= set(x):
+            # Sites that are only written do not matter for encoding.
+            like = x[needed[0]]
+            x = {**x, **{site.name: like.new_zeros(*like.shape[:-1], site.width) for site in missing}}
+        return self.layout.pack(x)
+
+    def _reads(self, group: LatentGroup) -> Columns:
+        return self._on_device(self.layout.columns(group.reads))
+
+    def _on_device(self, columns: Columns) -> Columns:
+        return columns if isinstance(columns, slice) else columns.to(self.device)

@@ -1,0 +1,110 @@
+"""Encode and decode on sparse latents, with gradients that touch only the tokens and latents that fired.
+
+Everything is one primitive: for each segment, the weighted sum of some rows of a table. The decoder sums latents'
+rows per token; both weight gradients sum tokens' rows per latent.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor
+
+from ..latents import Latents
+
+
+def weighted_row_sums(
+    table_RD: Tensor, row_N: Tensor, weight_N: Tensor, segment_N: Tensor, num_segments: int
+) -> Tensor:
+    """Sum `weight · table[row]` over each segment: (num_segments, D). `segment_N` must be sorted."""
+    return functional.embedding_bag(
+        row_N, table_RD, _starts(segment_N, num_segments), mode="sum", per_sample_weights=weight_N.to(table_RD.dtype)
+    )
+
+
+def _starts(segment_N: Tensor, num_segments: int) -> Tensor:
+    counts = torch.bincount(segment_N, minlength=num_segments)
+    return counts.cumsum(0) - counts
+
+
+def _row_dots(grad_BD: Tensor, table_RD: Tensor, latents: Latents) -> Tensor:
+    """The products grad[token] · table[latent] of each entry: (N,)."""
+    # The embedding bag's own backward to its weights is exactly this, without gathering N rows twice.
+    return torch.ops.aten._embedding_bag_per_sample_weights_backward(  # type: ignore[no-any-return]
+        grad_BD.contiguous(),
+        table_RD,
+        latents.latent_N,
+        _starts(latents.token_N, latents.num_tokens),
+        latents.token_N,
+        0,  # mode "sum"
+    )
+
+
+def _sums_by_latent(rows_BD: Tensor, weight_N: Tensor, latents: Latents) -> Tensor:
+    order_N = latents.by_latent
+    return weighted_row_sums(
+        rows_BD.contiguous(),
+        latents.token_N[order_N],
+        weight_N[order_N],
+        latents.latent_N[order_N],
+        latents.num_latents,
+    )
+
+
+class _SparseDecode(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value_N: Tensor, W_dec_FX: Tensor, latents: Latents) -> Tensor:
+        ctx.save_for_backward(value_N, W_dec_FX)
+        ctx.latents = latents
+        return weighted_row_sums(W_dec_FX, latents.latent_N, value_N, latents.token_N, latents.num_tokens)
+
+    @staticmethod
+    def backward(ctx: Any, grad_BX: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # type: ignore[override]
+        value_N, W_dec_FX = ctx.saved_tensors
+        grad_value_N = _row_dots(grad_BX, W_dec_FX, ctx.latents) if ctx.needs_input_grad[0] else None
+        grad_W_FX = _sums_by_latent(grad_BX, value_N, ctx.latents) if ctx.needs_input_grad[1] else None
+        return grad_value_N, grad_W_FX, None
+
+
+class _SparseEncode(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_BX: Tensor, W_enc_FX: Tensor, b_enc_F: Tensor, latents: Latents) -> Tensor:
+        ctx.save_for_backward(x_BX, W_enc_FX)
+        ctx.latents = latents
+        return latents.value_N.clone()
+
+    @staticmethod
+    def backward(  # type: ignore[override]
+        ctx: Any, grad_N: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+        x_BX, W_enc_FX = ctx.saved_tensors
+        latents: Latents = ctx.latents
+        grad_x_BX = grad_W_FX = grad_b_F = None
+        if ctx.needs_input_grad[0]:
+            grad_x_BX = weighted_row_sums(W_enc_FX, latents.latent_N, grad_N, latents.token_N, latents.num_tokens)
+        if ctx.needs_input_grad[1]:
+            grad_W_FX = _sums_by_latent(x_BX, grad_N, latents)
+        if ctx.needs_input_grad[2]:
+            grad_b_F = torch.zeros(latents.num_latents, dtype=grad_N.dtype, device=grad_N.device)
+            grad_b_F = grad_b_F.index_add(0, latents.latent_N, grad_N)
+        return grad_x_BX, grad_W_FX, grad_b_F, None
+
+
+def sparse_decode(value_N: Tensor, W_dec_FX: Tensor, latents: Latents) -> Tensor:
+    """Sum of `value · W_dec[latent]` per token, (B, X); gradients to values and weights.
+
+    `latents` gives the positions; `value_N` stands for its values so that they can carry a gradient.
+    """
+    result: Tensor = _SparseDecode.apply(value_N, W_dec_FX, latents)  # type: ignore[no-untyped-call]
+    return result
+
+
+def sparse_encode(x_BX: Tensor, W_enc_FX: Tensor, b_enc_F: Tensor, latents: Latents) -> Tensor:
+    """The values x·W_enc + b at the positions of `latents`, (N,), with gradients to x, weights and bias.
+
+    The values are taken from `latents`, where the dense product that selected them has already computed them.
+    """
+    result: Tensor = _SparseEncode.apply(x_BX, W_enc_FX, b_enc_F, latents)  # type: ignore[no-untyped-call]
+    return result

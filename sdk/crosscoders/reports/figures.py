@@ -1,0 +1,98 @@
+"""Drawings by matplotlib, without its global state, as SVG or PNG."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+from attrs import frozen
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+COLOURS = ("#2f6fb3", "#d1603d", "#4a9a5b", "#8a63a8", "#b58a2c", "#4aa3a8", "#b34f7a", "#6b6b6b")
+
+
+@frozen
+class Drawing:
+    """A finished drawing."""
+
+    figure: Figure
+
+    def svg(self) -> str:
+        """SVG text; the same drawing gives the same text."""
+        buffer = io.BytesIO()
+        with matplotlib.rc_context({"svg.hashsalt": "crosscoders", "svg.fonttype": "none"}):
+            FigureCanvasSVG(self.figure).print_svg(buffer, metadata={"Date": None})
+        return buffer.getvalue().decode()[len('<?xml version="1.0" encoding="utf-8" standalone="no"?>') :].strip()
+
+    def png(self) -> bytes:
+        """PNG bytes at twice the nominal resolution."""
+        buffer = io.BytesIO()
+        FigureCanvasAgg(self.figure)
+        self.figure.savefig(buffer, format="png", dpi=160)
+        return buffer.getvalue()
+
+
+def _axes(xlabel: str, ylabel: str) -> tuple[Figure, matplotlib.axes.Axes]:
+    figure = Figure(figsize=(6.4, 3.4), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+    return figure, axes
+
+
+def histogram(
+    values: Mapping[str, Sequence[float]], *, xlabel: str, ylabel: str, bins: int = 50, log: bool = True
+) -> Drawing:
+    """Counts of each named set of values over common bins."""
+    figure, axes = _axes(xlabel, ylabel)
+    several = len(values) > 1
+    finite = [v for vs in values.values() for v in vs if v == v]
+    span = (min(finite, default=0.0), max(finite, default=1.0))
+    span = span if span[0] < span[1] else (span[0] - 0.5, span[0] + 0.5)
+    for number, (name, numbers) in enumerate(values.items()):
+        style = {"histtype": "step", "linewidth": 1.5} if several else {"alpha": 0.9}
+        axes.hist(
+            [v for v in numbers if v == v], bins=bins, range=span, label=name, log=log,
+            color=COLOURS[number % len(COLOURS)], **style,
+        )  # fmt: skip
+    if several:
+        axes.legend(fontsize=8)
+    return Drawing(figure)
+
+
+def scatter(
+    groups: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, xlabel: str, ylabel: str,
+    vertical: float | None = None, horizontal: float | None = None,
+) -> Drawing:  # fmt: skip
+    """Points of each named group, with optional threshold lines."""
+    figure, axes = _axes(xlabel, ylabel)
+    for number, (name, (xs, ys)) in enumerate(groups.items()):
+        axes.scatter(xs, ys, s=7, alpha=0.6, label=name, color=COLOURS[number % len(COLOURS)], linewidths=0)
+    if vertical is not None:
+        axes.axvline(vertical, color="#888", linewidth=1, linestyle="--")
+    if horizontal is not None:
+        axes.axhline(horizontal, color="#888", linewidth=1, linestyle="--")
+    axes.legend(fontsize=8)
+    return Drawing(figure)
+
+
+def curves(
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, xlabel: str, ylabel: str,
+    bands: Mapping[str, tuple[Sequence[float], Sequence[float]]] | None = None, log: bool = False,
+) -> Drawing:  # fmt: skip
+    """Named lines over x, each with an optional band from its low to its high values."""
+    figure, axes = _axes(xlabel, ylabel)
+    for number, (name, (xs, ys)) in enumerate(lines.items()):
+        colour = COLOURS[number % len(COLOURS)]
+        axes.plot(xs, ys, marker="o", markersize=3.5, label=name, color=colour)
+        if bands and name in bands:
+            axes.fill_between(xs, *bands[name], color=colour, alpha=0.18, linewidth=0)
+    if log:
+        axes.set_yscale("log")
+    axes.legend(fontsize=8)
+    return Drawing(figure)

@@ -1,0 +1,63 @@
+"""Reports as one self-contained HTML page: no scripts, no network, every token escaped."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader
+from markupsafe import Markup
+
+from .parts import Context, Report
+
+
+def page_of(reports: Sequence[Report], *, title: str, head: str = "") -> str:
+    """One page of several reports under `title`; `head` is a paragraph above them."""
+    return _environment().get_template("page.html").render(reports=reports, title=title, head=head)
+
+
+def fragment_of(report: Report) -> str:
+    """One report as it stands in a page, with its own style."""
+    return _environment().get_template("fragment.html").render(report=report)
+
+
+def save_page(reports: Sequence[Report], folder: Path, *, title: str, head: str = "") -> Path:
+    """Write `report.html` and `report.json`; returns the page's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    page = folder / "report.html"
+    page.write_text(page_of(reports, title=title, head=head), encoding="utf-8")
+    data = [report.to_json() for report in reports]
+    (folder / "report.json").write_text(json.dumps(data, indent=1, allow_nan=False), encoding="utf-8")
+    return page
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(loader=PackageLoader("crosscoders.reports"), autoescape=True, trim_blocks=True)
+    environment.filters["cell"] = _cell
+    environment.filters["spans"] = _spans
+    environment.filters["kind"] = lambda part: type(part).__name__
+    environment.filters["svg"] = Markup  # drawn by us; no text of others goes in unescaped
+    return environment
+
+
+def _cell(value: Any) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)
+
+
+def _spans(context: Context, peak: float) -> list[tuple[str, float, float]]:
+    """Each token with newlines made visible, its colour's strength and its activation."""
+    return [
+        (token.replace("\n", "⏎"), max(0.0, value) / peak if peak > 0 else 0.0, value)
+        for token, value in zip(context.tokens, context.activations, strict=True)
+    ]

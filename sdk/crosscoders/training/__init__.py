@@ -1,0 +1,20 @@
+"""Training: the config of a run, the loop, checkpoints of unfinished runs, evaluation."""
+
+from .config import RunConfig, TrainingConfig
+from .evaluate import Metrics, evaluate
+from .progress import RunView, StepReport
+from .runner import Runner, train
+from .trainer import Trainer, fit
+
+__all__ = [
+    "Metrics",
+    "RunConfig",
+    "RunView",
+    "Runner",
+    "StepReport",
+    "Trainer",
+    "TrainingConfig",
+    "evaluate",
+    "fit",
+    "train",
+]

@@ -1,0 +1,71 @@
+"""Evaluation on held-out activations, always with the inference gate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from attrs import frozen
+from torch import Tensor
+
+from ..crosscoder import Crosscoder
+from ..errors import TrainingError
+
+
+@frozen(kw_only=True)
+class Metrics:
+    """Reconstruction and sparsity over a whole evaluation set."""
+
+    explained_variance: Mapping[str, float]
+    """Per written site: 1 − Σ‖x−x̂‖² / Σ‖x−mean‖², sums over the whole set."""
+    l0: float
+    """Mean active latents per token."""
+    dead_share: float
+    """Share of latents active on no token of the set."""
+    mean_squared_error: Mapping[str, float]
+    """Per written site: mean over tokens of ‖x−x̂‖², raw units."""
+    num_tokens: int
+
+
+def _alone(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+@torch.no_grad()
+def evaluate(
+    crosscoder: Crosscoder, batches: Iterable[Tensor], *, total: Callable[[Tensor], Tensor] = _alone
+) -> Metrics:
+    """Metrics over `batches` of raw activations (B, X). `total` sums a tensor over processes."""
+    written = crosscoder.written
+    columns = crosscoder.layout.columns(written.names)
+    width, sites = written.width, len(written.sites)
+    sums = torch.zeros(2 * width + sites + 2, dtype=torch.float64, device=crosscoder.device)
+    fired_F = torch.zeros(crosscoder.num_latents, dtype=torch.int64, device=crosscoder.device)
+    shift_X: Tensor | None = None
+    for x_BX in batches:
+        x_BX = x_BX.to(crosscoder.device)
+        latents = crosscoder.encode(x_BX)
+        x_hat_BX = crosscoder.decode(latents, x_BX if crosscoder.wiring.skip else None)
+        target_BX = x_BX[:, columns if isinstance(columns, slice) else columns.to(x_BX.device)].double()
+        if shift_X is None:
+            # Any fixed shift leaves the variance as it is; the bias is near the mean, which avoids cancellation.
+            shift_X = crosscoder.normaliser.undo(crosscoder.b_dec_X, written.names).double()
+        shifted_BX = target_BX - shift_X
+        errors = [part.square().sum() for part in written.unpack(target_BX - x_hat_BX.double()).values()]
+        counts = torch.tensor([len(latents.latent_N), len(x_BX)], dtype=torch.float64, device=x_BX.device)
+        sums += torch.cat([shifted_BX.sum(dim=0), shifted_BX.square().sum(dim=0), torch.stack(errors), counts])
+        fired_F += latents.fired_F
+    sums, fired_F = total(sums), total(fired_F)
+    num_tokens = int(sums[-1])
+    if num_tokens == 0:
+        raise TrainingError("there is no held-out token to evaluate on")
+    mean, square, error = sums[:width], sums[width : 2 * width], sums[2 * width : 2 * width + sites]
+    variance = {name: part.sum() for name, part in written.unpack(square - mean.square() / num_tokens).items()}
+    by_site = dict(zip(written.names, error.tolist(), strict=True))
+    return Metrics(
+        explained_variance={name: 1 - by_site[name] / max(float(variance[name]), 1e-300) for name in by_site},
+        l0=float(sums[-2]) / num_tokens,
+        dead_share=float((fired_F == 0).double().mean()),
+        mean_squared_error={name: value / num_tokens for name, value in by_site.items()},
+        num_tokens=num_tokens,
+    )

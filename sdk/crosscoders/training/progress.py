@@ -1,0 +1,52 @@
+"""What a run tells about itself while it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from attrs import frozen
+from torch import Tensor
+
+from ..crosscoder import Crosscoder
+
+
+@frozen(kw_only=True, eq=False)
+class StepReport:
+    """One optimizer step, over all processes."""
+
+    step: int
+    """Steps done, this one included."""
+    loss: float
+    terms: Mapping[str, float]
+    l0: float
+    """Mean active latents per token, as selected in training."""
+    explained_variance: Mapping[str, float]
+    """Per written site, on this batch."""
+    dead_share: float
+    lr: float
+    grad_norm: float
+    fired_F: Tensor
+    """Boolean: latents active on some token of the batch."""
+
+    def scalars(self) -> dict[str, float]:
+        """Flat numbers for trackers."""
+        return {
+            "loss": self.loss,
+            "l0": self.l0,
+            "dead_share": self.dead_share,
+            "lr": self.lr,
+            "grad_norm": self.grad_norm,
+            **{f"loss/{name}": value for name, value in self.terms.items()},
+            **{f"explained_variance/{name}": value for name, value in self.explained_variance.items()},
+        }
+
+
+@frozen(eq=False)
+class RunView:
+    """What an observer may look at: read it, change nothing."""
+
+    crosscoder: Crosscoder
+    output: Path
+    total_steps: int
+    is_main: bool

@@ -1,0 +1,96 @@
+"""Checkpoints of unfinished runs: safetensors and JSON, written whole, read bit for bit."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ..errors import CheckpointError
+from ..files import whole_folder
+from .trainer import Trainer
+
+FORMAT = 1
+
+
+def save_state(folder: Path, trainer: Trainer, *, config: dict[str, Any], stream: dict[str, Any], keep: int,
+               extra: dict[str, Tensor]) -> Path:  # fmt: skip
+    """Write `step-N` into `folder` and remove all but the newest `keep`."""
+    tensors = {f"extra.{name}": tensor for name, tensor in extra.items()}
+    tensors |= {f"crosscoder.{k}": v for k, v in trainer.crosscoder.state_dict().items()}
+    tensors |= {f"loss.{k}": v for k, v in trainer.loss.state_dict().items()}
+    for number, parameter in enumerate(trainer.parameters):
+        for key, value in trainer.optimizer.state[parameter].items():
+            tensors[f"optimizer.{number}.{key}"] = torch.as_tensor(value)
+    tensors["tokens_since_fired_F"] = trainer.tokens_since_fired_F
+    tensors["rng.cpu"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        tensors["rng.cuda"] = torch.cuda.get_rng_state()
+    target = folder / f"step-{trainer.step_number:08d}"
+    with whole_folder(target) as partial:
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, partial / "state.safetensors")
+        state = {"format": FORMAT, "step": trainer.step_number, "config": config, "stream": stream}
+        (partial / "state.json").write_text(json.dumps(state, indent=1))
+    for old in _checkpoints(folder)[:-keep]:
+        shutil.rmtree(old)
+    return target
+
+
+def latest_state(folder: Path) -> Path | None:
+    """The newest checkpoint, or None."""
+    return next(reversed(_checkpoints(folder)), None)
+
+
+def load_state(path: Path, trainer: Trainer, *, config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Put `trainer` where it was; returns the stream's position and the extra tensors.
+
+    `CheckpointError` when the checkpoint is of another config, naming the first key that differs.
+    """
+    try:
+        state = json.loads((path / "state.json").read_text())
+        tensors = load_file(path / "state.safetensors")
+    except (OSError, json.JSONDecodeError, SafetensorError) as error:
+        raise CheckpointError(f"the checkpoint {path} cannot be read: {error}") from error
+    if state.get("format") != FORMAT:
+        raise CheckpointError(f"the checkpoint {path} has format {state.get('format')}; this version reads {FORMAT}")
+    difference = _first_difference(state["config"], config)
+    if difference:
+        raise CheckpointError(f"the checkpoint {path} is of another run: {difference}; choose another output folder")
+    trainer.crosscoder.load_state_dict(_part(tensors, "crosscoder."))
+    trainer.loss.load_state_dict(_part(tensors, "loss."))
+    for number, parameter in enumerate(trainer.parameters):
+        entries = _part(tensors, f"optimizer.{number}.")
+        trainer.optimizer.state[parameter] = {
+            key: value.to(parameter.device) for key, value in entries.items()
+        }
+    trainer.tokens_since_fired_F.copy_(tensors["tokens_since_fired_F"])
+    trainer.step_number = state["step"]
+    torch.set_rng_state(tensors["rng.cpu"])
+    if "rng.cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["rng.cuda"])
+    return state["stream"], _part(tensors, "extra.")
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("step-*") if re.fullmatch(r"step-\d{8}", path.name))
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def _first_difference(then: Any, now: Any, path: str = "") -> str | None:
+    if isinstance(then, dict) and isinstance(now, dict):
+        for key in sorted(then.keys() | now.keys()):
+            found = _first_difference(then.get(key), now.get(key), f"{path}.{key}".lstrip("."))
+            if found:
+                return found
+        return None
+    return None if then == now else f"{path} was {then!r} and is now {now!r}"

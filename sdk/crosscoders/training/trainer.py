@@ -1,0 +1,197 @@
+"""One optimizer step on a batch of activations, and the plain loop over them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ..crosscoder import Crosscoder
+from ..errors import TrainingError
+from ..initialise import initialise
+from ..losses import Loss, LossOutput, StepContext
+from .config import TrainingConfig
+from .progress import StepReport
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+class _TrainStep(nn.Module):
+    """Crosscoder and loss as one module, so that distributed wrappers see one forward pass."""
+
+    def __init__(self, crosscoder: Crosscoder, loss: Loss) -> None:
+        super().__init__()
+        self.crosscoder, self.loss = crosscoder, loss
+
+    def forward(self, x_BX: Tensor, step: StepContext) -> LossOutput:
+        return self.loss(self.crosscoder, self.crosscoder.normaliser(x_BX), step)  # type: ignore[no-any-return]
+
+
+class Trainer:
+    """Holds what changes from step to step: weights, optimizer, loss buffers, dead counters, the step number."""
+
+    def __init__(
+        self, crosscoder: Crosscoder, loss: Loss, config: TrainingConfig, *, accelerator: Accelerator | None = None
+    ) -> None:
+        self.crosscoder, self.loss, self.config = crosscoder, loss, config
+        self.accelerator = accelerator
+        self.step_number = 0
+        device = accelerator.device if accelerator else crosscoder.device
+        module = _TrainStep(crosscoder, loss).to(device)
+        self.optimizer: torch.optim.Optimizer = torch.optim.Adam(
+            module.parameters(), lr=config.lr, betas=config.betas, fused=True
+        )
+        self.parameters = list(module.parameters())
+        self.module: nn.Module = accelerator.prepare(module) if accelerator else module
+        self.tokens_since_fired_F = torch.zeros(crosscoder.num_latents, dtype=torch.int64, device=device)
+        self.num_processes = accelerator.num_processes if accelerator else 1
+
+    @property
+    def dead_F(self) -> Tensor:
+        """Latents that have not been selected within the dead window."""
+        return self.tokens_since_fired_F >= self.config.dead_after
+
+    def step(self, parts: Sequence[Tensor]) -> StepReport:
+        """Train on one global batch of raw activations, given in `accumulation` parts (this process's rows).
+
+        `TrainingError` if loss or gradient is not finite; the weights are then as before the step.
+        """
+        self.module.train()
+        config = self.config
+        context = StepContext(
+            step=self.step_number,
+            total_steps=config.num_steps,
+            warmed_up=self.step_number >= config.warmup_steps,
+            num_tokens=config.batch_size // config.accumulation,
+            num_processes=self.num_processes,
+            dead_F=self.dead_F,
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.lr_at(self.step_number)
+        sums: list[Tensor] = []
+        fired_F = torch.zeros_like(self.tokens_since_fired_F, dtype=torch.bool)
+        names: list[str] = []
+        for number, x_BX in enumerate(parts):
+            output = self._forward_backward(x_BX, context, last=number == len(parts) - 1)
+            names = list(output.terms)
+            fired_F |= output.fired_F
+            sums.append(self._sums(x_BX, output))
+        totals = torch.stack(sums).sum(dim=0)
+        if self.accelerator and self.num_processes > 1:
+            totals = self.accelerator.reduce(totals, reduction="sum")
+            fired_F = self.accelerator.reduce(fired_F.int(), reduction="sum") > 0  # type: ignore[union-attr]
+        values = totals.tolist()
+        terms = {name: values[i] / config.accumulation / self.num_processes for i, name in enumerate(names)}
+        self._check_finite(terms)
+        grad_norm = float(nn.utils.clip_grad_norm_(self.parameters, config.grad_clip or math.inf))
+        if not math.isfinite(grad_norm):
+            self.optimizer.zero_grad()
+            raise TrainingError(f"the gradient is not finite at step {self.step_number}; the loss was {terms}")
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step_number += 1
+        self.tokens_since_fired_F += config.batch_size
+        self.tokens_since_fired_F[fired_F] = 0
+        return self._report(values[len(names) :], terms, grad_norm, fired_F)
+
+    def _forward_backward(self, x_BX: Tensor, context: StepContext, *, last: bool) -> LossOutput:
+        from contextlib import nullcontext
+
+        # Gradients are exchanged once, with the last part.
+        waiting = self.accelerator.no_sync(self.module) if self.accelerator and not last else nullcontext()
+        with waiting:
+            output: LossOutput = self.module(x_BX.to(self.tokens_since_fired_F.device), context)
+            loss = torch.stack(list(output.terms.values())).sum() / self.config.accumulation
+            if self.accelerator:
+                self.accelerator.backward(loss)
+            else:
+                loss.backward()  # type: ignore[no-untyped-call]
+        return output
+
+    def _sums(self, x_BX: Tensor, output: LossOutput) -> Tensor:
+        """Terms, active count, and per site squared residual, squared target and count; target means apart."""
+        with torch.no_grad():
+            target_BX = self.crosscoder.target(self.crosscoder.normaliser(x_BX.to(output.residual_BX.device)))
+            error = [part.square().sum() for part in self.crosscoder.split(output.residual_BX).values()]
+            square = target_BX.square().sum(dim=0)
+            means = target_BX.sum(dim=0)
+            terms = [term.detach() for term in output.terms.values()]
+            numbers = torch.stack([*terms, output.num_active.to(terms[0]), *error]).double()
+            return torch.cat([numbers, square.double(), means.double()])
+
+    def _check_finite(self, terms: dict[str, float]) -> None:
+        bad = [name for name, value in terms.items() if not math.isfinite(value)]
+        if bad:
+            self.optimizer.zero_grad()
+            raise TrainingError(f"loss term {', '.join(bad)} is not finite at step {self.step_number}")
+
+    def _report(
+        self, values: list[float], terms: dict[str, float], grad_norm: float, fired_F: Tensor
+    ) -> StepReport:
+        config, written = self.config, self.crosscoder.written
+        errors, rest = values[1 : 1 + len(written.sites)], values[1 + len(written.sites) :]
+        squares, means = rest[: written.width], rest[written.width :]
+        explained = {}
+        for name, error in zip(written.names, errors, strict=True):
+            columns = range(written.slices[name].start, written.slices[name].stop)
+            total = sum(squares[i] - means[i] ** 2 / config.batch_size for i in columns)
+            explained[name] = 1 - error / total if total > 0 else float("nan")
+        return StepReport(
+            step=self.step_number,
+            loss=sum(terms.values()),
+            terms=terms,
+            l0=values[0] / config.batch_size,
+            explained_variance=explained,
+            dead_share=float(self.dead_F.float().mean()),
+            lr=config.lr_at(self.step_number - 1),
+            grad_norm=grad_norm,
+            fired_F=fired_F,
+        )
+
+
+def fit(
+    crosscoder: Crosscoder,
+    loss: Loss,
+    batches: Iterable[Tensor],
+    config: TrainingConfig,
+    *,
+    calibration_BX: Tensor | None = None,
+) -> Iterator[StepReport]:
+    """Train on any iterable of raw activations (B, X), reporting each step; iterate to the end to train.
+
+    Weights are initialised from the seed; norms and means come from `calibration_BX`, or else from the first batch.
+    The inference gate is set after the last step. For models and tokens, checkpoints and processes see `Runner`.
+    """
+    batches = iter(batches)
+    first = next(batches) if calibration_BX is None else None
+    sample_BX = first if first is not None else calibration_BX
+    assert sample_BX is not None
+    norms = torch.stack([part.norm(dim=1).mean() for part in crosscoder.layout.unpack(sample_BX.float()).values()])
+    crosscoder.normaliser.set_mean_norms(norms)
+    initialise(
+        crosscoder,
+        decoder_norm=loss.decoder_norm,
+        same_across_sites=config.same_init_across_sites,
+        generator=torch.Generator().manual_seed(config.seed),
+        mean_X=crosscoder.normaliser(sample_BX).mean(dim=0),
+    )
+    trainer = Trainer(crosscoder, loss, config)
+    done = 0
+    for x_BX in islice(_chain(first, batches), config.num_steps):
+        yield trainer.step(x_BX.chunk(config.accumulation))
+        done += 1
+    if done < config.num_steps:
+        raise TrainingError(f"the batches ended after {done} of {config.num_steps} steps")
+    crosscoder.gate = loss.gate()
+    crosscoder.eval()
+
+
+def _chain(first: Tensor | None, rest: Iterator[Tensor]) -> Iterator[Tensor]:
+    if first is not None:
+        yield first
+    yield from rest
