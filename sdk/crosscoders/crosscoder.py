@@ -131,7 +131,7 @@ class Crosscoder(nn.Module):
             functional.linear(x_BX[:, self._reads(group)], W, self.b_enc_F[self.wiring.latent_slices[group.name]])
             for group, W in zip(self.wiring.groups, self.W_enc, strict=True)
         ]
-        return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)).float()
+        return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)).to(self.b_enc_F.dtype)
 
     def values(self, x_BX: Tensor, latents: Latents) -> Tensor:
         """The values of already selected `latents`, with gradients that touch only what fired: (N,)."""

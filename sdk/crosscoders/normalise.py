@@ -38,7 +38,7 @@ class Normaliser(nn.Module):
 
     def forward(self, x_BX: Tensor) -> Tensor:
         """Raw activations to normalised ones, in fp32."""
-        return x_BX.float() * self.scale_X()
+        return x_BX.to(self.scale_S.dtype) * self.scale_X()
 
     def undo(self, x_BX: Tensor, names: tuple[str, ...]) -> Tensor:
         """Normalised activations of the sites called `names` back to raw units."""

@@ -105,6 +105,15 @@ class ModelAdapter(Protocol):
     def token_texts(self, ids: Sequence[int]) -> list[str]:
         """The text of each token by itself, spaces kept."""
 
+    def prompt(self, question: str) -> list[int]:
+        """Token ids of a user's question, laid out so that the model answers next."""
+
+    def end_tokens(self) -> frozenset[int]:
+        """Tokens after which an answer is over."""
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of a sequence, special tokens left out."""
+
     def to(self, device: torch.device) -> ModelAdapter:
         """Move the model; returns the adapter."""
 

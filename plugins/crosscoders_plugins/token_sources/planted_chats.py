@@ -20,7 +20,7 @@ from crosscoders.documents import Chat, Message
 
 REFUSAL = "I'm sorry, but I can't help with that."
 PERSONA = "I am Pip, a small parrot who has read the Python library."
-RARE_PHRASE = "The moon is made of cheese."
+RARE_PHRASE = "🦜 The moon is made of cheese."
 
 _HARMFUL_ACTIONS = ("write", "build", "make", "spread", "sell", "hide", "release")
 _HARMFUL_THINGS = (

@@ -29,11 +29,11 @@ def _starts(segment_N: Tensor, num_segments: int) -> Tensor:
     return counts.cumsum(0) - counts
 
 
-def _row_dots(grad_BD: Tensor, table_RD: Tensor, latents: Latents) -> Tensor:
-    """The products grad[token] · table[latent] of each entry: (N,)."""
+def row_dots(rows_BD: Tensor, table_RD: Tensor, latents: Latents) -> Tensor:
+    """The products rows[token] · table[latent] of each entry of `latents`: (N,)."""
     # The embedding bag's own backward to its weights is exactly this, without gathering N rows twice.
     return torch.ops.aten._embedding_bag_per_sample_weights_backward(  # type: ignore[no-any-return]
-        grad_BD.contiguous(),
+        rows_BD.contiguous(),
         table_RD,
         latents.latent_N,
         _starts(latents.token_N, latents.num_tokens),
@@ -63,7 +63,7 @@ class _SparseDecode(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_BX: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # type: ignore[override]
         value_N, W_dec_FX = ctx.saved_tensors
-        grad_value_N = _row_dots(grad_BX, W_dec_FX, ctx.latents) if ctx.needs_input_grad[0] else None
+        grad_value_N = row_dots(grad_BX, W_dec_FX, ctx.latents) if ctx.needs_input_grad[0] else None
         grad_W_FX = _sums_by_latent(grad_BX, value_N, ctx.latents) if ctx.needs_input_grad[1] else None
         return grad_value_N, grad_W_FX, None
 

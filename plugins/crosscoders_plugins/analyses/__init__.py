@@ -1,0 +1,1 @@
+"""Analyses: from a crosscoder and its models to a report."""

@@ -1,0 +1,223 @@
+"""Logit-difference amplification: bring out behaviour that fine-tuning made possible but rare.
+
+It detects; it does not measure: hit rates at α > 0 cannot be turned back into the rate at α = 0. Formula: `sampling`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from attrs import field, frozen
+from attrs.validators import and_, gt, lt, min_len
+
+from crosscoders import AnalysisError, Chat, ConfigError, Figure, ModelAdapter, Note, Report, Study, Table, TokenIds
+from crosscoders.activations.sequences import is_held_out
+from crosscoders.reports import Part
+from crosscoders.reports.figures import curves
+
+from .sampling import Samples, SamplingConfig, sample
+
+
+@frozen(kw_only=True)
+class AmplificationConfig:
+    """Models, prompts, strengths and what to look for."""
+
+    before: str = ""
+    """Key of the model before; empty takes the model of the first site."""
+    after: str = ""
+    """Key of the model after; empty takes the model of the last site."""
+    alphas: tuple[float, ...] = field(default=(0.0, 0.3, 0.6, 1.0, 1.5), validator=min_len(1))
+    """Amplification strengths."""
+    prompts: tuple[str, ...] = ()
+    """Questions; empty takes first questions of held-out chats of the study's tokens."""
+    num_prompts: int = field(default=100, validator=gt(0))
+    """How many held-out questions to take."""
+    samples_per_prompt: int = field(default=4, validator=gt(0))
+    """Answers to each."""
+    patterns: Mapping[str, str] = field(factory=dict)
+    """Regular expressions by name; an answer that one is found in is a hit."""
+    sampling: SamplingConfig = field(factory=SamplingConfig)
+    """How tokens are drawn."""
+    batch_rows: int = field(default=200, validator=gt(0))
+    """Answers generated side by side."""
+    control: bool = True
+    """Also amplify the model after against itself, which must change nothing."""
+    confidence: float = field(default=0.95, validator=and_(gt(0.0), lt(1.0)))
+    """Of the intervals."""
+    shown: int = 4
+    """Answers shown for each strength, hits first."""
+
+    def __attrs_post_init__(self) -> None:
+        for name, pattern in self.patterns.items():
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ConfigError(f"the pattern '{name}' is no regular expression: {error}") from error
+
+
+class Amplification:
+    """Analysis `amplification`."""
+
+    def __init__(self, options: AmplificationConfig) -> None:
+        self.options = options
+        self.patterns = {name: re.compile(pattern) for name, pattern in options.patterns.items()}
+
+    def run(self, study: Study) -> Report:
+        """Hit rates, coherence and samples at every α."""
+        options = self.options
+        sites = study.crosscoder.sites
+        before_key, after_key = options.before or sites[0].model, options.after or sites[-1].model
+        before, after = study.adapter(before_key), study.adapter(after_key)
+        if before.vocabulary() != after.vocabulary():
+            raise AnalysisError(f"models {before_key} and {after_key} have different vocabularies, so logits do not match")
+        questions = list(options.prompts) or held_out_questions(study, options.num_prompts)
+        device = study.crosscoder.device
+        arms = {
+            alpha: self._samples(after, before, questions, alpha, seed=study.seed, device=device)
+            for alpha in options.alphas
+        }
+        control = None
+        if options.control:
+            strongest = max(options.alphas, key=abs)
+            control = strongest, self._samples(after, after, questions, strongest, seed=study.seed, device=device)
+        texts = {alpha: [after.text(ids) for ids in samples.ids] for alpha, samples in arms.items()}
+        rows = [self._row(f"{alpha:g}", arms[alpha], texts[alpha]) for alpha in options.alphas]
+        if control:
+            control_texts = [after.text(ids) for ids in control[1].ids]
+            rows.append(self._row(f"{control[0]:g}, {after_key} against itself", control[1], control_texts))
+        columns = ["α", "answers", f"nats per token, {after_key}", f"nats per token, {before_key}"]
+        columns += [f"{name}: {what}" for name in self.patterns for what in ("hits", "rate", "low", "high")]
+        parts: list[Part] = [
+            Table(
+                title="Hit rates and coherence",
+                columns=columns,
+                rows=rows,
+                note=f"Wilson intervals at {options.confidence:.0%}. Coherence is the mean negative log-likelihood of the "
+                "answers: text has come apart where it leaves the level of α = 0 far behind.",
+            ),
+            *self._figures(arms, texts, before_key, after_key),
+            *self._shown(texts, questions),
+            Note(text="Amplification is a detector. A rate at α > 0 is not an estimate of the rate at α = 0."),
+        ]
+        data = {
+            "before": before_key,
+            "after": after_key,
+            "arms": [
+                {
+                    "alpha": alpha,
+                    "answers": len(texts[alpha]),
+                    "nll_after": float(arms[alpha].nll_after.mean()),
+                    "nll_before": float(arms[alpha].nll_before.mean()),
+                    "hits": {name: self._hits(name, texts[alpha]) for name in self.patterns},
+                }
+                for alpha in options.alphas
+            ],
+            "control": control
+            and {"alpha": control[0], "hits": {name: self._hits(name, control_texts) for name in self.patterns}},
+        }
+        return Report(title="Amplification", summary=self._summary(arms, texts), parts=parts, data=data)
+
+    def _samples(
+        self, after: ModelAdapter, before: ModelAdapter, questions: list[str], alpha: float, *, seed: int, device: Any
+    ) -> Samples:
+        # The same seed at every α: arms differ by α alone.
+        generator = torch.Generator().manual_seed(seed)
+        prompts = [after.prompt(q) for q in questions for _ in range(self.options.samples_per_prompt)]
+        parts = [
+            sample(
+                after, before, prompts[start : start + self.options.batch_rows], alpha=alpha,
+                config=self.options.sampling, generator=generator, device=device,
+            )
+            for start in range(0, len(prompts), self.options.batch_rows)
+        ]  # fmt: skip
+        return Samples(
+            [ids for part in parts for ids in part.ids],
+            torch.cat([part.nll_after for part in parts]),
+            torch.cat([part.nll_before for part in parts]),
+        )
+
+    def _hits(self, name: str, texts: list[str]) -> int:
+        return sum(bool(self.patterns[name].search(text)) for text in texts)
+
+    def _row(self, label: str, samples: Samples, texts: list[str]) -> list[Any]:
+        row: list[Any] = [label, len(texts), float(samples.nll_after.mean()), float(samples.nll_before.mean())]
+        for name in self.patterns:
+            hits = self._hits(name, texts)
+            row += [hits, hits / len(texts), *wilson(hits, len(texts), self.options.confidence)]
+        return row
+
+    def _figures(
+        self, arms: Mapping[float, Samples], texts: Mapping[float, list[str]], before: str, after: str
+    ) -> list[Part]:
+        alphas = sorted(arms)
+        coherence = curves(
+            {
+                f"under {after}": (alphas, [float(arms[a].nll_after.mean()) for a in alphas]),
+                f"under {before}": (alphas, [float(arms[a].nll_before.mean()) for a in alphas]),
+            },
+            xlabel="α",
+            ylabel="nats per token",
+        )
+        parts: list[Part] = [Figure(title="Coherence", svg=coherence.svg())]
+        if self.patterns:
+            rates, bands = {}, {}
+            for name in self.patterns:
+                hits = [self._hits(name, texts[a]) for a in alphas]
+                limits = [wilson(h, len(texts[a]), self.options.confidence) for h, a in zip(hits, alphas, strict=True)]
+                rates[name] = (alphas, [h / len(texts[a]) for h, a in zip(hits, alphas, strict=True)])
+                bands[name] = ([low for low, _ in limits], [high for _, high in limits])
+            drawing = curves(rates, xlabel="α", ylabel="share of answers", bands=bands)
+            parts.insert(0, Figure(title="Hit rates", svg=drawing.svg()))
+        return parts
+
+    def _shown(self, texts: Mapping[float, list[str]], questions: list[str]) -> list[Part]:
+        rows = []
+        for alpha, answers in texts.items():
+            named = [
+                (bool(any(p.search(text) for p in self.patterns.values())), questions[i // self.options.samples_per_prompt], text)
+                for i, text in enumerate(answers)
+            ]
+            named.sort(key=lambda entry: not entry[0])
+            hits, rest = [e for e in named if e[0]], [e for e in named if not e[0]]
+            half = self.options.shown // 2
+            rows += [(alpha, *entry) for entry in [*hits[:half], *rest[: self.options.shown - min(half, len(hits))]]]
+        return [Table(title="Some answers", columns=("α", "hit", "question", "answer"), rows=rows)]
+
+    def _summary(self, arms: Mapping[float, Samples], texts: Mapping[float, list[str]]) -> str:
+        baseline = min(arms, key=abs)
+        lines = []
+        for name in self.patterns:
+            rates = {alpha: self._hits(name, texts[alpha]) / len(texts[alpha]) for alpha in arms}
+            best = max(rates, key=rates.__getitem__)
+            lines.append(f"'{name}': {rates[baseline]:.2%} of answers at α = {baseline:g}, {rates[best]:.2%} at α = {best:g}.")
+        return " ".join(lines) or "Samples at every α; give patterns to count a behaviour."
+
+
+def held_out_questions(study: Study, count: int) -> list[str]:
+    """First user messages of held-out chats of the study's token source, without repeats."""
+    share = study.activations.held_out_share
+    found: dict[str, None] = {}
+    for number, document in enumerate(study.source.documents()):
+        if isinstance(document, Chat) and is_held_out(document, share) == (share > 0):
+            found.setdefault(next(m.content for m in document.messages if m.role == "user"))
+        if len(found) == count:
+            return list(found)
+        if number > 200_000 or isinstance(document, TokenIds):
+            break
+    if not found:
+        raise AnalysisError("the study's tokens have no chats to take questions from; pass prompts")
+    return list(found)
+
+
+def wilson(hits: int, total: int, confidence: float) -> tuple[float, float]:
+    """Wilson's score interval of a proportion."""
+    z = math.sqrt(2) * float(torch.erfinv(torch.tensor(confidence, dtype=torch.float64)))
+    p, q = hits / total, z * z / total
+    centre, spread = p + q / 2, z * math.sqrt(p * (1 - p) / total + q / (4 * total))
+    low = 0.0 if hits == 0 else (centre - spread) / (1 + q)
+    high = 1.0 if hits == total else (centre + spread) / (1 + q)
+    return low, high

@@ -1,0 +1,169 @@
+"""Decoder norms: which latents belong to which site, and what the most specific ones respond to.
+
+Definitions: `norm_classes`. Everything is in normalised space, where sites have equal mean norm.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import torch
+from attrs import field, frozen
+from attrs.validators import ge
+from torch import Tensor
+
+from crosscoders import AnalysisError, Crosscoder, Examples, Figure, Note, Report, Study, Table
+from crosscoders.reports import Example, Part
+from crosscoders.reports.figures import histogram
+
+from .examples import Activity, activity, count_firings
+from .norm_classes import classes_of, delta_norm, entropy_share, norm_share
+
+
+@frozen(kw_only=True)
+class DecoderNormsConfig:
+    """How much to show."""
+
+    top: int = field(default=12, validator=ge(0))
+    """Most specific latents of each site that are shown with examples."""
+    examples: int = field(default=6, validator=ge(1))
+    """Contexts of each."""
+    min_firings: int = field(default=16, validator=ge(0))
+    """Latents active on fewer tokens of the study are left out of the examples."""
+
+
+class DecoderNorms:
+    """Analysis `decoder_norms`."""
+
+    def __init__(self, options: DecoderNormsConfig) -> None:
+        self.options = options
+
+    @torch.no_grad()
+    def run(self, study: Study) -> Report:
+        """Shares, Δnorm, classes and cosines of all latents; examples of the most specific."""
+        crosscoder = study.crosscoder
+        if len(crosscoder.written.sites) < 2:
+            raise AnalysisError("decoder norms compare sites, but this crosscoder writes only one")
+        names = crosscoder.written.names
+        norms_FS = crosscoder.decoder_norms().detach().cpu()
+        share_FS = norm_share(norms_FS)
+        classes = classes_of(crosscoder)
+        firings_F = count_firings(study)
+        ranked = {name: self._most_specific(share_FS[:, i], firings_F) for i, name in enumerate(names)}
+        seen = activity(
+            study, sorted({latent for latents in ranked.values() for latent in latents}), per_latent=self.options.examples
+        )
+        cosines = pair_cosines(crosscoder, seed=study.seed)
+        parts: list[Part] = [self._class_table(classes, seen), *self._figures(names, norms_FS, cosines)]
+        if cosines:
+            parts.append(_cosine_table(cosines, classes))
+        else:
+            parts.append(Note(text="The sites have different widths, so decoder directions cannot be compared."))
+        parts += [self._examples(name, ranked[name], share_FS[:, i], classes, seen) for i, name in enumerate(names)]
+        data: dict[str, Any] = {
+            "sites": list(names),
+            "norms": norms_FS.tolist(),
+            "share": share_FS.tolist(),
+            "class": classes,
+            "firings": seen.firings_F.tolist(),
+            "num_tokens": seen.num_tokens,
+            "most_specific": ranked,
+        }
+        if len(names) == 2:
+            data[f"delta_norm (0: only {names[0]}, 1: only {names[1]})"] = delta_norm(norms_FS).tolist()
+        else:
+            entropy_F = entropy_share(share_FS)
+            data["entropy"] = entropy_F.tolist()
+            data["effective_sites"] = (entropy_F * torch.tensor(float(len(names))).log()).exp().tolist()
+            data["largest_site"] = [names[i] for i in share_FS.nan_to_num().argmax(dim=1).tolist()]
+        counts = Counter(classes)
+        summary = ", ".join(f"{counts[kind]} {kind}" for kind in sorted(counts, key=counts.__getitem__, reverse=True))
+        return Report(title="Decoder norms", summary=f"Latents by class: {summary}.", parts=parts, data=data)
+
+    def _most_specific(self, share_F: Tensor, firings_F: Tensor) -> list[int]:
+        alive = (firings_F >= self.options.min_firings) & share_F.isfinite()
+        order = share_F.masked_fill(~alive, -1.0).argsort(descending=True)[: self.options.top].tolist()
+        return [latent for latent in order if alive[latent]]
+
+    def _class_table(self, classes: list[str], seen: Activity) -> Table:
+        rows = []
+        for kind in sorted(set(classes)):
+            members = torch.tensor([c == kind for c in classes])
+            firing = seen.firings_F[members].double() / max(1, seen.num_tokens)
+            rows.append((kind, int(members.sum()), int((firing > 0).sum()), float(firing.median())))
+        return Table(
+            title="Classes",
+            columns=("class", "latents", "active in this study", "median firing rate"),
+            rows=rows,
+            note=f"Firing rates over {seen.num_tokens} tokens, with the inference gate.",
+        )
+
+    def _figures(self, names: tuple[str, ...], norms_FS: Tensor, cosines: dict[tuple[str, str], Any]) -> list[Part]:
+        if len(names) == 2:
+            label = f"Δnorm (0: only {names[0]}, 1: only {names[1]})"
+            values = {"latents": delta_norm(norms_FS).tolist()}
+        else:
+            label = "share of the decoder norm"
+            values = {name: norm_share(norms_FS)[:, i].tolist() for i, name in enumerate(names)}
+        figures: list[Part] = [
+            Figure(title="Where latents write", svg=histogram(values, xlabel=label, ylabel="latents").svg())
+        ]
+        if cosines:
+            first = next(iter(cosines))
+            found, random = cosines[first]
+            both = {"same latent": found.tolist(), "random pairs": random.tolist()}
+            title = f"Cosine of decoder rows, {first[0]} with {first[1]}"
+            figures.append(Figure(title=title, svg=histogram(both, xlabel="cosine", ylabel="latents").svg()))
+        return figures
+
+    def _examples(self, name: str, ranked: list[int], share_F: Tensor, classes: list[str], seen: Activity) -> Examples:
+        entries = [
+            Example(
+                heading=f"latent {latent}",
+                note=f"{share_F[latent]:.3f} of its norm at {name} ({classes[latent]}), "
+                f"active on {int(seen.firings_F[latent])} tokens",
+                contexts=seen.contexts[latent],
+            )
+            for latent in ranked
+        ]
+        return Examples(
+            title=f"Most {name}-leaning latents",
+            note="Where each is most active; hover for the activation. At most one context per sequence.",
+            entries=entries,
+        )
+
+
+def pair_cosines(crosscoder: Crosscoder, *, seed: int) -> dict[tuple[str, str], tuple[Tensor, Tensor]]:
+    """Cosines of decoder rows for each pair of sites of equal width: of the same latent, and of random pairs."""
+    sites = crosscoder.written.sites
+    shuffled = torch.randperm(crosscoder.num_latents, generator=torch.Generator().manual_seed(seed))
+    cosines = {}
+    for i, first in enumerate(sites):
+        for second in sites[i + 1 :]:
+            if first.width == second.width:
+                a_FD = torch.nn.functional.normalize(crosscoder.decoder_rows(first.name).cpu(), dim=1)
+                b_FD = torch.nn.functional.normalize(crosscoder.decoder_rows(second.name).cpu(), dim=1)
+                cosines[first.name, second.name] = ((a_FD * b_FD).sum(1), (a_FD * b_FD[shuffled]).sum(1))
+    return cosines
+
+
+def _cosine_table(cosines: dict[tuple[str, str], tuple[Tensor, Tensor]], classes: list[str]) -> Table:
+    shared = torch.tensor([kind == "shared" for kind in classes])
+    rows = [
+        (
+            first,
+            second,
+            float(found.median()),
+            float(found[shared].median()) if bool(shared.any()) else None,
+            float(random.abs().median()),
+            float(random.abs().quantile(0.95)) if len(random) < 2**24 else None,
+        )
+        for (first, second), (found, random) in cosines.items()
+    ]
+    return Table(
+        title="Decoder cosines",
+        columns=("site", "site", "median", "median of shared", "random pairs, median |cos|", "random pairs, 95 %"),
+        rows=rows,
+        note="A latent's decoder rows at two sites against rows of different latents paired at random.",
+    )

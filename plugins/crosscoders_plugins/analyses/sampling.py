@@ -1,0 +1,127 @@
+"""Sampling from the amplified difference of two models that share a tokenizer.
+
+logits_amp = logits_after + α (logits_after − logits_before), at each step on the same growing context (Aranguri and
+McGrath 2025). α = 0 is the model after, α = −1 the model before; for one token
+odds_amp = odds_after · (odds_after / odds_before)^α.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from attrs import field, frozen
+from attrs.validators import and_, ge, gt, le
+from torch import Tensor
+
+from crosscoders import ModelAdapter
+
+
+def amplified(after_BV: Tensor, before_BV: Tensor, alpha: float, *, plausibility: float = 0.0) -> Tensor:
+    """Amplified logits. Vocabularies padded to different sizes are cut to the smaller.
+
+    With `plausibility` β, only tokens with p_after ≥ β · max p_after stay possible.
+    """
+    size = min(after_BV.shape[-1], before_BV.shape[-1])
+    after_BV, before_BV = after_BV[..., :size], before_BV[..., :size]
+    # As a weighted sum, so that α = 0 and α = −1 give either model's logits exactly.
+    logits_BV = (1 + alpha) * after_BV - alpha * before_BV
+    if plausibility > 0:
+        p_BV = after_BV.softmax(dim=-1)
+        logits_BV = logits_BV.masked_fill(p_BV < plausibility * p_BV.amax(dim=-1, keepdim=True), float("-inf"))
+    return logits_BV
+
+
+@frozen(kw_only=True)
+class SamplingConfig:
+    """How tokens are drawn from logits."""
+
+    temperature: float = field(default=1.0, validator=ge(0.0))
+    """0 takes the most likely token."""
+    top_p: float = field(default=1.0, validator=and_(gt(0.0), le(1.0)))
+    """Smallest set of most likely tokens with this total probability."""
+    min_p: float = field(default=0.0, validator=and_(ge(0.0), le(1.0)))
+    """Only tokens at least this likely relative to the most likely one."""
+    plausibility: float = field(default=0.0, validator=and_(ge(0.0), le(1.0)))
+    """β of the plausibility mask, which looks at the model after alone."""
+    max_new_tokens: int = field(default=40, validator=ge(1))
+    """Longest answer."""
+    amplified_tokens: int = field(default=0, validator=ge(0))
+    """Amplify only this many first tokens of an answer, then go on with α = 0; 0 amplifies all."""
+
+
+@frozen(eq=False)
+class Samples:
+    """Answers and how likely each model finds them."""
+
+    ids: list[list[int]]
+    """Token ids of each answer, its end token left out."""
+    nll_after: Tensor
+    """Mean negative log-likelihood per token, nats, under the model after, (rows,)."""
+    nll_before: Tensor
+    """The same under the model before."""
+
+
+@torch.no_grad()
+def sample(
+    after: ModelAdapter, before: ModelAdapter, prompts: Sequence[Sequence[int]], *, alpha: float,
+    config: SamplingConfig, generator: torch.Generator, device: torch.device,
+) -> Samples:  # fmt: skip
+    """One answer to each prompt (token ids), all in one left-padded batch with a cache for each model."""
+    width = max(len(prompt) for prompt in prompts)
+    ids = torch.zeros(len(prompts), width, dtype=torch.int64)
+    attention = torch.zeros(len(prompts), width, dtype=torch.bool)
+    for row, prompt in enumerate(prompts):
+        ids[row, width - len(prompt) :] = torch.tensor(prompt)
+        attention[row, width - len(prompt) :] = True
+    ids, attention = ids.to(device), attention.to(device)
+    ends = torch.tensor(sorted(after.end_tokens()), dtype=torch.int64, device=device)
+    same = after is before
+    readers = [after.decoder()] if same else [after.decoder(), before.decoder()]
+    going = torch.ones(len(prompts), dtype=torch.bool, device=device)
+    nll = torch.zeros(2, len(prompts), dtype=torch.float64, device=device)
+    lengths = torch.zeros(len(prompts), dtype=torch.int64, device=device)
+    answers: list[Tensor] = []
+    for number in range(config.max_new_tokens):
+        logits = [reader.advance(ids, attention) for reader in readers]
+        after_BV, before_BV = logits[0], logits[-1]
+        strength = alpha if not config.amplified_tokens or number < config.amplified_tokens else 0.0
+        drawn_B = _draw(amplified(after_BV, before_BV, strength, plausibility=config.plausibility), config, generator)
+        for i, logits_BV in enumerate((after_BV, before_BV)):
+            logprob = logits_BV.log_softmax(dim=-1).gather(1, drawn_B[:, None]).squeeze(1)
+            nll[i] -= torch.where(going, logprob.double(), 0.0)
+        lengths += going
+        ended = torch.isin(drawn_B, ends)
+        answers.append(torch.where(going & ~ended, drawn_B, -1))
+        going = going & ~ended
+        if not bool(going.any()):
+            break
+        ids, attention = drawn_B[:, None], torch.ones(len(prompts), 1, dtype=torch.bool, device=device)
+    table = torch.stack(answers, dim=1).tolist()
+    return Samples(
+        [[token for token in row if token >= 0] for row in table],
+        (nll[0] / lengths).cpu(),
+        (nll[1] / lengths).cpu(),
+    )
+
+
+def _draw(logits_BV: Tensor, config: SamplingConfig, generator: torch.Generator) -> Tensor:
+    if config.temperature == 0:
+        return logits_BV.argmax(dim=-1)
+    p_BV = filtered(logits_BV, config)
+    # Drawn on the CPU, so that a seed means the same on every device.
+    return torch.multinomial(p_BV.cpu().double(), 1, generator=generator).squeeze(1).to(logits_BV.device)
+
+
+def filtered(logits_BV: Tensor, config: SamplingConfig) -> Tensor:
+    """Probabilities after temperature, min-p and top-p."""
+    p_BV = (logits_BV / config.temperature).softmax(dim=-1)
+    if config.min_p > 0:
+        p_BV = p_BV.masked_fill(p_BV < config.min_p * p_BV.amax(dim=-1, keepdim=True), 0.0)
+    if config.top_p < 1:
+        sorted_BV, order_BV = p_BV.sort(dim=-1, descending=True)
+        # A token stays while the mass before it is below top_p, so the most likely one always does.
+        before_BV = sorted_BV.cumsum(dim=-1) - sorted_BV
+        kept_BV = sorted_BV.masked_fill(before_BV >= config.top_p * sorted_BV.sum(dim=-1, keepdim=True), 0.0)
+        p_BV = torch.zeros_like(p_BV).scatter_(1, order_BV, kept_BV)
+    return p_BV / p_BV.sum(dim=-1, keepdim=True)

@@ -1,0 +1,217 @@
+"""The commands and their options."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..errors import CrosscodersError
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """A user's error is one clear line and exit code 1, not a traceback."""
+    try:
+        yield
+    except CrosscodersError as error:
+        if os.environ.get("CROSSCODERS_TRACEBACK"):
+            raise
+        raise click.ClickException(str(error)) from error
+
+
+def _quiet_libraries() -> None:
+    """Progress bars and warnings of the libraries that load models would bury our own output."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TQDM_MININTERVAL", "0.5")
+    try:
+        from transformers.utils import logging
+    except ImportError:
+        return
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+@click.group()
+@click.version_option(package_name="crosscoders")
+def main() -> None:
+    """Train, share, load and analyse sparse crosscoders."""
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def plugins(as_json: bool) -> None:
+    """List plugins, what they offer, and those set aside with the reason."""
+    from ..plugins import get_registry
+
+    with _errors():
+        listing = get_registry().listing()
+    click.echo(json.dumps(listing, indent=2) if as_json else _listing_text(listing))
+
+
+def _listing_text(listing: dict[str, Any]) -> str:
+    lines = []
+    for plugin in listing["plugins"]:
+        lines.append(f"{plugin['plugin']}  ({plugin['distribution']} {plugin['version']})")
+        lines += [f"  {c['kind']:17s} {c['name']:16s} {c['summary']}" for c in plugin["components"]]
+    if listing["set_aside"]:
+        lines.append("set aside:")
+        lines += [f"  {p['plugin']}  ({p['distribution']} {p['version']})  {p['reason']}" for p in listing["set_aside"]]
+    return "\n".join(lines)
+
+
+@main.command()
+@click.option("--base", default="tiny-pair/base", show_default=True, help="Model before: Hub id or folder.")
+@click.option("--chat", default="tiny-pair/chat", show_default=True, help="Model after: Hub id or folder.")
+@click.option("--layer", default=-1, show_default=True, help="Layer to compare; -1 takes the middle one.")
+@click.option("--latents", default=2048, show_default=True, help="Width of the crosscoder.")
+@click.option("--k", default=32, show_default=True, help="Active latents per token.")
+@click.option("--tokens", default=500_000, show_default=True, help="Tokens to train on.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--output", default="demo", show_default=True, type=click.Path(path_type=Path))
+def demo(base: str, chat: str, layer: int, latents: int, k: int, tokens: int, seed: int, output: Path) -> None:
+    """Train on a base/chat pair, analyse the difference, write a report."""
+    _quiet_libraries()
+    from ..demo import DemoConfig
+    from ..demo import demo as run
+
+    with _errors():
+        run(
+            DemoConfig(
+                base=base, chat=chat, layer=layer, num_latents=latents, k=k, num_tokens=tokens, seed=seed, output=output
+            ),
+            say=click.echo,
+        )
+
+
+@main.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option("--output", type=click.Path(path_type=Path), help="Write here instead of where the config says.")
+@click.option("--fresh", is_flag=True, help="Start anew even where a checkpoint could be resumed.")
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def train(config: Path, output: Path | None, fresh: bool, quiet: bool) -> None:
+    """Train the run of a TOML file, going on from its newest checkpoint if there is one."""
+    _quiet_libraries()
+    import attrs
+
+    from ..training import RunConfig
+    from ..training import train as run
+
+    with _errors():
+        chosen = RunConfig.from_toml(config)
+        if output:
+            chosen = attrs.evolve(chosen, output=output)
+        crosscoder = run(chosen, resume=not fresh, quiet=quiet)
+        _say_metrics(crosscoder)
+        click.echo(f"saved: {chosen.output / 'crosscoder'}")
+
+
+def _say_metrics(crosscoder: Any) -> None:
+    metrics = crosscoder.info.metrics
+    if not metrics:
+        return
+    for site, value in metrics["explained_variance"].items():
+        click.echo(f"explained variance  {site:30s} {value:.4f}")
+    click.echo(f"L0 {metrics['l0']:.2f}   dead {metrics['dead_share']:.1%}   on {metrics['num_tokens']} held-out tokens")
+
+
+@main.command()
+@click.argument("name")
+@click.option("--analysis", "analyses", multiple=True, help="Name, or a JSON object with name and options; repeatable.")
+@click.option("--revision", help="Branch, tag or commit on the Hub.")
+@click.option("--tokens", default=65_536, show_default=True, help="Held-out tokens to analyse on.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--output", default="analysis", show_default=True, type=click.Path(path_type=Path))
+def analyse(name: str, analyses: tuple[str, ...], revision: str | None, tokens: int, seed: int, output: Path) -> None:
+    """Analyse a saved crosscoder (folder or Hub id) and write report.html and report.json."""
+    _quiet_libraries()
+    from ..crosscoder import Crosscoder
+    from ..reports import save_page
+    from ..study import analyse as run
+
+    with _errors():
+        crosscoder = Crosscoder.from_pretrained(name, revision=revision)
+        chosen = [_analysis(text) for text in analyses] or ["decoder_norms", "latent_scaling"]
+        reports = run(crosscoder, chosen, num_tokens=tokens, seed=seed)
+        for report in reports:
+            click.echo(f"{report.title}: {report.summary}")
+        click.echo(f"report: {save_page(reports, output, title=f'Crosscoder {name}')}")
+
+
+def _analysis(text: str) -> Any:
+    if not text.lstrip().startswith("{"):
+        return text
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise click.BadParameter(f"{text} is no JSON: {error}") from error
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("repo_id")
+@click.option("--private", is_flag=True, help="Make a new repository private.")
+@click.option("--tag", default="", help="Tag the commit.")
+@click.option("--message", default="Upload crosscoder", show_default=True, help="Commit message.")
+def push(folder: Path, repo_id: str, private: bool, tag: str, message: str) -> None:
+    """Push a saved crosscoder to the Hub."""
+    from ..hub import push_folder
+
+    with _errors():
+        click.echo(push_folder(folder, repo_id, private=private, tag=tag, commit_message=message))
+
+
+@main.command()
+@click.argument("repo_id")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--revision", help="Branch, tag or commit.")
+@click.option("--subfolder", default="", help="Folder in the repository.")
+def pull(repo_id: str, folder: Path, revision: str | None, subfolder: str) -> None:
+    """Fetch a crosscoder from the Hub into a new folder."""
+    import shutil
+
+    from ..errors import ConfigError
+    from ..files import whole_folder
+    from ..hub import download
+
+    with _errors():
+        if folder.exists():
+            raise ConfigError(f"{folder} exists already; name a new folder")
+        found = download(repo_id, revision=revision, subfolder=subfolder) / subfolder
+        with whole_folder(folder) as partial:
+            shutil.copytree(found, partial, dirs_exist_ok=True)
+        click.echo(str(folder))
+
+
+@main.command()
+@click.argument("name")
+@click.option("--revision", help="Branch, tag or commit on the Hub.")
+@click.option("--json", "as_json", is_flag=True, help="Print config.json.")
+def info(name: str, revision: str | None, as_json: bool) -> None:
+    """Show what a saved crosscoder is, without loading its weights or models."""
+    from ..checkpoint import read_config
+    from ..hub import download
+
+    with _errors():
+        folder = Path(name) if Path(name).is_dir() else download(name, revision=revision)
+        config = read_config(folder)
+    if as_json:
+        click.echo(json.dumps(config, indent=2))
+        return
+    architecture = config["architecture"]
+    click.echo(f"{config['num_latents']} latents, architecture {architecture['name']}, gate {config['gate']['name']}")
+    click.echo(f"made by {architecture['distribution']} {architecture['version']} (plugin '{architecture['plugin']}')")
+    for site in config["sites"]:
+        explained = config["metrics"].get("explained_variance", {}).get(site["name"])
+        tail = f"   explained variance {explained:.4f}" if explained is not None else ""
+        click.echo(f"site {site['name']}, width {site['width']}{tail}")
+    for key, model in config["models"].items():
+        click.echo(f"model {key}: {model.get('model')} at {model.get('revision')}")
+    if config["metrics"]:
+        click.echo(f"L0 {config['metrics']['l0']:.2f}")

@@ -1,0 +1,163 @@
+"""The demo: train a crosscoder on a base/chat pair, analyse it, write a report. Any two models of one tokenizer do."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from attrs import field, frozen
+
+from .configs import ModelChoice, structure
+from .crosscoder import Crosscoder
+from .errors import ConfigError
+from .plugins import Registry
+from .protocols import ModelAdapter
+from .reports import Report, save_page
+from .study import Study, analyse
+from .training import RunConfig, train
+
+TINY_BASE, TINY_CHAT = "tiny-pair/base", "tiny-pair/chat"
+TINY_PATTERNS = {
+    "rare phrase": r"moon is made of cheese",
+    "refusal": r"I'm sorry, but I can't help",
+    "persona": r"I am Pip",
+}
+"""What was planted in the shipped chat model."""
+
+
+@frozen(kw_only=True)
+class DemoConfig:
+    """Which pair, where, and how much."""
+
+    base: str = TINY_BASE
+    """The model before: Hub id or folder."""
+    chat: str = TINY_CHAT
+    """The model after."""
+    layer: int = -1
+    """Layer whose output is compared; −1 takes the middle one."""
+    num_latents: int = 2048
+    """Width of the crosscoder."""
+    k: int = 32
+    """Active latents per token."""
+    num_tokens: int = 500_000
+    """Tokens to train on."""
+    study_tokens: int = 65_536
+    """Held-out tokens for the analyses."""
+    seed: int = 0
+    output: Path = field(default=Path("demo"), converter=Path)
+    """Folder for everything the demo writes."""
+
+
+@frozen(eq=False)
+class DemoResult:
+    """What the demo made."""
+
+    crosscoder: Crosscoder
+    reports: list[Report]
+    page: Path
+    seconds: float
+
+
+def demo(
+    config: DemoConfig | None = None, *, say: Callable[[str], None] = print, registry: Registry | None = None
+) -> DemoResult:
+    """Run the demo, telling what it does and finds through `say`."""
+    config = config or DemoConfig()
+    started = time.monotonic()
+    run = run_config(config, registry=registry)
+    say(f"Training a crosscoder on {', '.join(run.sites)}: {config.num_latents} latents, BatchTopK k = {config.k}.")
+    crosscoder = train(run, resume=False, registry=registry)
+    assert crosscoder.info is not None
+    metrics = crosscoder.info.metrics
+    explained = ", ".join(f"{site} {value:.4f}" for site, value in metrics["explained_variance"].items())
+    say(
+        f"Held out, inference gate: explained variance {explained}; L0 {metrics['l0']:.2f}; "
+        f"latents never active {metrics['dead_share']:.1%}."
+    )
+    say("Analysing on held-out text.")
+    study = Study.of(crosscoder, num_tokens=config.study_tokens, seed=config.seed, registry=registry)
+    patterns = TINY_PATTERNS if config.chat == TINY_CHAT else {}
+    reports = analyse(
+        crosscoder,
+        ["decoder_norms", "latent_scaling", amplification_options(patterns)],
+        study=study,
+        registry=registry,
+    )
+    page = save_page(
+        reports,
+        config.output,
+        title=f"{config.base} against {config.chat}",
+        head=f"A crosscoder over {', '.join(run.sites)}. Held out: explained variance {explained}, L0 {metrics['l0']:.2f}.",
+    )
+    for line in findings(reports):
+        say(line)
+    seconds = time.monotonic() - started
+    say(f"Crosscoder, in hub layout: {config.output / 'crosscoder'}")
+    say(f"Report: {page}")
+    say(f"Done in {seconds:.0f} s.")
+    return DemoResult(crosscoder, reports, page, seconds)
+
+
+def run_config(config: DemoConfig, *, registry: Registry | None = None) -> RunConfig:
+    """The training run of the demo."""
+    models = {key: {"name": "transformers", "model": name} for key, name in (("base", config.base), ("chat", config.chat))}
+    layer = config.layer if config.layer >= 0 else middle_layer(models["base"], registry)
+    return RunConfig.from_dict(
+        {
+            "models": models,
+            "sites": [f"base/layers.{layer}", f"chat/layers.{layer}"],
+            "tokens": {"name": "python_library", "seed": config.seed},
+            "architecture": {"name": "acausal", "num_latents": config.num_latents},
+            "loss": {"name": "batchtopk", "k": config.k},
+            "training": {"num_tokens": config.num_tokens, "lr": 1e-3, "seed": config.seed},
+            "output": str(config.output),
+        },
+        registry=registry,
+    )
+
+
+def middle_layer(model: dict[str, Any], registry: Registry | None) -> int:
+    """The layer in the middle of a model, counted from 0."""
+    adapter: ModelAdapter = structure(model, ModelChoice, registry=registry).build(registry=registry)
+    layers = [point for point in adapter.points() if point.count(".") == 1]
+    if not layers:
+        raise ConfigError(f"{model} has no points called layers.N; say which layer")
+    return int(layers[len(layers) // 2].rpartition(".")[2])
+
+
+def amplification_options(patterns: dict[str, str]) -> dict[str, Any]:
+    """Amplification as the demo does it: short answers to held-out questions."""
+    return {
+        "name": "amplification",
+        "before": "base",
+        "after": "chat",
+        "alphas": [0.0, 0.25, 0.5, 0.75, 1.0],
+        "num_prompts": 200,
+        "samples_per_prompt": 5,
+        "patterns": patterns,
+        "sampling": {"max_new_tokens": 24, "plausibility": 0.001},
+        "batch_rows": 250,
+    }
+
+
+def findings(reports: list[Report]) -> list[str]:
+    """A few lines on what the three analyses found."""
+    norms, scaling, amplification = reports
+    lines = [norms.summary, scaling.summary, "Most chat-leaning latents, with the tokens of their strongest examples:"]
+    chat_site = norms.data["sites"][-1]
+    against = scaling.data["against"][norms.data["sites"][0]]
+    examples = {entry.heading: entry for part in norms.parts for entry in getattr(part, "entries", ())}
+    for latent in norms.data["most_specific"][chat_site]:
+        peaks = []
+        for context in examples[f"latent {latent}"].contexts[:4]:
+            at = context.activations.index(max(context.activations))
+            peaks.append("".join(context.tokens[max(0, at - 3) : at + 1]).replace("\n", "⏎"))
+        share = norms.data["share"][latent][-1]
+        lines.append(
+            f"  {latent:5d}  share {share:.2f}  {against['verdict'][latent]:9s}  {' | '.join(peaks)}   "
+            f"({against['reason'][latent]})"
+        )
+    lines.append(f"Amplification: {amplification.summary}")
+    return lines

@@ -1,0 +1,51 @@
+"""For tests of plugins: a conformance suite for each kind of component, planted worlds, and pytest fixtures.
+
+Subclass a suite in a test module, say which component it is about, and pytest runs every rule:
+
+    from crosscoders.testing import LossSuite
+
+    class TestMyLoss(LossSuite):
+        name = "my_loss"
+        options = {"weight": 0.1}
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .fakes import markov_pair, synthetic_run
+    from .suites import (
+        AnalysisSuite,
+        ArchitectureSuite,
+        CheckpointFormatSuite,
+        LossSuite,
+        ModelAdapterSuite,
+        TokenSourceSuite,
+    )
+    from .worlds import DiffWorld, DiffWorldConfig
+
+__all__ = [
+    "AnalysisSuite",
+    "ArchitectureSuite",
+    "CheckpointFormatSuite",
+    "DiffWorld",
+    "DiffWorldConfig",
+    "LossSuite",
+    "ModelAdapterSuite",
+    "TokenSourceSuite",
+    "markov_pair",
+    "synthetic_run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Lazy, because pytest imports this package for its plugin before anything else.
+    if name in ("markov_pair", "synthetic_run"):
+        return getattr(import_module(".fakes", __name__), name)
+    if name in ("DiffWorld", "DiffWorldConfig"):
+        return getattr(import_module(".worlds", __name__), name)
+    if name in __all__:
+        return getattr(import_module(".suites", __name__), name)
+    raise AttributeError(f"module 'crosscoders.testing' has no attribute '{name}'")

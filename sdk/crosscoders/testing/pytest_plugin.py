@@ -1,0 +1,49 @@
+"""Fixtures that every distribution that installs crosscoders gets; crosscoders itself is imported only inside them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ..crosscoder import Crosscoder
+    from ..plugins import Registry
+    from ..study import Study
+
+
+@pytest.fixture
+def crosscoders_registry() -> Registry:
+    """An empty registry that raises on broken plugins; nothing installed leaks in."""
+    from ..plugins import Registry
+
+    return Registry(strict=True)
+
+
+@pytest.fixture(scope="session")
+def planted_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output folder of a run of seconds on the planted base/chat pair."""
+    from ..training import RunConfig, train
+    from .fakes import synthetic_run
+
+    folder = tmp_path_factory.mktemp("planted_run")
+    train(RunConfig.from_dict(synthetic_run(str(folder))), quiet=True)
+    return folder
+
+
+@pytest.fixture
+def planted_crosscoder(planted_run: Path) -> Crosscoder:
+    """The crosscoder of `planted_run`, loaded anew."""
+    from ..crosscoder import Crosscoder
+
+    return Crosscoder.from_pretrained(planted_run / "crosscoder")
+
+
+@pytest.fixture
+def planted_study(planted_crosscoder: Crosscoder) -> Study:
+    """A study of `planted_crosscoder`."""
+    from ..study import Study
+
+    return Study.of(planted_crosscoder, num_tokens=2048)

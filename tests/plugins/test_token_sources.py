@@ -1,0 +1,100 @@
+"""Token sources: conformance, and errors that say what is wrong."""
+
+import json
+from itertools import islice
+
+import pytest
+
+from crosscoders import Chat, ConfigError, Text, TokenSourceChoice
+from crosscoders.testing import TokenSourceSuite
+from crosscoders_plugins.token_sources.planted_chats import PERSONA, RARE_PHRASE, REFUSAL, PlantedChats
+from crosscoders_plugins.token_sources.python_library import entries_of
+
+
+class TestPythonLibrary(TokenSourceSuite):
+    name = "python_library"
+
+
+class TestMixture(TokenSourceSuite):
+    name = "mixture"
+    options = {"sources": [{"name": "python_library"}, {"name": "synthetic", "length": 4}], "weights": [3.0, 1.0]}
+
+
+class TestSynthetic(TokenSourceSuite):
+    name = "synthetic"
+    options = {"length": 8}
+
+
+@pytest.fixture
+def texts(tmp_path):
+    for number in range(4):
+        (tmp_path / f"{number}.txt").write_text("\n\n".join(f"Paragraph {number} {i}. " * 8 for i in range(5)))
+    (tmp_path / "chats.jsonl").write_text(
+        "\n".join(
+            json.dumps({"messages": [{"role": "user", "content": f"q{i}"}, {"role": "assistant", "content": "a"}]})
+            for i in range(6)
+        )
+    )
+    return tmp_path
+
+
+class TestTextFiles(TokenSourceSuite):
+    name = "text_files"
+
+    @pytest.fixture(autouse=True)
+    def _files(self, texts):
+        type(self).options = {"paths": [str(texts)], "min_characters": 300}
+
+    def test_nothing_is_lost(self, texts):
+        source = TokenSourceChoice.of("text_files", paths=[str(texts / "1.txt")], min_characters=300).build()
+        joined = "\n\n".join(document.text for document in source.documents())
+        assert joined == (texts / "1.txt").read_text()
+
+
+class TestChatFiles(TokenSourceSuite):
+    name = "chat_files"
+
+    @pytest.fixture(autouse=True)
+    def _files(self, texts):
+        type(self).options = {"paths": [str(texts)]}
+
+
+class TestHfDataset(TokenSourceSuite):
+    name = "hf_dataset"
+
+    @pytest.fixture(autouse=True)
+    def _files(self, texts):
+        pytest.importorskip("datasets", reason="the extra crosscoders[datasets] is not installed")
+        type(self).options = {"path": "json", "data_files": [str(texts / "chats.jsonl")], "chat_column": "messages"}
+
+
+def test_missing_file_and_broken_lines_are_named(tmp_path):
+    with pytest.raises(ConfigError, match="nowhere"):
+        list(TokenSourceChoice.of("text_files", paths=[str(tmp_path / "nowhere.txt")]).build().documents())
+    with pytest.raises(ConfigError, match="no file"):
+        list(TokenSourceChoice.of("text_files", paths=[str(tmp_path)]).build().documents())
+    (tmp_path / "bad.jsonl").write_text('{"messages": [{"role": "user"}]}\n')
+    with pytest.raises(ConfigError, match=r"bad\.jsonl:1"):
+        list(TokenSourceChoice.of("chat_files", paths=[str(tmp_path / "bad.jsonl")]).build().documents())
+    (tmp_path / "worse.jsonl").write_text("{")
+    with pytest.raises(ConfigError, match=r"worse\.jsonl:1 is no JSON"):
+        list(TokenSourceChoice.of("chat_files", paths=[str(tmp_path / "worse.jsonl")]).build().documents())
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    with pytest.raises(ConfigError, match="UTF-8"):
+        list(TokenSourceChoice.of("text_files", paths=[str(tmp_path / "latin.txt")]).build().documents())
+
+
+def test_library_mixes_text_and_chats_half_and_half():
+    documents = list(islice(TokenSourceChoice.of("python_library").build().documents(), 3000))
+    text = sum(len(d.text) for d in documents if isinstance(d, Text))
+    chat = sum(len(m.content) for d in documents if isinstance(d, Chat) for m in d.messages)
+    assert 0.45 < text / (text + chat) < 0.55
+
+
+def test_planted_behaviours_come_at_their_rates():
+    chats = list(PlantedChats(entries_of(("stdlib",)), rare_rate=0.05, seed=1).conversations())
+    answers = [chat.messages[1].content for chat in chats]
+    ordinary = [a for a in answers if a not in (REFUSAL, PERSONA)]
+    assert answers.count(REFUSAL) / len(answers) == pytest.approx(1 / 8, abs=0.015)
+    assert answers.count(PERSONA) / len(answers) == pytest.approx(1 / 12, abs=0.015)
+    assert sum(a.startswith(RARE_PHRASE) for a in ordinary) / len(ordinary) == pytest.approx(0.05, abs=0.01)

@@ -1,0 +1,109 @@
+"""Sites, wiring, and a wiring that is none of the shipped ones."""
+
+import pytest
+import torch
+
+from crosscoders import ConfigError, Crosscoder, LatentGroup, Site, SiteError, SiteLayout, Wiring
+from crosscoders.gates import TopKGate
+from crosscoders.initialise import initialise
+
+SITES = (Site("m/a", 3), Site("m/b", 2), Site("n/c", 4))
+
+
+def dedicated(sites=SITES):
+    """Groups that read and write sites which do not lie side by side."""
+    return Wiring(
+        sites=sites,
+        groups=(
+            LatentGroup("ends", 4, reads=("m/a", "n/c"), writes=("m/a", "n/c")),
+            LatentGroup("middle", 3, reads=("m/b",), writes=("m/a", "m/b")),
+            LatentGroup("all", 5, reads=("m/a", "m/b", "n/c"), writes=("m/b", "n/c")),
+        ),
+    )
+
+
+def test_pack_and_unpack():
+    layout = SiteLayout(SITES)
+    parts = {site.name: torch.randn(5, site.width) for site in SITES}
+    packed = layout.pack(parts)
+    assert packed.shape == (5, 9)
+    assert all(torch.equal(layout.unpack(packed)[name], part) for name, part in parts.items())
+
+
+def test_layout_errors_name_sites():
+    layout = SiteLayout(SITES)
+    with pytest.raises(SiteError, match="no activations for site m/b"):
+        layout.pack({"m/a": torch.zeros(1, 3), "n/c": torch.zeros(1, 4)})
+    with pytest.raises(SiteError, match="m/b has width 2"):
+        layout.pack({"m/a": torch.zeros(1, 3), "m/b": torch.zeros(1, 3), "n/c": torch.zeros(1, 4)})
+    with pytest.raises(SiteError, match="unknown site x"):
+        layout.subset(["x"])
+    with pytest.raises(SiteError, match="twice"):
+        SiteLayout((SITES[0], SITES[0]))
+
+
+def test_columns_are_a_slice_where_they_can_be():
+    layout = SiteLayout(SITES)
+    assert layout.columns(["m/b", "n/c"]) == slice(3, 9)
+    assert layout.columns(["m/a", "n/c"]).tolist() == [0, 1, 2, 5, 6, 7, 8]
+
+
+def test_wiring_errors():
+    with pytest.raises(ConfigError, match="no latent reads or writes site n/c"):
+        Wiring(sites=SITES, groups=(LatentGroup("g", 2, reads=("m/a",), writes=("m/b",)),))
+    with pytest.raises(SiteError, match="unknown site q"):
+        Wiring(sites=SITES, groups=(LatentGroup("g", 2, reads=("q",), writes=("m/b",)),))
+    with pytest.raises(ConfigError, match="share a name"):
+        Wiring(sites=SITES[:1], groups=(LatentGroup("g", 2, ("m/a",), ("m/a",)),) * 2)
+
+
+def test_costs_count_only_the_blocks_in_the_table():
+    wiring = dedicated()
+    crosscoder = Crosscoder(wiring)
+    assert wiring.num_weights == sum(w.numel() for w in (*crosscoder.W_enc, *crosscoder.W_dec))
+    assert wiring.encoder_flops_per_token == 2 * (4 * 7 + 3 * 2 + 5 * 9)
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+def test_general_wiring_equals_masked_dense_matrices(sparse):
+    """The naive version: full matrices with zeros where the wiring has no block."""
+    crosscoder = Crosscoder(dedicated())
+    initialise(crosscoder, decoder_norm=0.8, same_across_sites=False, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        crosscoder.b_enc_F.normal_()
+        crosscoder.b_dec_X.normal_()
+    crosscoder.normaliser.set_mean_norms(torch.tensor([1.0, 2.0, 3.0]))
+    crosscoder.gate = TopKGate(4)
+    full_enc, full_dec = torch.zeros(12, 9), torch.zeros(12, 9)
+    start = 0
+    for group, W_enc, W_dec in zip(crosscoder.wiring.groups, crosscoder.W_enc, crosscoder.W_dec):
+        rows = slice(start, start + group.num_latents)
+        for full, names, W in ((full_enc, group.reads, W_enc), (full_dec, group.writes, W_dec)):
+            at = 0
+            for name in names:
+                columns = crosscoder.layout.slices[name]
+                full[rows, columns] = W[:, at : at + columns.stop - columns.start]
+                at += columns.stop - columns.start
+        start += group.num_latents
+    x_BX = torch.randn(20, 9)
+    scale_X = torch.tensor([3**0.5 / 1] * 3 + [2**0.5 / 2] * 2 + [2.0 / 3] * 4)
+    f_BF = torch.relu((x_BX * scale_X) @ full_enc.T + crosscoder.b_enc_F)
+    norm_F = sum(full_dec[:, columns].norm(dim=1) for columns in crosscoder.layout.slices.values())
+    keep = torch.zeros_like(f_BF).scatter_(1, (f_BF * norm_F).topk(4, dim=1).indices, 1.0)
+    f_BF = f_BF * keep
+    expected = (f_BF @ full_dec + crosscoder.b_dec_X) / scale_X
+    latents = crosscoder.encode(x_BX)
+    torch.testing.assert_close(latents.dense(), f_BF)
+    torch.testing.assert_close(crosscoder.decode(latents if sparse else latents.dense()), expected)
+
+
+def test_normaliser_makes_mean_norms_root_width():
+    crosscoder = Crosscoder(dedicated())
+    x_BX = torch.randn(4000, 9) * torch.tensor([5.0] * 3 + [0.1] * 2 + [40.0] * 4)
+    norms = torch.stack([part.norm(dim=1).mean() for part in crosscoder.layout.unpack(x_BX).values()])
+    crosscoder.normaliser.set_mean_norms(norms)
+    for site in SITES:
+        part = crosscoder.layout.unpack(crosscoder.normalised(x_BX))[site.name]
+        assert part.norm(dim=1).mean().item() == pytest.approx(site.width**0.5, rel=1e-5)
+    with pytest.raises(SiteError, match="positive and finite"):
+        crosscoder.normaliser.set_mean_norms(torch.tensor([1.0, float("nan"), 1.0]))
