@@ -64,8 +64,8 @@ class Edit:
 
     @classmethod
     def replace(cls, point: str, value: Tensor) -> Edit:
-        """Put `value` in the place of the activations."""
-        return cls(point, lambda activation: value.to(activation))
+        """Put `value`, broadcast to their shape, in the place of the activations."""
+        return cls(point, lambda activation: value.to(activation).expand_as(activation).clone())
 
     @classmethod
     def add(cls, point: str, value: Tensor) -> Edit:

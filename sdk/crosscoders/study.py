@@ -124,7 +124,10 @@ class Study:
         return other
 
     def batches(self) -> Iterator[StudyBatch]:
-        """Activations of about `num_tokens` tokens, the same on every call; nothing is kept between batches."""
+        """Activations of about `num_tokens` tokens, the same on every call, fewer where the source ends before.
+
+        Nothing is kept between batches.
+        """
         config = self.activations
         reader = SequenceReader(
             self.source,
@@ -133,6 +136,7 @@ class Study:
             pack=config.pack,
             split=self.split,
             held_out_share=config.held_out_share,
+            repeat=False,
         )
         harvester = Harvester(
             self.adapters,
@@ -140,8 +144,11 @@ class Study:
             rows_per_forward=config.rows_per_forward,
             device=self.crosscoder.device,
         )
-        for first in range(0, -(-self.num_tokens // config.context_length), config.rows_per_forward):
-            tokens = reader.read(config.rows_per_forward).to(self.crosscoder.device)
+        num_rows = -(-self.num_tokens // config.context_length)
+        for first in range(0, num_rows, config.rows_per_forward):
+            tokens = reader.read(min(config.rows_per_forward, num_rows - first)).to(self.crosscoder.device)
+            if not len(tokens.ids):
+                return
             x_BTX = harvester(tokens)
             norms_BTS = harvester.norms(x_BTX)
             if self._median_norm_S is None:

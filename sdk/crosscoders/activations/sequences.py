@@ -26,7 +26,8 @@ class SequenceReader:
     """Cuts documents into rows of `context_length` tokens.
 
     With `pack`, documents follow each other without padding and long ones run on into the next row; without, each
-    document is one row, cut or padded on the right. When the source ends, it is read again from its beginning.
+    document is one row, cut or padded on the right. When the source ends, it is read again from its beginning; with
+    `repeat=False` the last rows are fewer, and a last one that is not full is padded.
     """
 
     def __init__(
@@ -38,10 +39,11 @@ class SequenceReader:
         pack: bool = True,
         split: Split = "train",
         held_out_share: float = 0.0,
+        repeat: bool = True,
     ) -> None:
         self.source, self.adapter = source, adapter
         self.context_length, self.pack = context_length, pack
-        self.split, self.held_out_share = split, held_out_share
+        self.split, self.held_out_share, self.repeat = split, held_out_share, repeat
         self._next_document = 0
         self._pending: list[tuple[int, bool, bool]] = []
         self._documents: Iterator[Document] | None = None
@@ -50,9 +52,9 @@ class SequenceReader:
         """How often the source has been read to its end."""
 
     def read(self, num_rows: int) -> TokenBatch:
-        """The next rows."""
-        rows = [self._row() for _ in range(num_rows)]
-        shape = (num_rows, self.context_length)
+        """The next rows; fewer than asked for only at the end of a source that is not repeated."""
+        rows = [row for _ in range(num_rows) if (row := self._row())]
+        shape = (len(rows), self.context_length)
         ids = torch.zeros(shape, dtype=torch.int64)
         attention, bos, special = (torch.zeros(shape, dtype=torch.bool) for _ in range(3))
         for number, row in enumerate(rows):
@@ -79,7 +81,10 @@ class SequenceReader:
 
     def _row(self) -> list[tuple[int, bool, bool]]:
         while len(self._pending) < (self.context_length if self.pack else 1):
-            self._pending += self._next_tokens()
+            tokens = self._next_tokens()
+            if not tokens:
+                break
+            self._pending += tokens
         if self.pack:
             row, self._pending = self._pending[: self.context_length], self._pending[self.context_length :]
         else:
@@ -87,12 +92,15 @@ class SequenceReader:
         return row
 
     def _next_tokens(self) -> list[tuple[int, bool, bool]]:
+        """Tokens of the next document of this split; none at the end of a source that is not repeated."""
         restarts = 0
         while True:
             if self._documents is None:
                 self._documents = self.source.documents(skip=self._next_document)
             document = next(self._documents, None)
             if document is None:
+                if not self.repeat and (self._next_document or self.passes):
+                    return []
                 restarts += 1
                 if restarts > 1:
                     raise ConfigError(

@@ -39,7 +39,7 @@ def synthetic_run(output: str, *, world: Mapping[str, Any] | None = None, **chan
     return data
 
 
-@frozen
+@frozen(eq=False)
 class MarkovModel:
     """A model adapter whose next-token logits depend on the last token alone: known odds for amplification.
 
@@ -108,7 +108,7 @@ class MarkovModel:
         return MarkovDecoder(self)
 
 
-@frozen
+@frozen(eq=False)
 class MarkovDecoder:
     """Reads on; only the last token matters."""
 

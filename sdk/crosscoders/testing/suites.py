@@ -413,7 +413,7 @@ class ModelAdapterSuite(_Suite):
             assert not torch.allclose(edited[rows.attention], plain[rows.attention]), point
         assert torch.equal(adapter.logits(rows), plain)
 
-    def test_edits_reach_later_points_only(self, adapter: ModelAdapter) -> None:
+    def test_values_are_broadcast_and_edits_do_not_linger(self, adapter: ModelAdapter) -> None:
         self._needs_logits()
         rows, points = self._rows(adapter), list(adapter.points())
         before = adapter.activations(rows, points)

@@ -1,0 +1,201 @@
+"""The transformers adapter on tiny random models of many families, made from their configs."""
+
+import gc
+
+import pytest
+import torch
+import transformers
+
+from crosscoders import Chat, ConfigError, Edit, Message, ModelChoice, SiteError, Text
+from crosscoders.protocols import TokenBatch
+from crosscoders.testing import ModelAdapterSuite
+from crosscoders_adapters.transformers import TransformersAdapter
+
+SMALL = {
+    "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2,
+    "max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+LLAMA_LIKE = {**SMALL, "num_key_value_heads": 1, "head_dim": 8}
+FAMILIES = {
+    "llama": (transformers.LlamaConfig, LLAMA_LIKE),
+    "mistral": (transformers.MistralConfig, LLAMA_LIKE),
+    "qwen2": (transformers.Qwen2Config, LLAMA_LIKE),
+    "qwen3": (transformers.Qwen3Config, LLAMA_LIKE),
+    "gemma2": (transformers.Gemma2Config, {**LLAMA_LIKE, "query_pre_attn_scalar": 8}),
+    "gemma3": (transformers.Gemma3TextConfig, {**LLAMA_LIKE, "query_pre_attn_scalar": 8}),
+    "olmo2": (transformers.Olmo2Config, LLAMA_LIKE),
+    "phi3": (transformers.Phi3Config, LLAMA_LIKE),
+    "gpt2": (
+        transformers.GPT2Config,
+        {"vocab_size": 32, "n_embd": 16, "n_layer": 3, "n_head": 2, "n_positions": 64, "bos_token_id": 1,
+         "eos_token_id": 2},
+    ),
+    "gpt_neox": (transformers.GPTNeoXConfig, SMALL),
+    "gpt_neo": (
+        transformers.GPTNeoConfig,
+        {"vocab_size": 32, "hidden_size": 16, "num_layers": 2, "num_heads": 2, "intermediate_size": 24,
+         "max_position_embeddings": 64, "attention_types": [[["global", "local"], 1]], "bos_token_id": 1,
+         "eos_token_id": 2},
+    ),
+}  # fmt: skip
+
+
+class Tokenizer:
+    """Letters as tokens; enough for models whose vocabulary means nothing."""
+
+    all_special_ids = (0, 1, 2)
+    bos_token_id, eos_token_id, cls_token_id, chat_template = 1, 2, None, None
+
+    def get_vocab(self):
+        return {chr(97 + i): i for i in range(32)}
+
+    def __call__(self, text, **_):
+        return {"input_ids": [3 + ord(c) % 29 for c in text]}
+
+    def decode(self, ids, skip_special_tokens=False):
+        return "".join(chr(97 + i) for i in ids if not (skip_special_tokens and i in self.all_special_ids))
+
+
+def make(family):
+    config_class, values = FAMILIES[family]
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config_class(**values), attn_implementation="eager")
+    with torch.no_grad():
+        for parameter in model.parameters():  # biases and norms start at 0 and 1, which would hide mistakes
+            parameter += 0.05 * torch.randn_like(parameter)
+    return TransformersAdapter.wrap(model, Tokenizer(), name=family)
+
+
+class _Family(ModelAdapterSuite):
+    family: str
+    residual = True
+
+    @pytest.fixture(scope="class")
+    def adapter(self):
+        return make(self.family)
+
+    def test_residual_stream_adds_up(self, adapter):
+        """Before the layer, plus what attention and MLP add, is after the layer."""
+        found = adapter.activations(self._rows(adapter), list(adapter.points()))
+        for layer in range(len(adapter.layers)):
+            parts = [found[f"layers.{layer}{part}"] for part in (".input", ".attention", ".mlp")]
+            torch.testing.assert_close(sum(parts), found[f"layers.{layer}"], rtol=1e-4, atol=1e-5)
+
+    def test_layers_follow_each_other(self, adapter):
+        found = adapter.activations(self._rows(adapter), list(adapter.points()))
+        for layer in range(1, len(adapter.layers)):
+            assert torch.equal(found[f"layers.{layer}.input"], found[f"layers.{layer - 1}"])
+
+    def test_agrees_with_the_librarys_hidden_states(self, adapter):
+        rows = self._rows(adapter, (7,))
+        states = adapter.model(input_ids=rows.ids, output_hidden_states=True).hidden_states
+        for layer in range(len(adapter.layers)):
+            found = adapter.activations(rows, [f"layers.{layer}.input"])[f"layers.{layer}.input"]
+            torch.testing.assert_close(found, states[layer], rtol=1e-5, atol=1e-6)
+
+    def test_forward_stops_after_the_last_needed_layer(self, adapter):
+        reached = []
+        handles = [
+            layer.register_forward_pre_hook(lambda *_, number=number: reached.append(number))
+            for number, layer in enumerate(adapter.layers)
+        ]
+        adapter.activations(self._rows(adapter), ["layers.0", "layers.0.mlp"])
+        for handle in handles:
+            handle.remove()
+        assert reached == [0]
+
+    def test_no_hooks_are_left_behind(self, adapter):
+        count = [sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in adapter.model.modules())]
+        adapter.activations(self._rows(adapter), list(adapter.points()))
+        adapter.logits(self._rows(adapter), [Edit.add(point, torch.zeros(16)) for point in adapter.points()])
+        count.append(sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in adapter.model.modules()))
+        assert count[0] == count[1]
+
+
+for _name in FAMILIES:
+    _class = type(f"Test_{_name}", (_Family,), {"family": _name})
+    globals()[_class.__name__] = _class
+
+
+class TestBert(ModelAdapterSuite):
+    has_logits = False
+
+    @pytest.fixture(scope="class")
+    def adapter(self):
+        torch.manual_seed(0)
+        config = transformers.BertConfig(**{k: v for k, v in SMALL.items() if k not in ("bos_token_id", "eos_token_id")})
+        return TransformersAdapter.wrap(transformers.BertModel(config), Tokenizer(), name="bert")
+
+    def test_points_cover_every_layer(self, adapter):
+        assert [p for p in adapter.points() if p.count(".") == 1] == ["layers.0", "layers.1", "layers.2"]
+        assert "layers.2.attention" in adapter.points() and "layers.2.mlp" in adapter.points()
+
+    def test_logits_are_refused(self, adapter):
+        with pytest.raises(ConfigError, match="encoder"):
+            adapter.logits(self._rows(adapter))
+
+
+class TestTinyPair(ModelAdapterSuite):
+    tolerance = 2e-3
+
+    @pytest.fixture(scope="class")
+    def adapter(self):
+        return ModelChoice.of("transformers", model="tiny-pair/chat").build()
+
+    def test_chat_template_marks_special_tokens(self, adapter):
+        tokens = adapter.tokenize(Chat((Message("user", "What is join for?"), Message("assistant", "It joins."))))
+        texts = adapter.token_texts(tokens.ids)
+        special = [text for text, is_special in zip(texts, tokens.special) if is_special]
+        assert special == ["<bos>", "<user>", "<assistant>", "<eos>"]
+        assert tokens.bos == [True] + [False] * (len(texts) - 1)
+
+    def test_text_begins_with_bos(self, adapter):
+        tokens = adapter.tokenize(Text("The quick brown fox"))
+        assert tokens.bos[0] and not any(tokens.bos[1:])
+        assert adapter.text(tokens.ids) == "The quick brown fox"
+
+    def test_both_models_share_a_vocabulary(self, adapter):
+        assert ModelChoice.of("transformers", model="tiny-pair/base").build().vocabulary() == adapter.vocabulary()
+
+
+def test_saved_models_load_by_path_as_what_they_are(tmp_path):
+    torch.manual_seed(0)
+    tokenizer = ModelChoice.of("transformers", model="tiny-pair/chat").build().tokenizer
+    causal = transformers.LlamaForCausalLM(transformers.LlamaConfig(**LLAMA_LIKE))
+    encoder = transformers.BertForMaskedLM(transformers.BertConfig(**SMALL))
+    for name, model in (("causal", causal), ("encoder", encoder)):
+        model.save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+    assert ModelChoice.of("transformers", model=str(tmp_path / "causal")).build().causal
+    assert not ModelChoice.of("transformers", model=str(tmp_path / "encoder")).build().causal
+
+
+def test_bfloat16_weights_give_finite_activations():
+    adapter = ModelChoice.of("transformers", model="tiny-pair/base", dtype="bfloat16").build()
+    tokens = adapter.tokenize(Text("Return the sum."))
+    rows = TokenBatch(torch.tensor([tokens.ids]), *(torch.ones(1, len(tokens.ids), dtype=torch.bool) for _ in range(3)))
+    assert torch.isfinite(adapter.activations(rows, ["layers.3"])["layers.3"]).all()
+
+
+def test_errors_name_model_and_point(tmp_path):
+    with pytest.raises(ConfigError, match="nowhere"):
+        ModelChoice.of("transformers", model=str(tmp_path / "nowhere")).build()
+    with pytest.raises(ConfigError, match="tiny-pair/chatty"):
+        ModelChoice.of("transformers", model="tiny-pair/chatty").build()
+    adapter = make("gpt2")
+    with pytest.raises(SiteError, match=r"no point 'layers\.9'; it has layers\.0 to layers\.2"):
+        adapter.width("layers.9")
+    with pytest.raises(ConfigError, match="no chat template"):
+        adapter.tokenize(Chat((Message("user", "hi"),)))
+
+
+def test_memory_does_not_grow_with_the_number_of_batches():
+    adapter = make("llama")
+    rows = TokenBatch(torch.randint(3, 30, (4, 16)), *(torch.ones(4, 16, dtype=torch.bool) for _ in range(3)))
+    counts = []
+    for _ in range(4):
+        for _ in range(5):
+            adapter.activations(rows, list(adapter.points()))
+        gc.collect()
+        counts.append(sum(torch.is_tensor(o) for o in gc.get_objects()))
+    assert counts[1] == counts[2] == counts[3]

@@ -1,0 +1,47 @@
+"""The Hub's client reads its environment at import, so a local server is set up before anything imports it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+
+import pytest
+from hub_server import HubServer
+
+_server = HubServer()
+_home = tempfile.TemporaryDirectory(prefix="crosscoders-hf-home-")
+os.environ.update(
+    HF_ENDPOINT=_server.url,
+    HF_HOME=_home.name,
+    HF_HUB_DISABLE_XET="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    HF_HUB_DISABLE_PROGRESS_BARS="1",
+    CROSSCODERS_STRICT_PLUGINS="1",
+    TOKENIZERS_PARALLELISM="false",
+)
+for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE"):
+    os.environ.pop(name, None)
+
+
+@pytest.fixture(scope="session")
+def _hub():
+    yield _server.start()
+    _server.stop()
+
+
+@pytest.fixture
+def hub(_hub):
+    """A running hub without repositories or faults."""
+    _hub.repos.clear()
+    _hub.objects.clear()
+    _hub.faults.clear()
+    _hub.requests.clear()
+    return _hub
+
+
+@pytest.fixture(autouse=True)
+def _few_threads():
+    """Two threads everywhere, so that numbers do not depend on how many tests run side by side."""
+    import torch
+
+    torch.set_num_threads(2)

@@ -1,0 +1,166 @@
+"""Amplification: its exact identities, correct batches, and a planted word that it must bring out."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from crosscoders import AnalysisChoice, AnalysisError, ConfigError, ModelChoice, Study
+from crosscoders.testing import markov_pair
+from crosscoders_plugins.analyses.amplification import wilson
+from crosscoders_plugins.analyses.sampling import SamplingConfig, amplified, filtered, sample
+
+CPU = torch.device("cpu")
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 1000), alpha=st.floats(-1, 3))
+def test_one_token_odds_identity(seed, alpha):
+    """E7: odds_amp = odds_after · (odds_after / odds_before)^α, for two tokens exactly; α = 0 after, −1 before."""
+    after, before = torch.randn(2, 4, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    odds = {name: (x[:, 0] - x[:, 1]).exp() for name, x in (("after", after), ("before", before))}
+    mixed = amplified(after, before, alpha)
+    torch.testing.assert_close((mixed[:, 0] - mixed[:, 1]).exp(), odds["after"] * (odds["after"] / odds["before"]) ** alpha)
+    assert torch.equal(amplified(after, before, 0.0), after)
+    assert torch.equal(amplified(after, before, -1.0), before)
+
+
+def test_a_model_against_itself_stays_itself():
+    logits = torch.randn(3, 9, dtype=torch.float64)
+    torch.testing.assert_close(amplified(logits, logits, 5.0), logits)
+
+
+def test_vocabularies_padded_to_different_sizes_are_cut():
+    assert amplified(torch.randn(2, 10), torch.randn(2, 8), 1.0).shape == (2, 8)
+
+
+def test_plausibility_looks_at_the_model_after():
+    after = torch.log(torch.tensor([[0.7, 0.25, 0.05]]))
+    before = torch.log(torch.tensor([[0.9, 0.0999, 0.0001]]))
+    assert amplified(after, before, 1.0, plausibility=0.2).softmax(1)[0, 2] == 0
+    assert amplified(after, before, 1.0).softmax(1)[0, 2] > 0.9
+
+
+def test_filters_by_hand():
+    logits = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]]))
+    assert filtered(logits, SamplingConfig(top_p=0.6))[0].tolist() == pytest.approx([0.625, 0.375, 0, 0])
+    assert filtered(logits, SamplingConfig(min_p=0.2))[0].tolist() == pytest.approx([0.5 / 0.95, 0.3 / 0.95, 0.15 / 0.95, 0])
+    assert filtered(logits, SamplingConfig(top_p=0.01))[0].tolist() == pytest.approx([1, 0, 0, 0])
+    sharp = filtered(logits, SamplingConfig(temperature=0.5))[0]
+    assert (sharp[0] / sharp[1]).item() == pytest.approx((0.5 / 0.3) ** 2, rel=1e-5)
+
+
+def draw(after, before, prompts, *, alpha=0.0, seed=0, **config):
+    return sample(after, before, prompts, alpha=alpha, config=SamplingConfig(**config),
+                  generator=torch.Generator().manual_seed(seed), device=CPU)  # fmt: skip
+
+
+def test_planted_word_is_amplified_as_the_identity_says():
+    """The rate at α follows from the odds; and it rises at least tenfold."""
+    before, after = markov_pair(rate=0.01, base_rate=1e-4)
+    for alpha in (0.0, 0.5, 1.0):
+        answers = draw(after, before, [[5]] * 4000, alpha=alpha, max_new_tokens=1)
+        rate = sum(ids == [1] for ids in answers.ids) / 4000
+        odds = 0.01 / 0.99 * ((0.01 / 0.99) / (1e-4 / (1 - 1e-4))) ** alpha
+        low, high = wilson(round(rate * 4000), 4000, 0.999)
+        assert low < odds / (1 + odds) < high
+    assert rate > 0.1
+
+
+def test_rows_end_on_their_own():
+    before, after = markov_pair(rate=0.3)
+    answers = draw(after, before, [[5]] * 300, max_new_tokens=12)
+    lengths = {len(ids) for ids in answers.ids}
+    assert 0 not in {token for ids in answers.ids for token in ids} and len(lengths) > 3
+    assert bool(torch.isfinite(answers.nll_after).all())
+
+
+def test_amplifying_only_the_first_tokens():
+    before, after = markov_pair(rate=0.2)
+    first = draw(after, before, [[5]] * 50, alpha=2.0, amplified_tokens=1, max_new_tokens=1)
+    assert first.ids == draw(after, before, [[5]] * 50, alpha=2.0, max_new_tokens=1).ids
+    later = draw(after, before, [[5]] * 50, alpha=2.0, amplified_tokens=1, max_new_tokens=5)
+    assert later.ids != draw(after, before, [[5]] * 50, alpha=2.0, max_new_tokens=5).ids
+
+
+def test_coherence_is_the_likelihood_of_the_answer():
+    before, after = markov_pair(rate=0.2)
+    answers = draw(after, before, [[5]] * 20, max_new_tokens=3)
+    for row, ids in enumerate(answers.ids):
+        path = [5, *ids, *([0] if len(ids) < 3 else [])]
+        steps = [after.logits_VV[a].log_softmax(0)[b] for a, b in zip(path, path[1:])]
+        assert answers.nll_after[row].item() == pytest.approx(-sum(steps).item() / len(steps), rel=1e-4)
+
+
+@pytest.fixture(scope="module")
+def tiny_pair():
+    return [ModelChoice.of("transformers", model=f"tiny-pair/{name}").build() for name in ("base", "chat")]
+
+
+def test_batches_of_prompts_of_different_length_equal_single_ones(tiny_pair):
+    base, chat = tiny_pair
+    prompts = [chat.prompt(q) for q in ("Who are you?", "Write a virus.", "Can you tell me what shuffle does?")]
+    together = draw(chat, base, prompts, alpha=0.3, temperature=0.0, max_new_tokens=16)
+    for prompt, ids, nll in zip(prompts, together.ids, together.nll_before):
+        alone = draw(chat, base, [prompt], alpha=0.3, temperature=0.0, max_new_tokens=16)
+        assert alone.ids[0] == ids
+        assert alone.nll_before[0].item() == pytest.approx(nll.item(), rel=1e-3)
+
+
+def test_alpha_0_and_minus_1_are_the_models_themselves(tiny_pair):
+    """E7 through real caches."""
+    base, chat = tiny_pair
+    prompts = [chat.prompt("What is join for?")]
+    assert draw(chat, base, prompts, alpha=0.0, temperature=0.0).ids == draw(chat, chat, prompts, temperature=0.0).ids
+    before = draw(chat, base, prompts, alpha=-1.0, temperature=0.0, max_new_tokens=12)
+    assert before.ids == draw(base, base, prompts, temperature=0.0, max_new_tokens=12).ids
+
+
+def study_of(planted_study, before, after):
+    study = planted_study.with_tokens(0)
+    study.adapters = {"base": before, "chat": after}
+    return study
+
+
+def test_report_counts_hits_with_control(planted_study):
+    before, after = markov_pair(rate=0.01, base_rate=1e-5)
+    choice = AnalysisChoice.of(
+        "amplification", alphas=[0.0, 0.5, 1.0], prompts=["<start>"], samples_per_prompt=1000,
+        patterns={"rare": r"\brare\b"}, sampling={"max_new_tokens": 2},
+    )  # fmt: skip
+    report = choice.build().run(study_of(planted_study, before, after))
+    hits = [arm["hits"]["rare"] for arm in report.data["arms"]]
+    assert 2 <= hits[0] <= 25 and hits[1] > 10 * hits[0] and hits[2] > hits[1]
+    assert report.data["control"]["hits"]["rare"] == hits[0], "the control must not differ from α = 0"
+    assert "not an estimate" in report.parts[-1].text
+
+
+def test_bad_input_is_named(planted_study):
+    before, _ = markov_pair(rate=0.1)
+    with pytest.raises(ConfigError, match="no regular expression"):
+        AnalysisChoice.of("amplification", patterns={"bad": "("})
+    with pytest.raises(AnalysisError, match="no model 'nope'"):
+        AnalysisChoice.of("amplification", after="nope", prompts=["a"]).build().run(planted_study)
+    mixed = study_of(planted_study, before, ModelChoice.of("synthetic").build())
+    with pytest.raises(AnalysisError, match="different vocabularies"):
+        AnalysisChoice.of("amplification", prompts=["a"]).build().run(mixed)
+    with pytest.raises(AnalysisError, match="no chats"):
+        AnalysisChoice.of("amplification").build().run(planted_study)
+
+
+def test_wilson_interval():
+    assert wilson(0, 100, 0.95) == pytest.approx((0.0, 0.0370), abs=1e-4)
+    assert wilson(50, 100, 0.95) == pytest.approx((0.4038, 0.5962), abs=1e-4)
+
+
+def test_held_out_questions_do_not_repeat(tiny_pair):
+    from crosscoders import TokenSourceChoice
+    from crosscoders_plugins.analyses.amplification import held_out_questions
+
+    study = Study.__new__(Study)
+    study.source = TokenSourceChoice.of("python_library").build()
+    from crosscoders.activations import ActivationConfig
+
+    study.activations = ActivationConfig()
+    questions = held_out_questions(study, 50)
+    assert len(set(questions)) == 50

@@ -1,0 +1,273 @@
+"""Analyses: conformance, definitions by hand, and planted truth."""
+
+import json
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from crosscoders import AnalysisError, Crosscoder, LatentGroup, ReluGate, Site, Study, TokenIds, Wiring
+from crosscoders.activations import ActivationConfig
+from crosscoders.testing import AnalysisSuite
+from crosscoders.testing.fakes import MarkovModel
+from crosscoders_plugins.analyses.decoder_norms import DecoderNorms, DecoderNormsConfig
+from crosscoders_plugins.analyses.latent_scaling import LatentScaling, LatentScalingConfig
+from crosscoders_plugins.analyses.norm_classes import classes_of, delta_norm, entropy_share, norm_share
+from crosscoders_plugins.analyses.scaling_sums import scaling_sums
+
+
+class TestDecoderNorms(AnalysisSuite):
+    name = "decoder_norms"
+    options = {"top": 3}
+
+
+class TestLatentScaling(AnalysisSuite):
+    name = "latent_scaling"
+
+
+class TestAmplification(AnalysisSuite):
+    name = "amplification"
+    options = {
+        "prompts": ["12", "7 9"], "samples_per_prompt": 3, "patterns": {"five": r"\b5\b"}, "alphas": [0.0, 1.0],
+        "sampling": {"max_new_tokens": 4},
+    }  # fmt: skip
+
+
+class Table:
+    """A model whose activations are looked up by token id: data of one's own behind the adapter interface."""
+
+    def __init__(self, x_ND):
+        self.x_ND = x_ND
+
+    def activations(self, tokens, points):
+        return {"x": self.x_ND[tokens.ids]}
+
+    def has_chat_template(self):
+        return False
+
+    def __getattr__(self, name):
+        return getattr(MarkovModel(torch.zeros(2, 2), ("a", "b")), name)
+
+
+class Rows:
+    def __init__(self, count, length):
+        self.count, self.length = count, length
+
+    def documents(self, *, skip=0):
+        for start in range(skip * self.length, self.count, self.length):
+            yield TokenIds(tuple(range(start, start + self.length)))
+
+
+def study_of(crosscoder, tables, *, length=20):
+    count = len(next(iter(tables.values())))
+    config = ActivationConfig(context_length=length, held_out_share=0.0, rows_per_forward=8)
+    adapters = {key: Table(table) for key, table in tables.items()}
+    return Study(crosscoder, adapters, Rows(count, length), activations=config, num_tokens=count)
+
+
+def crosscoder_of(W_dec, widths, num_latents):
+    sites = tuple(Site(f"{key}/x", width) for key, width in widths.items())
+    names = tuple(site.name for site in sites)
+    crosscoder = Crosscoder(Wiring(sites=sites, groups=(LatentGroup("all", num_latents, reads=names, writes=names),)))
+    with torch.no_grad():
+        crosscoder.W_dec[0].copy_(W_dec)
+        crosscoder.W_enc[0].copy_(W_dec)
+    return crosscoder
+
+
+# -- decoder norms
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.floats(0.01, 10), st.floats(0.01, 10)), min_size=1, max_size=20))
+def test_delta_norm_and_share_agree_only_at_the_ends_and_the_middle(norms):
+    """E9: both lie in [0, 1], order latents alike, and agree at 0, ½ and 1 alone."""
+    norms_FS = torch.tensor(norms, dtype=torch.float64)
+    share, delta = norm_share(norms_FS)[:, 1], delta_norm(norms_FS)
+    assert bool(((share >= 0) & (share <= 1) & (delta >= 0) & (delta <= 1)).all())
+    for s, d in zip(share.tolist(), delta.tolist()):
+        if 0.001 < s < 0.499 or 0.501 < s < 0.999:
+            assert s != pytest.approx(d, abs=1e-7)
+    ends = torch.tensor([[1.0, 0.0], [2.0, 2.0], [0.0, 3.0]], dtype=torch.float64)
+    assert norm_share(ends)[:, 1].tolist() == delta_norm(ends).tolist() == [0.0, 0.5, 1.0]
+
+
+def test_classes_by_hand():
+    W_dec = torch.zeros(5, 4)
+    for row, (a, b) in enumerate([(1, 0), (0, 2), (1, 1), (1, 0.3), (1.0, 0.85)]):
+        W_dec[row, 0], W_dec[row, 3] = a, b
+    classes = classes_of(crosscoder_of(W_dec, {"base": 2, "chat": 2}, 5))
+    assert classes == ["only base/x", "only chat/x", "shared", "other", "shared"]
+
+
+def test_three_sites_use_share_and_entropy():
+    W_dec = torch.tensor([[1.0, 0, 0], [1, 1, 1], [1, 1, 0]])
+    crosscoder = crosscoder_of(W_dec, {"a": 1, "b": 1, "c": 1}, 3)
+    assert classes_of(crosscoder) == ["only a/x", "shared", "other"]
+    spread = entropy_share(norm_share(crosscoder.decoder_norms().detach()))
+    assert spread.tolist() == pytest.approx([0.0, 1.0, torch.tensor(2.0).log().item() / torch.tensor(3.0).log().item()])
+
+
+def test_examples_are_the_strongest_with_their_text():
+    x = torch.zeros(400, 2)
+    x[[37, 111, 250, 251], 1] = torch.tensor([3.0, 9.0, 5.0, 6.0])
+    crosscoder = crosscoder_of(torch.tensor([[0.0, 0.0, 0.0, 1.0], [1.0, 0, 1.0, 0]]), {"base": 2, "chat": 2}, 2)
+    crosscoder.gate = ReluGate()
+    study = study_of(crosscoder, {"base": torch.zeros(400, 2), "chat": x})
+    study.activations = ActivationConfig(context_length=20, held_out_share=0.0, masks=_no_masks())
+    study.reading.token_texts = lambda ids: [f"<{i}>" for i in ids]
+    report = DecoderNorms(DecoderNormsConfig(top=1, examples=3, min_firings=1)).run(study)
+    assert report.data["most_specific"] == {"base/x": [0], "chat/x": [0]}
+    entry = report.parts[-1].entries[0]
+    peaks = [c.tokens[max(range(len(c.tokens)), key=c.activations.__getitem__)] for c in entry.contexts]
+    assert peaks == ["<111>", "<251>", "<37>"]
+    assert report.data["firings"][0] == 4
+    page = report.to_html()
+    assert "&lt;111&gt;" in page and "<111>" not in page
+
+
+def _no_masks():
+    from crosscoders.activations import MaskConfig
+
+    return MaskConfig(max_norm_multiple=0.0)
+
+
+def test_one_site_has_nothing_to_compare(planted_crosscoder):
+    crosscoder = crosscoder_of(torch.ones(2, 3), {"m": 3}, 2)
+    with pytest.raises(AnalysisError, match="writes only one"):
+        DecoderNorms(DecoderNormsConfig()).run(study_of(crosscoder, {"m": torch.ones(40, 3)}))
+
+
+# -- latent scaling
+
+
+def brute_force(crosscoder, study, reference):
+    """β of every target by least squares over materialised targets."""
+    x_BX = torch.cat([batch.x_BX for batch in study.batches()])
+    latents = crosscoder.encode(x_BX)
+    f_BF = latents.dense().double()
+    x = crosscoder.normalised(x_BX).double()
+    r = crosscoder.decode_normalised(latents, crosscoder.normalised(x_BX)).double()
+    result = {}
+    for site in crosscoder.sites:
+        columns = crosscoder.layout.slices[site.name]
+        for j in range(crosscoder.num_latents):
+            d = crosscoder.decoder_rows(reference)[j].double()
+            own = crosscoder.decoder_rows(site.name)[j].double()
+            targets = {
+                "activation": x[:, columns],
+                "activation_without_bias": x[:, columns] - crosscoder.b_dec_X[columns].double(),
+                "reconstruction": r[:, columns],
+                "error": x[:, columns] - (r[:, columns] - f_BF[:, j : j + 1] * own),
+            }
+            design = (f_BF[:, j : j + 1] * d).reshape(-1, 1)
+            for name, y in targets.items():
+                result[name, site.name, j] = torch.linalg.lstsq(design, y.reshape(-1, 1)).solution.item()
+    return result
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_closed_form_equals_brute_force(seed):
+    """E5: every target, every site of three, to 1e-6."""
+    generator = torch.Generator().manual_seed(seed)
+    widths = {"a": 5, "b": 5, "c": 5}
+    crosscoder = crosscoder_of(torch.randn(7, 15, generator=generator), widths, 7)
+    with torch.no_grad():
+        crosscoder.b_dec_X.copy_(torch.randn(15, generator=generator))
+        crosscoder.b_enc_F.copy_(torch.randn(7, generator=generator))
+    crosscoder.normaliser.set_mean_norms(torch.tensor([1.0, 2.0, 0.5]))
+    tables = {key: torch.randn(200, 5, generator=generator) for key in widths}
+    study = study_of(crosscoder, tables)
+    sums = scaling_sums(study, reference="b/x", num_blocks=4)
+    betas = sums.betas()
+    for (target, site, j), expected in brute_force(crosscoder, study, "b/x").items():
+        found = betas[target][j, sums.site_names.index(site)].item()
+        assert found == pytest.approx(expected, rel=1e-6, abs=1e-6), (target, site, j)
+
+
+def planted(rho, *, rebuilt=0.0, count=3000):
+    """One latent that fires at 10 %, with direction d at chat; base has ρ·f·d, of which `rebuilt` is reconstructed
+    there by another latent that always fires with it."""
+    generator = torch.Generator().manual_seed(0)
+    f = torch.where(torch.rand(count, generator=generator) < 0.1, 1.0 + torch.rand(count, generator=generator), 0.0)
+    d = torch.tensor([1.0, 0, 0, 0])
+    chat = f[:, None] * d
+    base = rho * f[:, None] * d
+    crosscoder = crosscoder_of(torch.tensor([[0.0] * 4 + [1.0, 0, 0, 0], [rebuilt, 0, 0, 0] + [0.0] * 4]),
+                               {"base": 4, "chat": 4}, 2)  # fmt: skip
+    with torch.no_grad():
+        crosscoder.W_enc[0].copy_(torch.tensor([[0.0] * 4 + [1.0, 0, 0, 0], [0.0] * 4 + [1.0, 0, 0, 0]]))
+    noise = 0.01 * torch.randn(2, count, 4, generator=generator)
+    return study_with_everything(crosscoder, {"base": base + noise[0], "chat": chat + noise[1]})
+
+
+def study_with_everything(crosscoder, tables):
+    study = study_of(crosscoder, tables)
+    study.activations = ActivationConfig(
+        context_length=20, held_out_share=0.0, rows_per_forward=8, masks=_no_masks()
+    )
+    return study
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.4, 1.0])
+def test_a_planted_share_comes_back_as_beta(rho):
+    """E5: y = ρ·f·d gives β = ρ."""
+    betas = scaling_sums(planted(rho), reference="chat/x", num_blocks=8).betas()
+    assert betas["activation"][0].tolist() == pytest.approx([rho, 1.0], abs=0.01)
+
+
+def verdict_of(study):
+    report = LatentScaling(LatentScalingConfig(reference="chat/x")).run(study)
+    return report.data["against"]["base/x"], report
+
+
+def test_absent_concept_is_specific():
+    """E5: ν = 0."""
+    against, _ = verdict_of(planted(0.0))
+    assert against["verdict"][0] == "specific"
+    assert against["nu_error"][0] == pytest.approx(0, abs=0.02) and against["nu_reconstruction"][0] == pytest.approx(0, abs=0.02)
+
+
+def test_shrunk_concept_is_caught_by_the_error():
+    """E5: present in base to the full, reconstructed nowhere there: ν^ε = 1."""
+    against, report = verdict_of(planted(1.0))
+    assert against["nu_error"][0] == pytest.approx(1, abs=0.02)
+    assert against["verdict"][0] == "shared" and "shrinkage" in against["reason"][0]
+    assert "0 are truly so" in report.summary
+
+
+def test_decoupled_concept_is_caught_by_the_reconstruction():
+    """E5: rebuilt in base by another latent: ν^r = 1, ν^ε = 0."""
+    against, _ = verdict_of(planted(1.0, rebuilt=1.0))
+    assert against["nu_reconstruction"][0] == pytest.approx(1, abs=0.02)
+    assert against["nu_error"][0] == pytest.approx(0, abs=0.02)
+    assert against["verdict"][0] == "shared" and "decoupling" in against["reason"][0]
+
+
+def test_rare_and_silent_latents_are_undecided():
+    study = planted(0.0, count=200)
+    against, report = verdict_of(study)
+    assert against["verdict"] == ["undecided", "undecided"]
+    assert "firings" in against["reason"][0]
+    json.dumps(report.to_json(), allow_nan=False)
+
+
+def test_intervals_hold_the_estimate_and_narrow_with_data():
+    widths = []
+    for count in (1000, 16000):
+        against, _ = verdict_of(planted(0.3, count=count))
+        low, high = against["nu_error_interval"][0]
+        assert low < against["nu_error"][0] < high and against["nu_error"][0] == pytest.approx(0.3, abs=0.01)
+        widths.append(high - low)
+    assert widths[1] < widths[0] / 2
+
+
+def test_sites_of_another_width_cannot_be_compared():
+    crosscoder = crosscoder_of(torch.ones(2, 5), {"a": 2, "b": 3}, 2)
+    with pytest.raises(AnalysisError, match="width"):
+        LatentScaling(LatentScalingConfig()).run(study_of(crosscoder, {"a": torch.ones(40, 2), "b": torch.ones(40, 3)}))
+    with pytest.raises(AnalysisError, match="no written site"):
+        LatentScaling(LatentScalingConfig(reference="q")).run(
+            study_of(crosscoder, {"a": torch.ones(40, 2), "b": torch.ones(40, 3)})
+        )

@@ -1,0 +1,269 @@
+"""Training runs: reproducible, resumable after any kill, the same on one process and two."""
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from crosscoders import CheckpointError, ConfigError, Crosscoder, RunConfig, TrainingError, train
+from crosscoders.testing import synthetic_run
+from crosscoders.training.resume import latest_state
+
+
+def config_of(folder, **changes):
+    return RunConfig.from_dict(synthetic_run(str(folder), **changes))
+
+
+def weights(folder):
+    return load_file(folder / "crosscoder" / "model.safetensors")
+
+
+def assert_bit_equal(first, second):
+    assert first.keys() == second.keys()
+    for key in first:
+        assert torch.equal(first[key], second[key]), key
+
+
+def test_a_run_learns_and_reports_with_the_inference_gate(planted_run):
+    metrics = Crosscoder.from_pretrained(planted_run / "crosscoder").info.metrics
+    assert min(metrics["explained_variance"].values()) > 0.6
+    assert metrics["l0"] == pytest.approx(2, rel=0.15)
+    assert metrics["num_tokens"] == 1024
+    history = json.loads((planted_run / "history.json").read_text())
+    assert history[0]["loss"] > history[-2]["loss"]
+
+
+def test_the_same_seed_gives_the_same_bits(planted_run, tmp_path):
+    train(config_of(tmp_path), quiet=True)
+    assert_bit_equal(weights(planted_run), weights(tmp_path))
+
+
+def test_another_seed_gives_others(planted_run, tmp_path):
+    train(config_of(tmp_path, training={"seed": 1}), quiet=True)
+    assert not torch.equal(weights(planted_run)["b_enc_F"], weights(tmp_path)["b_enc_F"])
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stop", [3, 40, 71])
+def test_resuming_is_bit_equal(planted_run, tmp_path, stop, monkeypatch):
+    """Stopped in the middle, by an exception right after a step."""
+    from crosscoders.training.trainer import Trainer
+
+    step = Trainer.step
+
+    def stopping(self, parts):
+        if self.step_number == stop:
+            raise Stop
+        return step(self, parts)
+
+    config = config_of(tmp_path, training={"save_every": 3})
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", stopping)
+        with pytest.raises(Stop):
+            train(config, quiet=True)
+    assert latest_state(tmp_path / "checkpoints").name == f"step-{stop - stop % 3:08d}"
+    train(config, quiet=True)
+    assert_bit_equal(weights(planted_run), weights(tmp_path))
+
+
+def test_kill_9_at_random_moments_then_resume_is_bit_equal(planted_run, tmp_path):
+    """Real processes, killed anywhere: in a step, in a save, in a harvest."""
+    data = synthetic_run(str(tmp_path / "run"), training={"save_every": 1})
+    (tmp_path / "config.json").write_text(json.dumps(data))
+    code = (
+        "import json, sys, torch; torch.set_num_threads(2)\n"
+        "from crosscoders import RunConfig, train\n"
+        f"train(RunConfig.from_dict(json.load(open({str(tmp_path / 'config.json')!r}))), quiet=True)\n"
+    )
+    draw = random.Random(0)
+    checkpoints, seen = tmp_path / "run" / "checkpoints", set()
+    for target in sorted(draw.sample(range(5, 75), 4)):
+        process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE)
+        while process.poll() is None:
+            newest = latest_state(checkpoints) if checkpoints.exists() else None
+            if newest and int(newest.name[5:]) >= target:
+                time.sleep(draw.random() * 0.02)
+                process.send_signal(signal.SIGKILL)
+                break
+            time.sleep(0.002)
+        process.wait()
+        assert process.returncode == -signal.SIGKILL, process.stderr.read().decode()
+        seen.add(latest_state(checkpoints).name)
+    assert len(seen) == 4
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    assert_bit_equal(weights(planted_run), weights(tmp_path / "run"))
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path):
+    train(config_of(tmp_path, training={"save_every": 40}), quiet=True)
+    with pytest.raises(CheckpointError, match=r"loss\.k was 2 and is now 3"):
+        train(config_of(tmp_path, training={"save_every": 40}, loss={"k": 3}), quiet=True)
+    train(config_of(tmp_path, training={"save_every": 20}), quiet=True)
+
+
+def test_only_the_newest_checkpoints_are_kept(tmp_path):
+    train(config_of(tmp_path, training={"save_every": 10, "keep_checkpoints": 2}), quiet=True)
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step-00000070", "step-00000080"]
+
+
+def test_gradient_accumulation_gives_the_same_l1_run(tmp_path):
+    l1 = {"name": "l1", "weight": 0.5}
+    data = [synthetic_run(str(tmp_path / str(n)), training={"accumulation": n, "num_tokens": 2560}) for n in (1, 4)]
+    for entry in data:
+        entry["loss"] = l1
+        train(RunConfig.from_dict(entry), quiet=True)
+    first, second = (weights(tmp_path / name) for name in ("1", "4"))
+    for key in first:
+        torch.testing.assert_close(first[key], second[key], rtol=1e-4, atol=1e-5)
+
+
+def test_bf16_autocast_keeps_fp32_weights_and_learns(tmp_path):
+    crosscoder = train(config_of(tmp_path, training={"mixed_precision": "bf16"}), quiet=True)
+    assert all(p.dtype == torch.float32 for p in crosscoder.parameters())
+    assert min(crosscoder.info.metrics["explained_variance"].values()) > 0.6
+
+
+def test_infinite_activations_stop_the_run_and_keep_the_checkpoint(tmp_path, monkeypatch):
+    from crosscoders_adapters.synthetic import SyntheticAdapter
+
+    plain, calls = SyntheticAdapter.activations, []
+
+    def breaking(self, tokens, points):
+        calls.append(1)
+        found = plain(self, tokens, points)
+        if self.options.model == "b" and len(calls) > 60:
+            found["x"][0, 3] = float("nan")
+        return found
+
+    monkeypatch.setattr(SyntheticAdapter, "activations", breaking)
+    with pytest.raises(TrainingError, match=r"step \d+: activations at site chat/x are not finite"):
+        train(config_of(tmp_path, training={"save_every": 1}), quiet=True)
+    assert latest_state(tmp_path / "checkpoints") is not None
+
+
+def test_an_infinite_loss_stops_the_run_and_leaves_the_weights(tmp_path, monkeypatch):
+    from crosscoders_plugins.losses.batchtopk import BatchTopK
+
+    plain = BatchTopK.forward
+
+    def breaking(self, crosscoder, x_BX, step):
+        output = plain(self, crosscoder, x_BX, step)
+        if step.step == 7:
+            output.terms["reconstruction"] = output.terms["reconstruction"] * float("inf")
+        return output
+
+    monkeypatch.setattr(BatchTopK, "forward", breaking)
+    with pytest.raises(TrainingError, match="loss term reconstruction is not finite at step 7"):
+        train(config_of(tmp_path, training={"save_every": 1}), quiet=True)
+    state = load_file(latest_state(tmp_path / "checkpoints") / "state.safetensors")
+    assert all(bool(torch.isfinite(t).all()) for t in state.values() if t.is_floating_point())
+    assert latest_state(tmp_path / "checkpoints").name == "step-00000007"
+
+
+def test_models_of_different_vocabularies_are_refused(tmp_path):
+    models = {"base": {"name": "transformers", "model": "tiny-pair/base"}, "chat": {"name": "synthetic"}}
+    data = {**synthetic_run(str(tmp_path)), "models": models, "sites": ["base/layers.1", "chat/x"]}
+    with pytest.raises(ConfigError, match="different vocabularies"):
+        train(RunConfig.from_dict(data), quiet=True)
+
+
+def test_observers_are_called_only_when_the_config_names_them(tmp_path, crosscoders_registry):
+    import crosscoders_adapters
+    import crosscoders_plugins
+    from crosscoders import ObserverSpec, hookimpl
+
+    for module, name in ((crosscoders_adapters, "a"), (crosscoders_plugins, "p")):
+        crosscoders_registry.register(module, name=name)
+
+    class Plugin:
+        @hookimpl
+        def crosscoders_observers(self):
+            yield ObserverSpec(name="spy", config="crosscoders:NoOptions", build=f"{Spy.__module__}:Spy")
+
+    crosscoders_registry.register(Plugin(), name="spies")
+    sys.modules.setdefault(Spy.__module__, sys.modules[__name__])
+    for named, expected in ((False, 0), (True, 80)):
+        Spy.steps.clear()
+        data = synthetic_run(str(tmp_path / str(named)))
+        if named:
+            data["observers"] = [{"name": "spy"}]
+        train(RunConfig.from_dict(data, registry=crosscoders_registry), quiet=True, registry=crosscoders_registry)
+        assert len(Spy.steps) == expected
+
+
+class Spy:
+    steps: list = []
+
+    def __init__(self, options):
+        pass
+
+    def step_end(self, run, report):
+        Spy.steps.append(report.l0)
+
+    def run_end(self, run):
+        assert run.crosscoder.info is not None
+
+
+def test_tensorboard_tracker_writes(tmp_path):
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    data = {**synthetic_run(str(tmp_path)), "trackers": ["tensorboard"]}
+    train(RunConfig.from_dict(data), quiet=True)
+    assert list(tmp_path.rglob("events.out.tfevents*"))
+
+
+def test_progress_bar_shows_what_matters(tmp_path, capsys):
+    train(config_of(tmp_path))
+    shown = capsys.readouterr().err
+    assert re.search(r"tok/s.*EV -?\d\.\d+ -?\d\.\d+, L0 \d+\.\d, dead \d+\.\d%", shown)
+
+
+LAUNCH = """
+import json, sys, torch
+torch.set_num_threads(1)
+from crosscoders import RunConfig, train
+train(RunConfig.from_dict(json.load(open(sys.argv[1]))), quiet=True)
+"""
+
+
+@pytest.mark.parametrize("loss", [{"name": "batchtopk", "k": 2}, {"name": "l1", "weight": 0.5}])
+def test_two_processes_agree_with_one(tmp_path, loss):
+    """`accelerate launch` on CPU: the same global batches, one selection over both, the same weights."""
+    (tmp_path / "launch.py").write_text(LAUNCH)
+    for number in (1, 2):
+        data = synthetic_run(str(tmp_path / str(number)), training={"num_tokens": 7680, "dead_after_share": 0.02})
+        data["loss"] = loss
+        (tmp_path / f"{number}.json").write_text(json.dumps(data))
+    subprocess.run([sys.executable, tmp_path / "launch.py", tmp_path / "1.json"], check=True, capture_output=True)
+    launch = ["accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision",
+              "no", "--dynamo_backend", "no", "--main_process_port", str(_free_port())]  # fmt: skip
+    found = subprocess.run(
+        [sys.executable, "-m", *launch, str(tmp_path / "launch.py"), str(tmp_path / "2.json")],
+        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr[-3000:]
+    one, two = weights(tmp_path / "1"), weights(tmp_path / "2")
+    for key in one:
+        torch.testing.assert_close(two[key], one[key], rtol=1e-3, atol=1e-4, msg=lambda text, key=key: f"{key}: {text}")
+    histories = [json.loads((tmp_path / n / "history.json").read_text()) for n in ("1", "2")]
+    assert [h.keys() for h in histories[0]] == [h.keys() for h in histories[1]]
+    for first, second in zip(*histories):
+        assert second == pytest.approx(first, rel=1e-3, abs=1e-4)
+
+
+def _free_port():
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
