@@ -43,8 +43,8 @@ class TransformersConfig:
     """Branch, tag or commit on the Hub."""
     dtype: str = field(default="float32", validator=in_(("float32", "bfloat16", "float16")))
     """Type of the weights in memory; activations come out in fp32."""
-    attention: str = field(default="eager", validator=in_(("eager", "sdpa", "flash_attention_2")))
-    """Implementation of attention."""
+    attention: str = field(default="auto", validator=in_(("auto", "eager", "sdpa", "flash_attention_2")))
+    """Implementation of attention; `auto` leaves the choice to the library."""
 
 
 class TransformersAdapter:
@@ -56,12 +56,13 @@ class TransformersAdapter:
         self.options = options
         location, offline = _locate(options.model)
         keywords: dict[str, Any] = {} if offline else {"revision": options.revision}
+        attention = {} if options.attention == "auto" else {"attn_implementation": options.attention}
         try:
             config = transformers.AutoConfig.from_pretrained(location, **keywords)
             causal = _is_decoder_only(config)
             auto = transformers.AutoModelForCausalLM if causal else transformers.AutoModel
             model = auto.from_pretrained(
-                location, dtype=getattr(torch, options.dtype), attn_implementation=options.attention, **keywords
+                location, dtype=getattr(torch, options.dtype), **attention, **keywords
             )
             tokenizer = transformers.AutoTokenizer.from_pretrained(location, **keywords)
         except (OSError, ValueError, KeyError) as error:

@@ -110,8 +110,10 @@ def run_config(config: DemoConfig, *, registry: Registry | None = None) -> RunCo
             "sites": [f"base/layers.{layer}", f"chat/layers.{layer}"],
             "tokens": {"name": "python_library", "seed": config.seed},
             "architecture": {"name": "acausal", "num_latents": config.num_latents},
-            "loss": {"name": "batchtopk", "k": config.k},
-            "training": {"num_tokens": config.num_tokens, "lr": 1e-3, "seed": config.seed},
+            # A short run learns fastest from small decoder rows, small batches and a high rate.
+            "loss": {"name": "batchtopk", "k": config.k, "decoder_norm": 0.3},
+            "activations": {"rows_per_forward": 16},
+            "training": {"num_tokens": config.num_tokens, "batch_size": 1024, "lr": 2e-3, "seed": config.seed},
             "output": str(config.output),
         },
         registry=registry,
@@ -133,11 +135,11 @@ def amplification_options(patterns: dict[str, str]) -> dict[str, Any]:
         "name": "amplification",
         "before": "base",
         "after": "chat",
-        "alphas": [0.0, 0.25, 0.5, 0.75, 1.0],
+        "alphas": [0.0, 0.25, 0.5, 1.0],
         "num_prompts": 200,
         "samples_per_prompt": 5,
         "patterns": patterns,
-        "sampling": {"max_new_tokens": 24, "plausibility": 0.001},
+        "sampling": {"max_new_tokens": 16, "plausibility": 0.001},
         "batch_rows": 250,
     }
 

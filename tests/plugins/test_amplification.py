@@ -76,11 +76,11 @@ def test_rows_end_on_their_own():
 
 
 def test_amplifying_only_the_first_tokens():
-    before, after = markov_pair(rate=0.2)
-    first = draw(after, before, [[5]] * 50, alpha=2.0, amplified_tokens=1, max_new_tokens=1)
-    assert first.ids == draw(after, before, [[5]] * 50, alpha=2.0, max_new_tokens=1).ids
-    later = draw(after, before, [[5]] * 50, alpha=2.0, amplified_tokens=1, max_new_tokens=5)
-    assert later.ids != draw(after, before, [[5]] * 50, alpha=2.0, max_new_tokens=5).ids
+    before, (_, after) = markov_pair(rate=0.2)[0], markov_pair(rate=0.2, seed=1)
+    options = {"alpha": 2.0, "max_new_tokens": 5}
+    all_of_them, only_first = (draw(after, before, [[5]] * 50, **options, amplified_tokens=n) for n in (0, 1))
+    assert [ids[:1] for ids in all_of_them.ids] == [ids[:1] for ids in only_first.ids]
+    assert all_of_them.ids != only_first.ids
 
 
 def test_coherence_is_the_likelihood_of_the_answer():

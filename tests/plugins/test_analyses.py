@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crosscoders import AnalysisError, Crosscoder, LatentGroup, ReluGate, Site, Study, TokenIds, Wiring
+from crosscoders import AnalysisError, Crosscoder, LatentGroup, ReluGate, ScoreThresholdGate, Site, Study, TokenIds, TopKGate, Wiring
 from crosscoders.activations import ActivationConfig
 from crosscoders.testing import AnalysisSuite
 from crosscoders.testing.fakes import MarkovModel
@@ -198,6 +198,7 @@ def planted(rho, *, rebuilt=0.0, count=3000):
                                {"base": 4, "chat": 4}, 2)  # fmt: skip
     with torch.no_grad():
         crosscoder.W_enc[0].copy_(torch.tensor([[0.0] * 4 + [1.0, 0, 0, 0], [0.0] * 4 + [1.0, 0, 0, 0]]))
+    crosscoder.gate = TopKGate(2) if rebuilt else ScoreThresholdGate(0.5)
     noise = 0.01 * torch.randn(2, count, 4, generator=generator)
     return study_with_everything(crosscoder, {"base": base + noise[0], "chat": chat + noise[1]})
 

@@ -17,7 +17,7 @@ from crosscoders import AnalysisError, Crosscoder, Examples, Figure, Note, Repor
 from crosscoders.reports import Example, Part
 from crosscoders.reports.figures import histogram
 
-from .examples import Activity, activity, count_firings
+from .examples import Activity, activity
 from .norm_classes import classes_of, delta_norm, entropy_share, norm_share
 
 
@@ -49,11 +49,11 @@ class DecoderNorms:
         norms_FS = crosscoder.decoder_norms().detach().cpu()
         share_FS = norm_share(norms_FS)
         classes = classes_of(crosscoder)
-        firings_F = count_firings(study)
-        ranked = {name: self._most_specific(share_FS[:, i], firings_F) for i, name in enumerate(names)}
-        seen = activity(
-            study, sorted({latent for latents in ranked.values() for latent in latents}), per_latent=self.options.examples
-        )
+        # Examples are collected for more candidates than are shown, so that one pass over the tokens is enough.
+        candidates = {name: _leaning(share_FS[:, i])[: 10 * self.options.top] for i, name in enumerate(names)}
+        pool = sorted({latent for latents in candidates.values() for latent in latents})
+        seen = activity(study, pool, per_latent=self.options.examples)
+        ranked = {name: self._shown(latents, seen) for name, latents in candidates.items()}
         cosines = pair_cosines(crosscoder, seed=study.seed)
         parts: list[Part] = [self._class_table(classes, seen), *self._figures(names, norms_FS, cosines)]
         if cosines:
@@ -81,10 +81,9 @@ class DecoderNorms:
         summary = ", ".join(f"{counts[kind]} {kind}" for kind in sorted(counts, key=counts.__getitem__, reverse=True))
         return Report(title="Decoder norms", summary=f"Latents by class: {summary}.", parts=parts, data=data)
 
-    def _most_specific(self, share_F: Tensor, firings_F: Tensor) -> list[int]:
-        alive = (firings_F >= self.options.min_firings) & share_F.isfinite()
-        order = share_F.masked_fill(~alive, -1.0).argsort(descending=True)[: self.options.top].tolist()
-        return [latent for latent in order if alive[latent]]
+    def _shown(self, candidates: list[int], seen: Activity) -> list[int]:
+        alive = [latent for latent in candidates if seen.firings_F[latent] >= self.options.min_firings]
+        return alive[: self.options.top]
 
     def _class_table(self, classes: list[str], seen: Activity) -> Table:
         rows = []
@@ -132,6 +131,12 @@ class DecoderNorms:
             note="Where each is most active; hover for the activation. At most one context per sequence.",
             entries=entries,
         )
+
+
+def _leaning(share_F: Tensor) -> list[int]:
+    """Latents by falling share, those without any decoder norm left out."""
+    order: list[int] = share_F.nan_to_num(-1.0).argsort(descending=True).tolist()
+    return [latent for latent in order if share_F[latent].isfinite()]
 
 
 def pair_cosines(crosscoder: Crosscoder, *, seed: int) -> dict[tuple[str, str], tuple[Tensor, Tensor]]:

@@ -35,16 +35,6 @@ class Activity:
     """Per chosen latent, strongest first, at most one context from a sequence."""
 
 
-def count_firings(study: Study) -> Tensor:
-    """Tokens of the study on which each latent is active, (F,)."""
-    firings_F = torch.zeros(study.crosscoder.num_latents, dtype=torch.int64, device=study.crosscoder.device)
-    for batch in study.batches():
-        firings_F += torch.bincount(
-            study.crosscoder.encode(batch.x_BX).latent_N, minlength=study.crosscoder.num_latents
-        )
-    return firings_F.cpu()
-
-
 def activity(
     study: Study, chosen: Sequence[int], *, per_latent: int = 8, before: int = 16, after: int = 8
 ) -> Activity:

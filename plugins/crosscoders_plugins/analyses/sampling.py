@@ -108,9 +108,10 @@ def sample(
 def _draw(logits_BV: Tensor, config: SamplingConfig, generator: torch.Generator) -> Tensor:
     if config.temperature == 0:
         return logits_BV.argmax(dim=-1)
-    p_BV = filtered(logits_BV, config)
-    # Drawn on the CPU, so that a seed means the same on every device.
-    return torch.multinomial(p_BV.cpu().double(), 1, generator=generator).squeeze(1).to(logits_BV.device)
+    # By the cumulative distribution and one number per row, drawn on the CPU: a seed means the same on every device.
+    cumulative_BV = filtered(logits_BV, config).double().cumsum(dim=-1)
+    u_B1 = torch.rand(len(logits_BV), 1, generator=generator, dtype=torch.float64).to(logits_BV.device)
+    return torch.searchsorted(cumulative_BV, u_B1 * cumulative_BV[:, -1:], right=True).squeeze(1)
 
 
 def filtered(logits_BV: Tensor, config: SamplingConfig) -> Tensor:
