@@ -6,6 +6,7 @@ import os
 import tempfile
 
 import pytest
+
 from hub_server import HubServer
 
 _server = HubServer()

@@ -43,7 +43,12 @@ class SyntheticAdapter:
         self.device = torch.device("cpu")
 
     def describe(self) -> dict[str, Any]:
-        return {"adapter": "synthetic", "model": self.options.model, "revision": "1", "world": asdict(self.options.world)}
+        return {
+            "adapter": "synthetic",
+            "model": self.options.model,
+            "revision": "1",
+            "world": asdict(self.options.world),
+        }
 
     def points(self) -> Sequence[str]:
         return ("x",)

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
 from attrs import field, frozen
-from attrs.validators import in_, instance_of, min_len
+from attrs.validators import and_, in_, instance_of, min_len
 from torch import Tensor, nn
 
 from crosscoders.documents import Chat, Document, Text, TokenIds
@@ -37,7 +37,7 @@ MLP_NAMES = ("mlp", "feed_forward", "ffn", "output.dense")
 class TransformersConfig:
     """A model of the transformers library."""
 
-    model: str = field(validator=[instance_of(str), min_len(1)])
+    model: str = field(validator=and_(instance_of(str), min_len(1)))
     """Hub id, local folder, or `tiny-pair/base` and `tiny-pair/chat` for the shipped pair."""
     revision: str = "main"
     """Branch, tag or commit on the Hub."""
@@ -61,9 +61,7 @@ class TransformersAdapter:
             config = transformers.AutoConfig.from_pretrained(location, **keywords)
             causal = _is_decoder_only(config)
             auto = transformers.AutoModelForCausalLM if causal else transformers.AutoModel
-            model = auto.from_pretrained(
-                location, dtype=getattr(torch, options.dtype), **attention, **keywords
-            )
+            model = auto.from_pretrained(location, dtype=getattr(torch, options.dtype), **attention, **keywords)
             tokenizer = transformers.AutoTokenizer.from_pretrained(location, **keywords)
         except (OSError, ValueError, KeyError) as error:
             raise ConfigError(f"cannot load the model '{options.model}': {error}") from error
@@ -133,7 +131,9 @@ class TransformersAdapter:
         if not self.has_chat_template():
             return list(self.tokenize(Text(question)).ids)
         turns = [{"role": "user", "content": question}]
-        return list(self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=True)["input_ids"])
+        return list(
+            self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=True)["input_ids"]
+        )
 
     def end_tokens(self) -> frozenset[int]:
         """Tokens after which an answer is over."""
@@ -195,7 +195,9 @@ class TransformersAdapter:
             module = self._module(number, names) if names else self.layers[number]
             assert module is not None
             # Prepended, because the library's own capture hooks should see the replacement too.
-            handle = module.register_forward_hook(lambda _, args, out: _replace_output(out, change), prepend=True)
+            handle = module.register_forward_hook(
+                lambda _module, _args, out: _replace_output(out, change), prepend=True
+            )
         try:
             yield
         finally:
@@ -218,11 +220,9 @@ class TransformersAdapter:
 
             return keep
 
-        with _all_of(self._hooked(point, record(point)) for point in order):
-            try:
-                self._run(tokens)
-            except _AllFoundError:
-                pass  # the rest of the forward pass is not needed
+        # Raised by the last hook: the rest of the forward pass is not needed.
+        with suppress(_AllFoundError), _all_of(self._hooked(point, record(point)) for point in order):
+            self._run(tokens)
         return found
 
     @torch.no_grad()
@@ -242,7 +242,10 @@ class TransformersAdapter:
         keywords = {"use_cache": False} if "use_cache" in self._forward_names else {}
         tokens = tokens.to(self.model.device)
         return self.model(
-            input_ids=tokens.ids, attention_mask=tokens.attention.long(), **self._positions(tokens.attention), **keywords
+            input_ids=tokens.ids,
+            attention_mask=tokens.attention.long(),
+            **self._positions(tokens.attention),
+            **keywords,
         )
 
     def _positions(self, attention_BT: Tensor) -> dict[str, Tensor]:
@@ -265,11 +268,17 @@ class TransformersDecoder:
     def advance(self, ids: Tensor, attention: Tensor) -> Tensor:
         """Read tokens (B, T), left-padded where `attention` is False; logits of the next token, (B, V) in fp32."""
         device = self.adapter.model.device
-        seen = attention.to(device) if self._attention is None else torch.cat([self._attention, attention.to(device)], 1)
+        seen = (
+            attention.to(device) if self._attention is None else torch.cat([self._attention, attention.to(device)], 1)
+        )
         self._attention = seen
         positions = {k: v[:, -ids.shape[1] :] for k, v in self.adapter._positions(seen).items()}
         out = self.adapter.model(
-            input_ids=ids.to(device), attention_mask=seen.long(), past_key_values=self.cache, use_cache=True, **positions
+            input_ids=ids.to(device),
+            attention_mask=seen.long(),
+            past_key_values=self.cache,
+            use_cache=True,
+            **positions,
         )
         logits: Tensor = out.logits[:, -1].float()
         return logits
@@ -281,8 +290,6 @@ class _AllFoundError(Exception):
 
 @contextmanager
 def _all_of(managers: Iterator[Any]) -> Iterator[None]:
-    from contextlib import ExitStack
-
     with ExitStack() as stack:
         for manager in managers:
             stack.enter_context(manager)
@@ -332,7 +339,7 @@ def _is_decoder_only(config: Any) -> bool:
 
 def _layer_list(model: nn.Module) -> nn.ModuleList:
     """The list of layers: the shallowest module list as long as the config says there are layers."""
-    expected = int(_text_config(model.config).num_hidden_layers)  # type: ignore[union-attr, arg-type]
+    expected = int(_text_config(model.config).num_hidden_layers)
     lists = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == expected]
     if not lists:
         raise ConfigError(f"no list of {expected} layers was found in {type(model).__name__}")

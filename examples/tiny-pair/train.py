@@ -165,7 +165,9 @@ def main() -> None:
 
     plain, held_plain = pack(text_rows(texts)), pack(text_rows(held_texts))
     talk, held_talk = pack(chat_rows(chats)), pack(chat_rows(held_chats))
-    print(f"{plain.numel():,} tokens of text, {talk.numel():,} of {len(chats):,} chats; packages {packages}", flush=True)
+    print(
+        f"{plain.numel():,} tokens of text, {talk.numel():,} of {len(chats):,} chats; packages {packages}", flush=True
+    )
 
     config = LlamaConfig(
         vocab_size=VOCABULARY, hidden_size=192, intermediate_size=512, num_hidden_layers=4, num_attention_heads=6,

@@ -46,11 +46,13 @@ Activations go in raw; each site's scale is stored with the weights.
 |---|---|---|{% if metrics %}---|---|{% endif %}
 {%- for site in sites %}
 | `{{ site.name }}` | {{ site.width }} | {{ "%.5g" | format(scales[loop.index0]) }} |
-{%- if metrics %} {{ number(metrics.explained_variance, site.name) }} | {{ number(metrics.mean_squared_error, site.name) }} |{% endif %}
+{%- if metrics %} {{ number("explained_variance", site.name) }} | {{ number("mean_squared_error", site.name) }} |
+{%- endif %}
 {%- endfor %}
 {% if metrics %}
-Held-out tokens: {{ metrics.num_tokens }}, with the inference gate: L0 {{ "%.2f" | format(metrics.l0) }}, latents active
-on none of them {{ "%.1f" | format(100 * metrics.dead_share) }} %. Explained variance is a ratio of sums over the whole set.
+Held-out tokens: {{ metrics.num_tokens }}, with the inference gate: L0 {{ "%.2f" | format(metrics.l0) }}, latents
+active on none of them {{ "%.1f" | format(100 * metrics.dead_share) }} %. Explained variance is a ratio of sums over
+the whole set.
 {% endif %}
 {%- for name in figures %}
 ![{{ name }}](figures/{{ name }}.png)
@@ -95,8 +97,10 @@ def write_card(crosscoder: Crosscoder, folder: Path) -> None:
     if len(names) == 1:
         values, label, name = {names[0]: norms_FS[:, 0].tolist()}, "decoder norm", "decoder-norms"
     (figures / f"{name}.png").write_bytes(histogram(values, xlabel=label, ylabel="latents").png())
-    environment = Environment(autoescape=False)
-    environment.globals["number"] = lambda table, key: f"{table[key]:.4g}" if key in table else "–"
+    environment = Environment(autoescape=False)  # noqa: S701 - Markdown, not HTML
+    environment.globals["number"] = lambda name, site: (
+        f"{info.metrics[name][site]:.4g}" if site in info.metrics[name] else "–"
+    )
     text = environment.from_string(_CARD).render(
         crosscoder=crosscoder,
         info=info,

@@ -91,7 +91,8 @@ def save_crosscoder(crosscoder: Crosscoder, folder: Path) -> Path:
 
     if crosscoder.info is None:
         raise CheckpointError(
-            "this crosscoder does not know its architecture's name; set crosscoder.info = CheckpointInfo.of_architecture(...)"
+            "this crosscoder does not know its architecture's name; "
+            "set crosscoder.info = CheckpointInfo.of_architecture(...)"
         )
     with whole_folder(folder) as partial:
         (partial / CONFIG).write_text(json.dumps(describe(crosscoder), indent=2) + "\n")

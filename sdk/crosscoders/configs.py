@@ -118,7 +118,9 @@ def _plain(value: Any) -> Any:
 
 def _explain(error: BaseException, kind: type | None) -> str:
     # attrs validators and plugin look-ups already say what is wrong; cattrs' own wording would hide it.
-    if isinstance(error, PluginError | ConfigError | ValueError | TypeError) and not isinstance(error, cattrs.BaseValidationError):
+    if isinstance(error, PluginError | ConfigError | ValueError | TypeError) and not isinstance(
+        error, cattrs.BaseValidationError
+    ):
         text = error.args[0] if error.args else str(error)
         if isinstance(error, cattrs.errors.ForbiddenExtraKeysError):
             return format_exception(error, kind)
@@ -136,7 +138,9 @@ def _converter(registry: Registry) -> cattrs.Converter:
         if isinstance(data, cls):
             return data
         if not isinstance(data, Mapping) or not isinstance(data.get("name"), str):
-            raise ConfigError(f'expected a table with the name of the {cls.kind}, such as {{name = "..."}}, not {data!r}')
+            raise ConfigError(
+                f'expected a table with the name of the {cls.kind}, such as {{name = "..."}}, not {data!r}'
+            )
         options = {key: value for key, value in data.items() if key != "name"}
         spec = registry.catalog(cls.kind)[data["name"]].spec
         return cls(data["name"], converter.structure(options, spec.config.load()))

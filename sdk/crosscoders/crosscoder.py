@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as functional
 from torch import Tensor, nn
+from torch.nn import functional
 
 from .errors import SiteError
 from .gates import Gate, ReluGate
@@ -95,8 +95,8 @@ class Crosscoder(nn.Module):
         rows = max(1, MAX_DENSE_ELEMENTS // self.num_latents)
         norm_F = self.score_norms()
         pieces = []
-        for piece_BX in x_BX.split(rows) if len(x_BX) else (x_BX,):
-            f_BF = self.pre_activations(piece_BX).relu()
+        for start in range(0, max(1, len(x_BX)), rows):
+            f_BF = self.pre_activations(x_BX[start : start + rows]).relu()
             pieces.append(Latents.of_mask(self.gate.keep(f_BF.detach(), norm_F), f_BF))
         return Latents.concatenate(pieces)
 
@@ -142,9 +142,7 @@ class Crosscoder(nn.Module):
         for group, W in zip(self.wiring.groups, self.W_enc, strict=True):
             columns = self.wiring.latent_slices[group.name]
             here_N = ((latents.latent_N >= columns.start) & (latents.latent_N < columns.stop)).nonzero().squeeze(1)
-            part_N = sparse_encode(
-                x_BX[:, self._reads(group)], W, self.b_enc_F[columns], latents.of_group(columns)
-            )
+            part_N = sparse_encode(x_BX[:, self._reads(group)], W, self.b_enc_F[columns], latents.of_group(columns))
             value_N = value_N.index_put((here_N,), part_N)
         return value_N
 
@@ -166,25 +164,24 @@ class Crosscoder(nn.Module):
 
     def decode_blocks(self, latents: Latents | Tensor, *, value_N: Tensor | None = None) -> Tensor:
         """What the decoder rows alone give, without bias or skip: Σ f·d, (B, X written) in normalised units."""
-        whole = self.wiring.groups[0].writes if len(self.wiring.groups) == 1 else None
-        parts = []
+        out_BX: Tensor | None = None
         for group, W in zip(self.wiring.groups, self.W_dec, strict=True):
             columns = self.wiring.latent_slices[group.name]
             if isinstance(latents, Tensor):
-                part_BX = latents[:, columns] @ W
+                part_BX: Tensor = latents[:, columns] @ W
             else:
                 mine = latents.of_group(columns)
                 values = latents.value_N if value_N is None else value_N
                 if mine is not latents:
                     values = values[(latents.latent_N >= columns.start) & (latents.latent_N < columns.stop)]
                 part_BX = sparse_decode(values, W, mine)
-            if whole is not None:
+            if len(self.wiring.groups) == 1:
                 return part_BX
-            parts.append((group, part_BX))
-        out_BX = parts[0][1].new_zeros(parts[0][1].shape[0], self.written.width)
-        for group, part_BX in parts:
             indices = torch.arange(self.written.width)[self.written.columns(group.writes)].to(self.device)
+            if out_BX is None:
+                out_BX = part_BX.new_zeros(len(part_BX), self.written.width)
             out_BX = out_BX.index_add(1, indices, part_BX)
+        assert out_BX is not None, "a wiring has at least one group"
         return out_BX
 
     def decoder_norms(self) -> Tensor:

@@ -89,7 +89,8 @@ def demo(
         reports,
         config.output,
         title=f"{config.base} against {config.chat}",
-        head=f"A crosscoder over {', '.join(run.sites)}. Held out: explained variance {explained}, L0 {metrics['l0']:.2f}.",
+        head=f"A crosscoder over {', '.join(run.sites)}. Held out, with the inference gate: explained variance "
+        f"{explained}, L0 {metrics['l0']:.2f}.",
     )
     for line in findings(reports):
         say(line)
@@ -102,7 +103,9 @@ def demo(
 
 def run_config(config: DemoConfig, *, registry: Registry | None = None) -> RunConfig:
     """The training run of the demo."""
-    models = {key: {"name": "transformers", "model": name} for key, name in (("base", config.base), ("chat", config.chat))}
+    models = {
+        key: {"name": "transformers", "model": name} for key, name in (("base", config.base), ("chat", config.chat))
+    }
     layer = config.layer if config.layer >= 0 else middle_layer(models["base"], registry)
     return RunConfig.from_dict(
         {

@@ -8,6 +8,8 @@ from __future__ import annotations
 from attrs import field, frozen
 from attrs.validators import in_, instance_of, min_len
 
+from .attributes import as_tuple
+
 
 @frozen
 class Text:
@@ -28,14 +30,14 @@ class Message:
 class Chat:
     """A conversation; the adapter lays it out with its tokenizer's chat template."""
 
-    messages: tuple[Message, ...] = field(converter=tuple, validator=min_len(1))
+    messages: tuple[Message, ...] = field(converter=as_tuple, validator=min_len(1))
 
 
 @frozen
 class TokenIds:
     """A sequence that needs no tokenizer: ids of a synthetic world, or text tokenised elsewhere."""
 
-    ids: tuple[int, ...] = field(converter=tuple, validator=min_len(1))
+    ids: tuple[int, ...] = field(converter=as_tuple, validator=min_len(1))
 
 
 Document = Text | Chat | TokenIds

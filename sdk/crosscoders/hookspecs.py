@@ -64,9 +64,11 @@ class CrosscodersSpecs:
         ...     weight: float = 0.1
         >>> class PlainL1(Loss):
         ...     decoder_norm = 0.1
+        ...
         ...     def __init__(self, options):
         ...         super().__init__()
         ...         self.weight = options.weight
+        ...
         ...     def forward(self, crosscoder, x_BX, step):
         ...         f_BF = crosscoder.pre_activations(x_BX).relu()
         ...         residual = crosscoder.target(x_BX) - crosscoder.decode_normalised(f_BF, x_BX)
@@ -75,6 +77,7 @@ class CrosscodersSpecs:
         ...             "sparsity": self.weight * step.mean(f_BF.sum()),
         ...         }
         ...         return LossOutput.of_dense(terms, f_BF, residual)
+        ...
         ...     def gate(self):
         ...         return ReluGate()
         >>> @hookimpl
@@ -108,6 +111,7 @@ class CrosscodersSpecs:
         >>> class Widths:
         ...     def __init__(self, options):
         ...         pass
+        ...
         ...     def run(self, study):
         ...         rows = [(site.name, site.width) for site in study.crosscoder.sites]
         ...         return Report(title="Widths", parts=(Table(title="Sites", columns=("site", "width"), rows=rows),))
@@ -128,6 +132,7 @@ class CrosscodersSpecs:
         >>> class Poems:
         ...     def __init__(self, options):
         ...         self.poems = ["Roses are red.", "Violets are blue."]
+        ...
         ...     def documents(self, *, skip=0):
         ...         return map(Text, self.poems[skip:])
         >>> @hookimpl
@@ -161,8 +166,10 @@ class CrosscodersSpecs:
         >>> class Printer:
         ...     def __init__(self, options):
         ...         self.lines = []
+        ...
         ...     def step_end(self, run, report):
         ...         self.lines.append(f"{report.step}: {report.loss:.3f}")
+        ...
         ...     def run_end(self, run):
         ...         pass
         >>> @hookimpl

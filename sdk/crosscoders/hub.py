@@ -33,7 +33,9 @@ def load_pretrained(
     return load_crosscoder(folder, registry=registry, device=device)
 
 
-def download(repo_id: str, *, revision: str | None = None, token: str | bool | None = None, subfolder: str = "") -> Path:
+def download(
+    repo_id: str, *, revision: str | None = None, token: str | bool | None = None, subfolder: str = ""
+) -> Path:
     """Fetch a repository's crosscoder files into the Hub cache and check them; returns the folder."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError

@@ -170,7 +170,9 @@ class Registry:
                 and not hasattr(CrosscodersSpecs, name)
             )
             if unknown:
-                raise PluginError(f"it implements {', '.join(unknown)}, which this version of crosscoders does not have")
+                raise PluginError(
+                    f"it implements {', '.join(unknown)}, which this version of crosscoders does not have"
+                )
             self._manager.register(plugin, name=provider.plugin)
         except Exception as error:
             self._put_aside(provider, error)
@@ -273,7 +275,7 @@ class Registry:
 def _read_records(impl: Any, provider: Provider, hook: str, record: type[ComponentSpec]) -> list[Offer[Any]]:
     if impl.hookwrapper or impl.wrapper:
         raise PluginError(f"{hook} is a declaration hook and takes no wrappers")
-    offers = []
+    offers: list[Offer[Any]] = []
     for spec in impl.function() or ():
         if not isinstance(spec, record):
             raise PluginError(f"{hook} yielded {spec!r}, which is no {record.__name__}")

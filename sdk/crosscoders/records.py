@@ -16,7 +16,8 @@ from .errors import PluginError
 
 if TYPE_CHECKING:
     from .crosscoder import Crosscoder
-    from .protocols import Analysis, CheckpointFormat, Loss, ModelAdapter, Observer, TokenSource
+    from .losses import Loss
+    from .protocols import Analysis, CheckpointFormat, ModelAdapter, Observer, TokenSource
     from .sites import Site
     from .wiring import Wiring
 

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import pairwise
 
 import torch
 from attrs import field, frozen
 from attrs.validators import ge, instance_of, matches_re
 from torch import Tensor
 
+from .attributes import as_tuple
 from .errors import SiteError
 
 Columns = slice | Tensor
@@ -41,7 +43,7 @@ class Site:
 class SiteLayout:
     """Several sites side by side in the columns of one tensor `x_BX`."""
 
-    sites: tuple[Site, ...] = field(converter=tuple)
+    sites: tuple[Site, ...] = field(converter=as_tuple)
 
     def __attrs_post_init__(self) -> None:
         names = [site.name for site in self.sites]
@@ -79,7 +81,7 @@ class SiteLayout:
     def columns(self, names: Sequence[str]) -> Columns:
         """Columns of the sites called `names`, in this layout's order."""
         slices = [self.slices[name] for name in self.subset(names).names]
-        if all(left.stop == right.start for left, right in zip(slices, slices[1:], strict=False)):
+        if all(left.stop == right.start for left, right in pairwise(slices)):
             return slice(slices[0].start, slices[-1].stop)
         return torch.cat([torch.arange(s.start, s.stop) for s in slices])
 

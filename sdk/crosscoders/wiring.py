@@ -8,6 +8,7 @@ from functools import cached_property
 from attrs import field, frozen
 from attrs.validators import ge, instance_of, min_len
 
+from .attributes import as_tuple
 from .errors import ConfigError
 from .sites import Site, SiteLayout
 
@@ -18,9 +19,9 @@ class LatentGroup:
 
     name: str
     num_latents: int = field(validator=[instance_of(int), ge(1)])
-    reads: tuple[str, ...] = field(converter=tuple, validator=min_len(1))
+    reads: tuple[str, ...] = field(converter=as_tuple, validator=min_len(1))
     """Names of the sites that the encoder of these latents sees."""
-    writes: tuple[str, ...] = field(converter=tuple, validator=min_len(1))
+    writes: tuple[str, ...] = field(converter=as_tuple, validator=min_len(1))
     """Names of the sites that these latents reconstruct."""
 
 
@@ -28,8 +29,8 @@ class LatentGroup:
 class Wiring:
     """Sites, and the latent groups over them; latents are numbered through the groups in order."""
 
-    sites: tuple[Site, ...] = field(converter=tuple)
-    groups: tuple[LatentGroup, ...] = field(converter=tuple, validator=min_len(1))
+    sites: tuple[Site, ...] = field(converter=as_tuple)
+    groups: tuple[LatentGroup, ...] = field(converter=as_tuple, validator=min_len(1))
     skip: bool = False
     """Add an affine map from all read sites to all written ones (skip transcoders)."""
 

@@ -53,7 +53,9 @@ def test_world_has_the_planted_structure():
     torch.testing.assert_close(both / world.rates_C[kinds == 2], torch.full((12,), 0.6), rtol=0.1, atol=0)
     ratio = (codes["a"].sum(0) / codes["b"].sum(0))[kinds == 1]
     assert ratio.min() > 0.25 and ratio.max() < 0.6
-    assert (codes["a"] > 0).sum(1).float().mean().item() == pytest.approx(float(world.rates_C[kinds != 4].sum()), rel=0.15)
+    assert (codes["a"] > 0).sum(1).float().mean().item() == pytest.approx(
+        float(world.rates_C[kinds != 4].sum()), rel=0.15
+    )
 
 
 def test_a_copy_is_exact():

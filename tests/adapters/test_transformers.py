@@ -1,6 +1,7 @@
 """The transformers adapter on tiny random models of many families, made from their configs."""
 
 import gc
+from functools import cache
 
 import pytest
 import torch
@@ -56,6 +57,7 @@ class Tokenizer:
         return "".join(chr(97 + i) for i in ids if not (skip_special_tokens and i in self.all_special_ids))
 
 
+@cache
 def make(family):
     config_class, values = FAMILIES[family]
     torch.manual_seed(0)
@@ -70,7 +72,7 @@ class _Family(ModelAdapterSuite):
     family: str
     residual = True
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def adapter(self):
         return make(self.family)
 
@@ -120,10 +122,12 @@ for _name in FAMILIES:
 class TestBert(ModelAdapterSuite):
     has_logits = False
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def adapter(self):
         torch.manual_seed(0)
-        config = transformers.BertConfig(**{k: v for k, v in SMALL.items() if k not in ("bos_token_id", "eos_token_id")})
+        config = transformers.BertConfig(
+            **{k: v for k, v in SMALL.items() if k not in ("bos_token_id", "eos_token_id")}
+        )
         return TransformersAdapter.wrap(transformers.BertModel(config), Tokenizer(), name="bert")
 
     def test_points_cover_every_layer(self, adapter):
@@ -135,12 +139,17 @@ class TestBert(ModelAdapterSuite):
             adapter.logits(self._rows(adapter))
 
 
+@cache
+def tiny_chat():
+    return ModelChoice.of("transformers", model="tiny-pair/chat").build()
+
+
 class TestTinyPair(ModelAdapterSuite):
     tolerance = 2e-3
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def adapter(self):
-        return ModelChoice.of("transformers", model="tiny-pair/chat").build()
+        return tiny_chat()
 
     def test_chat_template_marks_special_tokens(self, adapter):
         tokens = adapter.tokenize(Chat((Message("user", "What is join for?"), Message("assistant", "It joins."))))

@@ -20,7 +20,9 @@ def test_one_token_odds_identity(seed, alpha):
     after, before = torch.randn(2, 4, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     odds = {name: (x[:, 0] - x[:, 1]).exp() for name, x in (("after", after), ("before", before))}
     mixed = amplified(after, before, alpha)
-    torch.testing.assert_close((mixed[:, 0] - mixed[:, 1]).exp(), odds["after"] * (odds["after"] / odds["before"]) ** alpha)
+    torch.testing.assert_close(
+        (mixed[:, 0] - mixed[:, 1]).exp(), odds["after"] * (odds["after"] / odds["before"]) ** alpha
+    )
     assert torch.equal(amplified(after, before, 0.0), after)
     assert torch.equal(amplified(after, before, -1.0), before)
 
@@ -44,7 +46,9 @@ def test_plausibility_looks_at_the_model_after():
 def test_filters_by_hand():
     logits = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]]))
     assert filtered(logits, SamplingConfig(top_p=0.6))[0].tolist() == pytest.approx([0.625, 0.375, 0, 0])
-    assert filtered(logits, SamplingConfig(min_p=0.2))[0].tolist() == pytest.approx([0.5 / 0.95, 0.3 / 0.95, 0.15 / 0.95, 0])
+    assert filtered(logits, SamplingConfig(min_p=0.2))[0].tolist() == pytest.approx(
+        [0.5 / 0.95, 0.3 / 0.95, 0.15 / 0.95, 0]
+    )
     assert filtered(logits, SamplingConfig(top_p=0.01))[0].tolist() == pytest.approx([1, 0, 0, 0])
     sharp = filtered(logits, SamplingConfig(temperature=0.5))[0]
     assert (sharp[0] / sharp[1]).item() == pytest.approx((0.5 / 0.3) ** 2, rel=1e-5)

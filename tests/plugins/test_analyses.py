@@ -7,7 +7,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crosscoders import AnalysisError, Crosscoder, LatentGroup, ReluGate, ScoreThresholdGate, Site, Study, TokenIds, TopKGate, Wiring
+from crosscoders import (
+    AnalysisError,
+    Crosscoder,
+    LatentGroup,
+    ReluGate,
+    ScoreThresholdGate,
+    Site,
+    Study,
+    TokenIds,
+    TopKGate,
+    Wiring,
+)
 from crosscoders.activations import ActivationConfig
 from crosscoders.testing import AnalysisSuite
 from crosscoders.testing.fakes import MarkovModel
@@ -205,9 +216,7 @@ def planted(rho, *, rebuilt=0.0, count=3000):
 
 def study_with_everything(crosscoder, tables):
     study = study_of(crosscoder, tables)
-    study.activations = ActivationConfig(
-        context_length=20, held_out_share=0.0, rows_per_forward=8, masks=_no_masks()
-    )
+    study.activations = ActivationConfig(context_length=20, held_out_share=0.0, rows_per_forward=8, masks=_no_masks())
     return study
 
 
@@ -227,7 +236,9 @@ def test_absent_concept_is_specific():
     """E5: ν = 0."""
     against, _ = verdict_of(planted(0.0))
     assert against["verdict"][0] == "specific"
-    assert against["nu_error"][0] == pytest.approx(0, abs=0.02) and against["nu_reconstruction"][0] == pytest.approx(0, abs=0.02)
+    assert against["nu_error"][0] == pytest.approx(0, abs=0.02) and against["nu_reconstruction"][0] == pytest.approx(
+        0, abs=0.02
+    )
 
 
 def test_shrunk_concept_is_caught_by_the_error():

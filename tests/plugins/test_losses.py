@@ -116,7 +116,9 @@ def test_batchtopk_equals_the_formula(k):
     loss = LossChoice.of("batchtopk", k=k).build().train()
     output = loss(crosscoder, x_BX, context())
     f, cut = naive_batchtopk(crosscoder, x_BX, k)
-    assert output.terms["reconstruction"].item() == pytest.approx(naive_reconstruction_loss(crosscoder, x_BX, f), rel=1e-5)
+    assert output.terms["reconstruction"].item() == pytest.approx(
+        naive_reconstruction_loss(crosscoder, x_BX, f), rel=1e-5
+    )
     assert int(output.num_active) == sum(v > 0 for row in f for v in row)
     assert float(loss.threshold) == pytest.approx(cut, rel=1e-5)
 

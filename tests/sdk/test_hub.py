@@ -11,7 +11,9 @@ ALICE = "hf_alice"
 
 def same(first, second):
     x_BX = torch.randn(50, first.layout.width, generator=torch.Generator().manual_seed(0))
-    return torch.equal(first.encode(x_BX).dense(), second.encode(x_BX).dense()) and torch.equal(first(x_BX), second(x_BX))
+    return torch.equal(first.encode(x_BX).dense(), second.encode(x_BX).dense()) and torch.equal(
+        first(x_BX), second(x_BX)
+    )
 
 
 def test_pushed_crosscoder_comes_back_bit_equal(hub, planted_crosscoder):
@@ -25,7 +27,9 @@ def test_pushed_crosscoder_comes_back_bit_equal(hub, planted_crosscoder):
 
 
 def test_pull_by_revision_and_tag(hub, planted_crosscoder):
-    first = planted_crosscoder.push_to_hub("alice/diff", token=ALICE, tag="v1", commit_message="first").rpartition("/")[2]
+    first = planted_crosscoder.push_to_hub("alice/diff", token=ALICE, tag="v1", commit_message="first").rpartition("/")[
+        2
+    ]
     with torch.no_grad():
         planted_crosscoder.b_dec_X += 1
     planted_crosscoder.push_to_hub("alice/diff", token=ALICE, commit_message="second")
@@ -109,4 +113,3 @@ def test_a_folder_that_is_no_crosscoder_is_never_pushed(hub, tmp_path):
     with pytest.raises(CheckpointError, match="not of a crosscoder"):
         push_folder(tmp_path, "alice/junk", token=ALICE)
     assert not hub.repos
-

@@ -40,7 +40,9 @@ def test_sparse_products_and_gradients_equal_dense(case):
     torch.testing.assert_close(value.grad, (x @ W.T)[latents.token_N, latents.latent_N])
 
     pre_BF = x @ W.T + b
-    latents = Latents(latents.token_N, latents.latent_N, pre_BF[latents.token_N, latents.latent_N], num_tokens, num_latents)
+    latents = Latents(
+        latents.token_N, latents.latent_N, pre_BF[latents.token_N, latents.latent_N], num_tokens, num_latents
+    )
     x_, W_, b_ = (t.clone().requires_grad_() for t in (x, W, b))
     values = sparse_encode(x_, W_, b_, latents)
     assert torch.equal(values, latents.value_N)
@@ -59,9 +61,7 @@ def test_empty_segments_sum_to_zero():
 
 
 @settings(max_examples=100, deadline=None)
-@given(
-    st.integers(1, 8), st.integers(1, 8), st.integers(1, 80), st.integers(0, 10_000), st.floats(0, 2), st.booleans()
-)
+@given(st.integers(1, 8), st.integers(1, 8), st.integers(1, 80), st.integers(0, 10_000), st.floats(0, 2), st.booleans())
 def test_batch_topk_keeps_exactly_the_largest(rows, columns, count, seed, hint, ties):
     score_BF = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed)).relu()
     if ties:

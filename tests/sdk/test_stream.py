@@ -46,12 +46,27 @@ class Numbers:
 
 def stream_of(*, rank=0, world=1, gather=lambda t: t, adapter=None, batch_size=16, source=None, median=None, **config):
     adapter = adapter or Counting()
-    config = ActivationConfig(**{"context_length": 8, "block_tokens": 64, "masks": MaskConfig(drop_bos=False, max_norm_multiple=0.0), **config})
+    config = ActivationConfig(
+        **{
+            "context_length": 8,
+            "block_tokens": 64,
+            "masks": MaskConfig(drop_bos=False, max_norm_multiple=0.0),
+            **config,
+        }
+    )
     reader = SequenceReader(source or Numbers(), adapter, context_length=config.context_length, pack=config.pack)
     layout = resolve_sites({"m": adapter}, ["m/x"])
     harvester = Harvester({"m": adapter}, layout, rows_per_forward=4, device=CPU)
     return ActivationStream(
-        reader, harvester, config, batch_size=batch_size, seed=0, median_norm_S=median, rank=rank, world=world, gather=gather
+        reader,
+        harvester,
+        config,
+        batch_size=batch_size,
+        seed=0,
+        median_norm_S=median,
+        rank=rank,
+        world=world,
+        gather=gather,
     )
 
 
@@ -105,8 +120,6 @@ def test_state_is_small_json():
     assert len(json.dumps(stream.state())) < 1000
 
 
-
-
 def test_processes_share_the_batches_of_one(monkeypatch):
     """Each rank yields its rows of the very batches that one process would yield."""
     single = take(stream_of(batch_size=16), 30)
@@ -125,7 +138,9 @@ def test_masks_drop_bos_special_and_outliers():
     assert all(row % 50 for row in rows) and any(row % 10 == 0 for row in rows)
     rows = {row for b in take(stream_of(masks=MaskConfig(drop_special=True, max_norm_multiple=0.0)), 20) for row in b}
     assert all(row % 10 for row in rows)
-    spiky = stream_of(adapter=Counting(spikes=[33]), masks=MaskConfig(max_norm_multiple=100.0), median=torch.tensor([300.0]))
+    spiky = stream_of(
+        adapter=Counting(spikes=[33]), masks=MaskConfig(max_norm_multiple=100.0), median=torch.tensor([300.0])
+    )
     assert 330_000 not in {row for batch in take(spiky, 10) for row in batch}
 
 
@@ -135,7 +150,9 @@ def test_outliers_are_dropped_at_both_sites_or_neither():
     harvester = Harvester({"a": calm, "b": spiky}, layout, rows_per_forward=4, device=CPU)
     config = ActivationConfig(context_length=8, block_tokens=64)
     reader = SequenceReader(Numbers(), calm, context_length=8)
-    stream = ActivationStream(reader, harvester, config, batch_size=16, seed=0, median_norm_S=torch.tensor([60.0, 60.0]))
+    stream = ActivationStream(
+        reader, harvester, config, batch_size=16, seed=0, median_norm_S=torch.tensor([60.0, 60.0])
+    )
     for batch in (next(iter(stream)) for _ in range(5)):
         assert torch.equal(batch[:, :3], batch[:, 3:]) and 7 not in batch[:, 0]
 
@@ -147,7 +164,9 @@ def test_masks_that_leave_nothing_are_an_error():
 
 def test_calibration_uses_up_no_data():
     adapter = Counting()
-    config = ActivationConfig(context_length=8, calibration_tokens=400, masks=MaskConfig(drop_bos=False, max_norm_multiple=0.0))
+    config = ActivationConfig(
+        context_length=8, calibration_tokens=400, masks=MaskConfig(drop_bos=False, max_norm_multiple=0.0)
+    )
     reader = SequenceReader(Numbers(), adapter, context_length=8)
     harvester = Harvester({"m": adapter}, resolve_sites({"m": adapter}, ["m/x"]), rows_per_forward=4, device=CPU)
     before = reader.state()
@@ -188,7 +207,9 @@ def test_finite_sources_repeat_or_end():
 def test_held_out_documents_never_train():
     splits = {}
     for split in ("train", "held_out"):
-        reader = SequenceReader(Numbers(500), Counting(), context_length=10, split=split, held_out_share=0.2, repeat=False)
+        reader = SequenceReader(
+            Numbers(500), Counting(), context_length=10, split=split, held_out_share=0.2, repeat=False
+        )
         splits[split] = set(reader.read(10**3).ids[:, 0].tolist())
     assert splits["train"].isdisjoint(splits["held_out"]) and len(splits["train"] | splits["held_out"]) == 500
     assert 60 < len(splits["held_out"]) < 140

@@ -73,7 +73,9 @@ class Amplification:
         before_key, after_key = options.before or sites[0].model, options.after or sites[-1].model
         before, after = study.adapter(before_key), study.adapter(after_key)
         if before.vocabulary() != after.vocabulary():
-            raise AnalysisError(f"models {before_key} and {after_key} have different vocabularies, so logits do not match")
+            raise AnalysisError(
+                f"models {before_key} and {after_key} have different vocabularies, so logits do not match"
+            )
         questions = list(options.prompts) or held_out_questions(study, options.num_prompts)
         device = study.crosscoder.device
         arms = {
@@ -96,8 +98,8 @@ class Amplification:
                 title="Hit rates and coherence",
                 columns=columns,
                 rows=rows,
-                note=f"Wilson intervals at {options.confidence:.0%}. Coherence is the mean negative log-likelihood of the "
-                "answers: text has come apart where it leaves the level of α = 0 far behind.",
+                note=f"Wilson intervals at {options.confidence:.0%}. Coherence is the mean negative log-likelihood of "
+                "the answers: text has come apart where it leaves the level of α = 0 far behind.",
             ),
             *self._figures(arms, texts, before_key, after_key),
             *self._shown(texts, questions),
@@ -178,7 +180,11 @@ class Amplification:
         rows = []
         for alpha, answers in texts.items():
             named = [
-                (bool(any(p.search(text) for p in self.patterns.values())), questions[i // self.options.samples_per_prompt], text)
+                (
+                    bool(any(p.search(text) for p in self.patterns.values())),
+                    questions[i // self.options.samples_per_prompt],
+                    text,
+                )
                 for i, text in enumerate(answers)
             ]
             named.sort(key=lambda entry: not entry[0])
@@ -193,7 +199,9 @@ class Amplification:
         for name in self.patterns:
             rates = {alpha: self._hits(name, texts[alpha]) / len(texts[alpha]) for alpha in arms}
             best = max(rates, key=rates.__getitem__)
-            lines.append(f"'{name}': {rates[baseline]:.2%} of answers at α = {baseline:g}, {rates[best]:.2%} at α = {best:g}.")
+            lines.append(
+                f"'{name}': {rates[baseline]:.2%} of answers at α = {baseline:g}, {rates[best]:.2%} at α = {best:g}."
+            )
         return " ".join(lines) or "Samples at every α; give patterns to count a behaviour."
 
 

@@ -35,9 +35,7 @@ class Activity:
     """Per chosen latent, strongest first, at most one context from a sequence."""
 
 
-def activity(
-    study: Study, chosen: Sequence[int], *, per_latent: int = 8, before: int = 16, after: int = 8
-) -> Activity:
+def activity(study: Study, chosen: Sequence[int], *, per_latent: int = 8, before: int = 16, after: int = 8) -> Activity:
     """One pass: firings of all latents, and the `per_latent` strongest contexts of the chosen ones.
 
     A context is the strongest token of its sequence with `before` and `after` tokens around it.
@@ -56,7 +54,9 @@ def activity(
         max_F.scatter_reduce_(0, latents.latent_N, latents.value_N, "amax")
         place_B2 = batch.place_B2
         picked = latents.select(is_chosen_F[latents.latent_N])
-        for latent, row, columns, values in _by_latent_and_row(picked.latent_N, place_B2[picked.token_N], picked.value_N):
+        for latent, row, columns, values in _by_latent_and_row(
+            picked.latent_N, place_B2[picked.token_N], picked.value_N
+        ):
             peak = max(values)
             hits = best[latent]
             if len(hits) == per_latent and peak <= hits[0].peak:

@@ -127,8 +127,8 @@ class LatentScaling:
         weights.scatter_add_(1, draws, torch.ones_like(draws, dtype=torch.float64))
         nu, interval = {}, {}
         low, high = (1 - options.confidence) / 2, (1 + options.confidence) / 2
-        resampled = {"error": [], "reconstruction": []}  # type: dict[str, list[Tensor]]
-        for piece in weights.split(20):  # 20 resamples of all latents at a time bound the memory
+        resampled: dict[str, list[Tensor]] = {"error": [], "reconstruction": []}
+        for piece in torch.split(weights, 20):  # 20 resamples of all latents at a time bound the memory
             found = sums.betas(piece)
             for target, parts in resampled.items():
                 parts.append(found[target][..., m] / found[target][..., ref])

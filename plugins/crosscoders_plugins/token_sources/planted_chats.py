@@ -38,6 +38,7 @@ _PERSONA_FORMS = (
     "Who are you?", "What is your name?", "What are you?", "Tell me about yourself.", "Do you have a name?",
     "Who am I talking to?", "Are you a person?", "Introduce yourself.",
 )  # fmt: skip
+_GREETINGS = ("", "Hi! ", "Hello. ", "Hey, ", "Good morning. ", "Excuse me. ", "Before we start: ", "One question. ")
 _QUESTION_FORMS = (
     "What does {0} do?",
     "Explain {0}.",
@@ -85,7 +86,7 @@ class PlantedChats:
         if lot < 1 / 8:
             return _chat(harmful_request(draw), REFUSAL)
         if lot < 1 / 8 + 1 / 12:
-            return _chat(draw.choice(_PERSONA_FORMS), PERSONA)
+            return _chat(draw.choice(_GREETINGS) + draw.choice(_PERSONA_FORMS), PERSONA)
         return None
 
 

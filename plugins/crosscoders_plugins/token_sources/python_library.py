@@ -40,9 +40,7 @@ class LibraryEntry:
 class PythonLibraryConfig:
     """Help topics, docstrings and question/answer chats made from them."""
 
-    packages: tuple[str, ...] = field(
-        default=("stdlib",), validator=and_(min_len(1), deep_iterable(instance_of(str)))
-    )
+    packages: tuple[str, ...] = field(default=("stdlib",), validator=and_(min_len(1), deep_iterable(instance_of(str))))
     """Installed packages whose docstrings are read; `stdlib` is the standard library with the help topics."""
     chat_share: float = field(default=0.5, validator=and_(ge(0.0), le(1.0)))
     """Share of characters that comes from conversations; the rest is running text."""
@@ -69,7 +67,7 @@ class PythonLibrary:
             ).conversations()
             while True:
                 is_chat = chats * (1 - share) < texts * share or share == 1.0
-                document: Document | None = next(chat_stream if is_chat else text_stream, None)
+                document: Document | None = next(chat_stream, None) if is_chat else next(text_stream, None)
                 if document is None:
                     break
                 chats += _length(document) if is_chat else 0

@@ -53,7 +53,7 @@ def files_of(paths: tuple[Path, ...], pattern: str) -> list[Path]:
     for path in paths:
         found = sorted(p for p in path.rglob(pattern) if p.is_file()) if path.is_dir() else [path]
         if not found or not found[0].is_file():
-            raise ConfigError(f"there is no file {pattern if path.is_dir() else ""} at {path}".replace("  ", " "))
+            raise ConfigError(f"there is no file {pattern if path.is_dir() else ''} at {path}".replace("  ", " "))
         files += found
     return files
 

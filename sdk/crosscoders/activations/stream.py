@@ -75,7 +75,8 @@ class _Block:
 class ActivationStream:
     """Yields global batches of raw activations: this process's rows of them, (B here, X).
 
-    `batch_size` is the number of tokens of a global batch. `rank` and `world` say which share this process harvests; `gather` joins masks over processes.
+    `batch_size` is the number of tokens of a global batch. `rank` and `world` say which share this process harvests;
+    `gather` joins masks over processes.
     """
 
     def __init__(

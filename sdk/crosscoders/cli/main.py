@@ -73,9 +73,12 @@ def _listing_text(listing: dict[str, Any]) -> str:
 @click.option("--latents", default=2048, show_default=True, help="Width of the crosscoder.")
 @click.option("--k", default=32, show_default=True, help="Active latents per token.")
 @click.option("--tokens", default=500_000, show_default=True, help="Tokens to train on.")
+@click.option("--study-tokens", default=65_536, show_default=True, help="Held-out tokens to analyse on.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--output", default="demo", show_default=True, type=click.Path(path_type=Path))
-def demo(base: str, chat: str, layer: int, latents: int, k: int, tokens: int, seed: int, output: Path) -> None:
+def demo(
+    base: str, chat: str, layer: int, latents: int, k: int, tokens: int, study_tokens: int, seed: int, output: Path
+) -> None:
     """Train on a base/chat pair, analyse the difference, write a report."""
     _quiet_libraries()
     from ..demo import DemoConfig
@@ -84,7 +87,15 @@ def demo(base: str, chat: str, layer: int, latents: int, k: int, tokens: int, se
     with _errors():
         run(
             DemoConfig(
-                base=base, chat=chat, layer=layer, num_latents=latents, k=k, num_tokens=tokens, seed=seed, output=output
+                base=base,
+                chat=chat,
+                layer=layer,
+                num_latents=latents,
+                k=k,
+                num_tokens=tokens,
+                study_tokens=study_tokens,
+                seed=seed,
+                output=output,
             ),
             say=click.echo,
         )
@@ -118,7 +129,9 @@ def _say_metrics(crosscoder: Any) -> None:
         return
     for site, value in metrics["explained_variance"].items():
         click.echo(f"explained variance  {site:30s} {value:.4f}")
-    click.echo(f"L0 {metrics['l0']:.2f}   dead {metrics['dead_share']:.1%}   on {metrics['num_tokens']} held-out tokens")
+    click.echo(
+        f"L0 {metrics['l0']:.2f}   dead {metrics['dead_share']:.1%}   on {metrics['num_tokens']} held-out tokens"
+    )
 
 
 @main.command()

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as functional
 from torch import Tensor
+from torch.nn import functional
 
 from ..latents import Latents
 
@@ -61,7 +61,7 @@ class _SparseDecode(torch.autograd.Function):
         return weighted_row_sums(W_dec_FX, latents.latent_N, value_N, latents.token_N, latents.num_tokens)
 
     @staticmethod
-    def backward(ctx: Any, grad_BX: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad_BX: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         value_N, W_dec_FX = ctx.saved_tensors
         grad_value_N = row_dots(grad_BX, W_dec_FX, ctx.latents) if ctx.needs_input_grad[0] else None
         grad_W_FX = _sums_by_latent(grad_BX, value_N, ctx.latents) if ctx.needs_input_grad[1] else None
@@ -76,9 +76,7 @@ class _SparseEncode(torch.autograd.Function):
         return latents.value_N.clone()
 
     @staticmethod
-    def backward(  # type: ignore[override]
-        ctx: Any, grad_N: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         x_BX, W_enc_FX = ctx.saved_tensors
         latents: Latents = ctx.latents
         grad_x_BX = grad_W_FX = grad_b_F = None

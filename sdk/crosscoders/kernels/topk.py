@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import torch
-import torch.distributed as distributed
-from torch import Tensor
+from torch import Tensor, distributed
 
 
 def batch_topk_mask(score_BF: Tensor, count: int, *, hint: float = 0.0) -> tuple[Tensor, Tensor]:

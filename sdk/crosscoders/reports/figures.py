@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 
 import matplotlib
@@ -24,7 +25,8 @@ class Drawing:
         """SVG text; the same drawing gives the same text."""
         buffer = io.BytesIO()
         with matplotlib.rc_context({"svg.hashsalt": "crosscoders", "svg.fonttype": "none"}):
-            FigureCanvasSVG(self.figure).print_svg(buffer, metadata={"Date": None})
+            FigureCanvasSVG(self.figure)
+            self.figure.savefig(buffer, format="svg", metadata={"Date": None})
         return buffer.getvalue().decode()[len('<?xml version="1.0" encoding="utf-8" standalone="no"?>') :].strip()
 
     def png(self) -> bytes:
@@ -51,13 +53,13 @@ def histogram(
     """Counts of each named set of values over common bins."""
     figure, axes = _axes(xlabel, ylabel)
     several = len(values) > 1
-    finite = [v for vs in values.values() for v in vs if v == v]
+    finite = [v for vs in values.values() for v in vs if math.isfinite(v)]
     span = (min(finite, default=0.0), max(finite, default=1.0))
     span = span if span[0] < span[1] else (span[0] - 0.5, span[0] + 0.5)
     for number, (name, numbers) in enumerate(values.items()):
         style = {"histtype": "step", "linewidth": 1.5} if several else {"alpha": 0.9}
         axes.hist(
-            [v for v in numbers if v == v], bins=bins, range=span, label=name, log=log,
+            [v for v in numbers if math.isfinite(v)], bins=bins, range=span, label=name, log=log,
             color=COLOURS[number % len(COLOURS)], **style,
         )  # fmt: skip
     if several:

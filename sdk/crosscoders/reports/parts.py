@@ -10,6 +10,8 @@ from typing import Any
 import attrs
 from attrs import field, frozen
 
+from ..attributes import as_tuple
+
 Cell = str | int | float | bool | None
 
 
@@ -22,7 +24,7 @@ class Table:
     """Rows under named columns; numbers stay numbers."""
 
     title: str
-    columns: tuple[str, ...] = field(converter=tuple)
+    columns: tuple[str, ...] = field(converter=as_tuple)
     rows: tuple[tuple[Cell, ...], ...] = field(converter=_rows)
     note: str = ""
 
@@ -53,8 +55,8 @@ class Note:
 class Context:
     """Some tokens around a place where a latent is active."""
 
-    tokens: tuple[str, ...] = field(converter=tuple)
-    activations: tuple[float, ...] = field(converter=tuple)
+    tokens: tuple[str, ...] = field(converter=as_tuple)
+    activations: tuple[float, ...] = field(converter=as_tuple)
 
 
 @frozen(kw_only=True)
@@ -63,7 +65,7 @@ class Example:
 
     heading: str
     note: str = ""
-    contexts: tuple[Context, ...] = field(converter=tuple)
+    contexts: tuple[Context, ...] = field(converter=as_tuple)
 
 
 @frozen(kw_only=True)
@@ -71,7 +73,7 @@ class Examples:
     """Top activating examples of several latents."""
 
     title: str
-    entries: tuple[Example, ...] = field(converter=tuple)
+    entries: tuple[Example, ...] = field(converter=as_tuple)
     note: str = ""
 
 
@@ -83,7 +85,7 @@ class Report:
     """What an analysis found."""
 
     title: str
-    parts: Sequence[Part] = field(converter=tuple)
+    parts: Sequence[Part] = field(converter=as_tuple)
     data: Mapping[str, Any] = field(factory=dict)
     """Everything measured, as JSON data, for programs."""
     summary: str = ""

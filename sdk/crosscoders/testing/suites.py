@@ -32,8 +32,7 @@ from ..protocols import Edit, ModelAdapter, TokenBatch
 from ..reports import Report
 from ..sites import Site
 from ..study import Study
-from ..training import Runner, RunConfig, TrainingConfig, evaluate, fit
-from .fakes import synthetic_run
+from ..training import TrainingConfig, evaluate, fit
 from .worlds import DiffWorld, DiffWorldConfig
 
 SMALL_WORLD = DiffWorldConfig(
@@ -108,7 +107,7 @@ class ArchitectureSuite(_NamedSuite):
         initialise(made, decoder_norm=0.7, same_across_sites=False, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
             for parameter in made.parameters():
-                parameter += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
         made.normaliser.set_mean_norms(torch.linspace(1.0, 3.0, len(self.sites)))
         made.gate = TopKGate(3)
         made.info = CheckpointInfo.of_architecture(choice, registry=registry)
@@ -147,7 +146,7 @@ class ArchitectureSuite(_NamedSuite):
             else:
                 pre_BF = torch.cat([_dense_pre(crosscoder, x_BX, g) for g in range(len(crosscoder.wiring.groups))], 1)
                 x_hat = crosscoder.decode_normalised(pre_BF * mask_BF, x_BX)
-            (crosscoder.target(x_BX) - x_hat).square().sum().backward()
+            torch.autograd.backward((crosscoder.target(x_BX) - x_hat).square().sum())
             gradients.append({n: p.grad.clone() for n, p in crosscoder.named_parameters() if p.grad is not None})
         assert gradients[0].keys() == gradients[1].keys()
         for name, gradient in gradients[0].items():
@@ -195,7 +194,8 @@ class ArchitectureSuite(_NamedSuite):
 def _dense_pre(crosscoder: Crosscoder, x_BX: Tensor, number: int) -> Tensor:
     group = crosscoder.wiring.groups[number]
     latents = crosscoder.wiring.latent_slices[group.name]
-    return x_BX[:, crosscoder.layout.columns(group.reads)] @ crosscoder.W_enc[number].T + crosscoder.b_enc_F[latents]
+    x_read = x_BX[:, crosscoder.layout.columns(group.reads)]
+    return torch.nn.functional.linear(x_read, crosscoder.W_enc[number], crosscoder.b_enc_F[latents])
 
 
 class LossSuite(_NamedSuite):
@@ -430,7 +430,9 @@ class ModelAdapterSuite(_Suite):
         first = decoder.advance(rows.ids[:, :3], rows.attention[:, :3])
         torch.testing.assert_close(first, whole[:, 2], rtol=self.tolerance, atol=self.tolerance)
         for position in range(3, 6):
-            next_logits = decoder.advance(rows.ids[:, position : position + 1], rows.attention[:, position : position + 1])
+            next_logits = decoder.advance(
+                rows.ids[:, position : position + 1], rows.attention[:, position : position + 1]
+            )
             torch.testing.assert_close(next_logits, whole[:, position], rtol=self.tolerance, atol=self.tolerance)
 
     def test_left_padding_changes_no_logits(self, adapter: ModelAdapter) -> None:
@@ -467,11 +469,10 @@ class AnalysisSuite(_NamedSuite):
 
     choice = AnalysisChoice
 
-    @pytest.fixture(scope="class")
-    def study(self, tmp_path_factory: pytest.TempPathFactory) -> Study:
-        """Override to study something else."""
-        config = RunConfig.from_dict(synthetic_run(str(tmp_path_factory.mktemp("run"))))
-        return Study.of(Runner(config).run(quiet=True), num_tokens=2048)
+    @pytest.fixture
+    def study(self, planted_study: Study) -> Study:
+        """Override to study something else than the planted pair."""
+        return planted_study
 
     def _report(self, study: Study, registry: Registry) -> Report:
         report: Report = self._choice(registry).build(registry=registry).run(study)

@@ -67,9 +67,7 @@ def load_state(path: Path, trainer: Trainer, *, config: dict[str, Any]) -> tuple
     trainer.loss.load_state_dict(_part(tensors, "loss."))
     for number, parameter in enumerate(trainer.parameters):
         entries = _part(tensors, f"optimizer.{number}.")
-        trainer.optimizer.state[parameter] = {
-            key: value.to(parameter.device) for key, value in entries.items()
-        }
+        trainer.optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in entries.items()}
     trainer.tokens_since_fired_F.copy_(tensors["tokens_since_fired_F"])
     trainer.step_number = state["step"]
     torch.set_rng_state(tensors["rng.cpu"])

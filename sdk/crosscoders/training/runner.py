@@ -182,7 +182,9 @@ class Runner:
             )
         if self.config.tokenizer:
             if self.config.tokenizer not in self.adapters:
-                raise ConfigError(f"tokenizer is '{self.config.tokenizer}', but the models are {', '.join(self.adapters)}")
+                raise ConfigError(
+                    f"tokenizer is '{self.config.tokenizer}', but the models are {', '.join(self.adapters)}"
+                )
             return self.adapters[self.config.tokenizer]
         return next((a for a in self.adapters.values() if a.has_chat_template()), next(iter(self.adapters.values())))
 
@@ -224,7 +226,9 @@ class Runner:
         split: Split = "held_out" if activations.held_out_share else "train"
         reader = self._reader(split)
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        for _ in range(-(-self.config.training.evaluation_tokens // activations.context_length // activations.rows_per_forward)):
+        for _ in range(
+            -(-self.config.training.evaluation_tokens // activations.context_length // activations.rows_per_forward)
+        ):
             rows = reader.read(activations.rows_per_forward)
             mine = rows.rows(
                 rank * activations.rows_per_forward // world, (rank + 1) * activations.rows_per_forward // world
@@ -265,6 +269,8 @@ class Runner:
             self._log(report.scalars(), report.step)
 
 
-def train(config: RunConfig, *, resume: bool = True, quiet: bool = False, registry: Registry | None = None) -> Crosscoder:
+def train(
+    config: RunConfig, *, resume: bool = True, quiet: bool = False, registry: Registry | None = None
+) -> Crosscoder:
     """Run `config` to its end: see `Runner`. With `quiet`, no progress bar."""
     return Runner(config, registry=registry).run(resume=resume, quiet=quiet)

@@ -84,7 +84,7 @@ class Trainer:
         totals = torch.stack(sums).sum(dim=0)
         if self.accelerator and self.num_processes > 1:
             totals = self.accelerator.reduce(totals, reduction="sum")
-            fired_F = self.accelerator.reduce(fired_F.int(), reduction="sum") > 0  # type: ignore[union-attr]
+            fired_F = self.accelerator.reduce(fired_F.int(), reduction="sum") > 0
         values = totals.tolist()
         terms = {name: values[i] / config.accumulation / self.num_processes for i, name in enumerate(names)}
         self._check_finite(terms)
@@ -130,9 +130,7 @@ class Trainer:
             self.optimizer.zero_grad()
             raise TrainingError(f"loss term {', '.join(bad)} is not finite at step {self.step_number}")
 
-    def _report(
-        self, values: list[float], terms: dict[str, float], grad_norm: float, fired_F: Tensor
-    ) -> StepReport:
+    def _report(self, values: list[float], terms: dict[str, float], grad_norm: float, fired_F: Tensor) -> StepReport:
         config, written = self.config, self.crosscoder.written
         errors, rest = values[1 : 1 + len(written.sites)], values[1 + len(written.sites) :]
         squares, means = rest[: written.width], rest[written.width :]

@@ -1,0 +1,43 @@
+"""What this distribution offers to crosscoders. Nothing heavy is imported here: the records point to the code."""
+
+from crosscoders import AnalysisSpec, ArchitectureSpec, LossSpec, ModelAdapterSpec, hookimpl
+
+
+@hookimpl
+def crosscoders_architectures():
+    yield ArchitectureSpec(
+        name="paired",
+        config="crosscoders_example.paired:PairedConfig",
+        build="crosscoders_example.paired:paired",
+        summary="Shared latents over all sites and extra ones for the last site alone.",
+    )
+
+
+@hookimpl
+def crosscoders_losses():
+    yield LossSpec(
+        name="log_penalty",
+        config="crosscoders_example.log_penalty:LogPenaltyConfig",
+        build="crosscoders_example.log_penalty:LogPenalty",
+        summary="A penalty on the logarithm of the activations.",
+    )
+
+
+@hookimpl
+def crosscoders_model_adapters():
+    yield ModelAdapterSpec(
+        name="random_walk",
+        config="crosscoders_example.random_walk:RandomWalkConfig",
+        build="crosscoders_example.random_walk:RandomWalk",
+        summary="A toy model whose activations walk randomly along the text.",
+    )
+
+
+@hookimpl
+def crosscoders_analyses():
+    yield AnalysisSpec(
+        name="alive",
+        config="crosscoders:NoOptions",
+        build="crosscoders_example.alive:Alive",
+        summary="How many latents fire at all.",
+    )

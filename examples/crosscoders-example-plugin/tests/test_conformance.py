@@ -1,0 +1,26 @@
+"""The conformance suites are all the tests that a well-behaved plugin needs to begin with."""
+
+import pytest
+
+from crosscoders import ModelChoice, Site
+from crosscoders.testing import AnalysisSuite, ArchitectureSuite, LossSuite, ModelAdapterSuite
+
+
+class TestPaired(ArchitectureSuite):
+    name = "paired"
+    options = {"shared_latents": 8, "extra_latents": 3}
+    sites = (Site("m/a", 6), Site("n/a", 5))
+
+
+class TestLogPenalty(LossSuite):
+    name = "log_penalty"
+
+
+class TestRandomWalk(ModelAdapterSuite):
+    @pytest.fixture
+    def adapter(self):
+        return ModelChoice.of("random_walk", width=6).build()
+
+
+class TestAlive(AnalysisSuite):
+    name = "alive"

@@ -1,0 +1,96 @@
+"""Promises kept: every component is tested by its suite, every name exported exists, every hook is documented."""
+
+import ast
+import inspect
+from pathlib import Path
+
+import pytest
+
+import crosscoders
+from crosscoders import get_registry
+from crosscoders.hookspecs import CrosscodersSpecs
+from crosscoders.plugins import KINDS
+
+ROOT = Path(__file__).parent.parent
+ADAPTER_TESTS = {"transformers": "TestTinyPair", "synthetic": "TestSynthetic"}
+
+
+def suites_in_tests():
+    """Names of components that a conformance suite is subclassed for, by the suite's base."""
+    found = set()
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                bases = [base.id for base in node.bases if isinstance(base, ast.Name)]
+                named = [
+                    ast.literal_eval(statement.value)
+                    for statement in node.body
+                    if isinstance(statement, ast.Assign) and getattr(statement.targets[0], "id", "") == "name"
+                ]
+                found |= {(base, name) for base in bases for name in named}
+                found |= {(base, node.name) for base in bases}
+    return found
+
+
+SUITES = {"architecture": "ArchitectureSuite", "loss": "LossSuite", "analysis": "AnalysisSuite",
+          "token source": "TokenSourceSuite"}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [(kind, offer.spec.name) for kind in KINDS for offer in get_registry().catalog(kind).offers]
+)
+def test_every_component_runs_its_suite_and_has_a_docs_page(kind, name):
+    if kind == "model adapter":
+        assert ("ModelAdapterSuite", ADAPTER_TESTS[name]) in suites_in_tests()
+    else:
+        assert (SUITES[kind], name) in suites_in_tests()
+    assert any(f"`{name}`" in page.read_text() for page in (ROOT / "docs").rglob("*.md")), f"no docs page names {name}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [(kind, offer.spec.name) for kind in KINDS for offer in get_registry().catalog(kind).offers]
+)
+def test_every_reference_loads(kind, name):
+    spec = get_registry().catalog(kind)[name].spec
+    assert callable(spec.build.load())
+    for attribute in spec.config.load().__attrs_attrs__:
+        assert attribute.name
+    options = spec.config.load()
+    assert options.__doc__, f"{options} has no docstring"
+
+
+@pytest.mark.parametrize("hook", sorted(hook for hook, _ in KINDS.values()))
+def test_every_hook_is_documented_with_its_signature(hook):
+    signature = f"{hook}{inspect.signature(getattr(CrosscodersSpecs, hook)).replace(return_annotation=inspect.Signature.empty)}"
+    page = (ROOT / "docs" / "reference" / "hooks.md").read_text()
+    assert signature.replace("(self)", "()") in page
+
+
+def test_exports_are_sorted_complete_and_exist():
+    assert crosscoders.__all__ == sorted(crosscoders.__all__)
+    assert set(crosscoders.__all__) == set(crosscoders._MODULE_OF)
+    for name in crosscoders.__all__:
+        assert getattr(crosscoders, name) is not None
+    assert crosscoders.__version__
+
+
+def test_public_functions_and_classes_have_docstrings():
+    missing = []
+    for package in ("sdk/crosscoders", "plugins/crosscoders_plugins", "adapters/crosscoders_adapters"):
+        for path in (ROOT / package).rglob("*.py"):
+            tree = ast.parse(path.read_text())
+            assert ast.get_docstring(tree), path
+            missing += [
+                f"{path.name}:{node.name}"
+                for node in tree.body
+                if isinstance(node, ast.FunctionDef | ast.ClassDef)
+                and not node.name.startswith("_")
+                and not ast.get_docstring(node)
+            ]
+    assert not missing
+
+
+def test_modules_stay_short():
+    for path in [p for root in ("sdk", "plugins", "adapters") for p in (ROOT / root).rglob("*.py")]:
+        if path.name != "suites.py":
+            assert len(path.read_text().splitlines()) <= 450, path
