@@ -53,15 +53,15 @@ def test_every_component_runs_its_suite_and_has_a_docs_page(kind, name):
 def test_every_reference_loads(kind, name):
     spec = get_registry().catalog(kind)[name].spec
     assert callable(spec.build.load())
-    for attribute in spec.config.load().__attrs_attrs__:
-        assert attribute.name
-    options = spec.config.load()
-    assert options.__doc__, f"{options} has no docstring"
+    assert spec.config.load().__attrs_attrs__ is not None
+    assert spec.config.load().__doc__
 
 
 @pytest.mark.parametrize("hook", sorted(hook for hook, _ in KINDS.values()))
 def test_every_hook_is_documented_with_its_signature(hook):
-    signature = f"{hook}{inspect.signature(getattr(CrosscodersSpecs, hook)).replace(return_annotation=inspect.Signature.empty)}"
+    signature = (
+        f"{hook}{inspect.signature(getattr(CrosscodersSpecs, hook)).replace(return_annotation=inspect.Signature.empty)}"
+    )
     page = (ROOT / "docs" / "reference" / "hooks.md").read_text()
     assert signature.replace("(self)", "()") in page
 
@@ -92,5 +92,4 @@ def test_public_functions_and_classes_have_docstrings():
 
 def test_modules_stay_short():
     for path in [p for root in ("sdk", "plugins", "adapters") for p in (ROOT / root).rglob("*.py")]:
-        if path.name != "suites.py":
-            assert len(path.read_text().splitlines()) <= 450, path
+        assert len(path.read_text().splitlines()) <= 450, path

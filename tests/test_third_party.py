@@ -36,14 +36,27 @@ def environment_with(folder, *wheels):
     python = folder / "bin" / "python"
     site = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])").strip())
     (site / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
-    pip = (sys.executable, "-m", "pip", "--python", str(python), "install", "-q", "--no-deps", "--no-index", "--force-reinstall")
+    pip = (
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        str(python),
+        "install",
+        "-q",
+        "--no-deps",
+        "--no-index",
+        "--force-reinstall",
+    )
     run(*pip, *map(str, wheels))
     return python
 
 
 @pytest.fixture(scope="module")
 def with_plugin(wheels, tmp_path_factory):
-    return environment_with(tmp_path_factory.mktemp("with"), wheels["crosscoders"], wheels["crosscoders_example_plugin"])
+    return environment_with(
+        tmp_path_factory.mktemp("with"), wheels["crosscoders"], wheels["crosscoders_example_plugin"]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +69,11 @@ def test_wheel_has_the_packages_types_and_models_and_nothing_else(wheels):
 
     names = zipfile.ZipFile(wheels["crosscoders"]).namelist()
     top = {name.split("/")[0] for name in names}
-    assert {t for t in top if not t.endswith(".dist-info")} == {"crosscoders", "crosscoders_plugins", "crosscoders_adapters"}
+    assert {t for t in top if not t.endswith(".dist-info")} == {
+        "crosscoders",
+        "crosscoders_plugins",
+        "crosscoders_adapters",
+    }
     for needed in (
         "crosscoders/py.typed",
         "crosscoders_plugins/py.typed",

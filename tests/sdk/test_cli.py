@@ -87,7 +87,9 @@ def test_demo_on_two_local_models(tmp_path):
     tokenizer = ModelChoice.of("transformers", model="tiny-pair/base").build().tokenizer
     for seed, name in enumerate(("one", "two")):
         torch.manual_seed(seed)
-        config = transformers.GPT2Config(vocab_size=4096, n_embd=16, n_layer=3, n_head=2, bos_token_id=1, eos_token_id=2)
+        config = transformers.GPT2Config(
+            vocab_size=4096, n_embd=16, n_layer=3, n_head=2, bos_token_id=1, eos_token_id=2
+        )
         transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path / name)
         tokenizer.save_pretrained(tmp_path / name)
     out = run("demo", "--base", tmp_path / "one", "--chat", tmp_path / "two", "--layer", 1, "--latents", 64, "--k", 4,

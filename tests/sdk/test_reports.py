@@ -21,7 +21,9 @@ def report():
             Note(text=HOSTILE),
             Examples(
                 title="E",
-                entries=[Example(heading="latent 1", contexts=[Context(tokens=[HOSTILE, "a\n"], activations=[0.0, 2.0])])],
+                entries=[
+                    Example(heading="latent 1", contexts=[Context(tokens=[HOSTILE, "a\n"], activations=[0.0, 2.0])])
+                ],
             ),
             Examples(title="none", entries=[Example(heading="latent 2")]),
         ],

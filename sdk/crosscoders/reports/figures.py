@@ -59,7 +59,7 @@ def histogram(
     for number, (name, numbers) in enumerate(values.items()):
         style = {"histtype": "step", "linewidth": 1.5} if several else {"alpha": 0.9}
         axes.hist(
-            [v for v in numbers if math.isfinite(v)], bins=bins, range=span, label=name, log=log,
+            [v for v in numbers if math.isfinite(v)], bins=bins, range=span, label=name, log=log and bool(finite),
             color=COLOURS[number % len(COLOURS)], **style,
         )  # fmt: skip
     if several:

@@ -65,7 +65,7 @@ class Example:
 
     heading: str
     note: str = ""
-    contexts: tuple[Context, ...] = field(converter=as_tuple)
+    contexts: tuple[Context, ...] = field(default=(), converter=as_tuple)
 
 
 @frozen(kw_only=True)

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from ..plugins import Registry
     from ..study import Study
 
+# So that a failing rule shows what it compared.
+pytest.register_assert_rewrite("crosscoders.testing.suites")
+
 
 @pytest.fixture
 def crosscoders_registry() -> Registry:

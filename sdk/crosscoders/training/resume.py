@@ -20,7 +20,7 @@ from .trainer import Trainer
 FORMAT = 1
 
 
-def save_state(folder: Path, trainer: Trainer, *, config: dict[str, Any], stream: dict[str, Any], keep: int,
+def save_state(folder: Path, trainer: Trainer, *, config: dict[str, Any], position: dict[str, Any], keep: int,
                extra: dict[str, Tensor]) -> Path:  # fmt: skip
     """Write `step-N` into `folder` and remove all but the newest `keep`."""
     tensors = {f"extra.{name}": tensor for name, tensor in extra.items()}
@@ -36,7 +36,7 @@ def save_state(folder: Path, trainer: Trainer, *, config: dict[str, Any], stream
     target = folder / f"step-{trainer.step_number:08d}"
     with whole_folder(target) as partial:
         save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, partial / "state.safetensors")
-        state = {"format": FORMAT, "step": trainer.step_number, "config": config, "stream": stream}
+        state = {"format": FORMAT, "step": trainer.step_number, "config": config, "position": position}
         (partial / "state.json").write_text(json.dumps(state, indent=1))
     for old in _checkpoints(folder)[:-keep]:
         shutil.rmtree(old)
@@ -49,7 +49,7 @@ def latest_state(folder: Path) -> Path | None:
 
 
 def load_state(path: Path, trainer: Trainer, *, config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Put `trainer` where it was; returns the stream's position and the extra tensors.
+    """Put `trainer` where it was; returns the position it was saved with and the extra tensors.
 
     `CheckpointError` when the checkpoint is of another config, naming the first key that differs.
     """
@@ -73,7 +73,7 @@ def load_state(path: Path, trainer: Trainer, *, config: dict[str, Any]) -> tuple
     torch.set_rng_state(tensors["rng.cpu"])
     if "rng.cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["rng.cuda"])
-    return state["stream"], _part(tensors, "extra.")
+    return state["position"], _part(tensors, "extra.")
 
 
 def _checkpoints(folder: Path) -> list[Path]:

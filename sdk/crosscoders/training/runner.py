@@ -118,22 +118,20 @@ class Runner:
     def _initialise(self, found: Calibration) -> None:
         crosscoder = self.crosscoder
         crosscoder.normaliser.set_mean_norms(found.mean_norm_S)
-        mean_X = crosscoder.normaliser(found.mean_X.to(crosscoder.device))
-        crosscoder.to("cpu")
         initialise(
             crosscoder,
             decoder_norm=self.loss.decoder_norm,
             same_across_sites=self.config.training.same_init_across_sites,
             generator=torch.Generator().manual_seed(self.config.training.seed),
-            mean_X=mean_X.cpu(),
+            mean_X=crosscoder.normaliser(found.mean_X.to(crosscoder.device)),
         )
-        crosscoder.to(self.accelerator.device)
 
     def _resume(self, trainer: Trainer, path: Path) -> ActivationStream:
         position, extra = load_state(path, trainer, config=self._identity())
         self._median_norm_S = extra["median_norm_S"]
+        self._history = position["history"]
         stream = self._stream("train")
-        stream.restore(position)
+        stream.restore(position["stream"])
         return stream
 
     def _save_state(self, folder: Path, trainer: Trainer, stream: ActivationStream) -> None:
@@ -143,7 +141,7 @@ class Runner:
                 folder,
                 trainer,
                 config=self._identity(),
-                stream=stream.state(),
+                position={"stream": stream.state(), "history": self._history},
                 keep=self.config.training.keep_checkpoints,
                 extra={"median_norm_S": self._median_norm_S},
             )

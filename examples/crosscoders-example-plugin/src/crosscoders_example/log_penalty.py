@@ -1,4 +1,4 @@
-"""Loss `log_penalty`: λ · mean over tokens of Σ log(1 + f_i Σ_s‖d_i^s‖ / ε), which presses small activations to zero."""
+"""Loss `log_penalty`: λ · mean over tokens of Σ log(1 + f_i Σ_s‖d_i^s‖ / ε); it presses small activations to zero."""
 
 from attrs import field, frozen
 from attrs.validators import ge, gt

@@ -1,9 +1,8 @@
 """Model adapter `random_walk`: activations are sums of one fixed vector per token seen so far; logits read them out."""
 
+import torch
 from attrs import field, frozen
 from attrs.validators import ge
-
-import torch
 
 from crosscoders import ConfigError, SiteError, Text, TokenIds, Tokenized
 

@@ -1,0 +1,68 @@
+"""What all suites share."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import pytest
+
+from ...configs import Choice, structure, unstructure
+from ...errors import ConfigError
+from ...plugins import Registry, get_registry
+
+
+class Suite:
+    """What all suites share."""
+
+    expected_failures: ClassVar[Mapping[str, str]] = {}
+    """Test name to reason."""
+
+    @pytest.fixture
+    def registry(self) -> Registry:
+        """Override to test a plugin that is not installed."""
+        return get_registry()
+
+    @pytest.fixture(autouse=True)
+    def _excused(self, request: pytest.FixtureRequest) -> None:
+        name = request.node.originalname
+        if name in self.expected_failures:
+            request.applymarker(pytest.mark.xfail(reason=self.expected_failures[name], strict=True))
+
+
+class NamedSuite(Suite):
+    """For components that are chosen by name."""
+
+    name: ClassVar[str]
+    """The component's name."""
+    options: ClassVar[Mapping[str, Any]] = {}
+    """Options to build it with; choose small ones."""
+    choice: ClassVar[type[Choice]]
+
+    def chosen(self, registry: Registry) -> Any:
+        return structure({"name": self.name, **self.options}, self.choice, registry=registry)
+
+    def test_options_survive_a_round_trip(self, registry: Registry) -> None:
+        choice = self.chosen(registry)
+        again = structure(json.loads(json.dumps(unstructure(choice))), self.choice, registry=registry)
+        assert again == choice
+
+    def test_unknown_option_is_refused_by_name(self, registry: Registry) -> None:
+        with pytest.raises(ConfigError, match="no_such_option"):
+            structure({"name": self.name, **self.options, "no_such_option": 1}, self.choice, registry=registry)
+
+    def test_listing_it_does_not_import_torch(self, registry: Registry) -> None:
+        plugin = registry.catalog(self.choice.kind)[self.name].provider.plugin
+        code = (
+            "import sys; from crosscoders import get_registry; "
+            f"names = [p['plugin'] for p in get_registry().listing()['plugins']]; "
+            f"assert {plugin!r} in names, names; assert 'torch' not in sys.modules"
+        )
+        found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert found.returncode == 0, found.stderr
+
+    def test_it_has_a_summary(self, registry: Registry) -> None:
+        assert registry.catalog(self.choice.kind)[self.name].spec.summary

@@ -1,0 +1,149 @@
+"""Rules of model adapters."""
+
+from __future__ import annotations
+
+import json
+from typing import ClassVar
+
+import pytest
+import torch
+
+from ...documents import Chat, TokenIds
+from ...errors import CrosscodersError, SiteError
+from ...protocols import Edit, ModelAdapter, TokenBatch
+from .base import Suite
+
+
+class ModelAdapterSuite(Suite):
+    """Rules of a model adapter. The `adapter` fixture gives one; a small random model will do."""
+
+    has_logits: ClassVar[bool] = True
+    """False for encoders."""
+    tolerance: ClassVar[float] = 2e-4
+    """Between a batch and its rows one by one."""
+
+    @pytest.fixture
+    def adapter(self) -> ModelAdapter:
+        """The adapter under test."""
+        raise NotImplementedError("override the fixture `adapter`")
+
+    def _rows(self, adapter: ModelAdapter, lengths: tuple[int, ...] = (7, 4)) -> TokenBatch:
+        """Right-padded rows of token ids between 5 and 25."""
+        generator = torch.Generator().manual_seed(0)
+        ids = torch.randint(5, 25, (len(lengths), max(lengths)), generator=generator)
+        attention = torch.arange(max(lengths))[None, :] < torch.tensor(lengths)[:, None]
+        none = torch.zeros_like(attention)
+        return TokenBatch(ids * attention, attention, none, none)
+
+    def test_it_has_the_methods(self, adapter: ModelAdapter) -> None:
+        assert isinstance(adapter, ModelAdapter)
+
+    def test_description_is_json_with_the_model(self, adapter: ModelAdapter) -> None:
+        description = json.loads(json.dumps(adapter.describe()))
+        assert {"adapter", "model", "revision"} <= set(description)
+
+    def test_every_point_gives_activations_of_its_width(self, adapter: ModelAdapter) -> None:
+        rows, points = self._rows(adapter), list(adapter.points())
+        assert points and len(set(points)) == len(points)
+        found = adapter.activations(rows, points)
+        assert set(found) == set(points)
+        for point, activation in found.items():
+            assert activation.shape == (*rows.ids.shape, adapter.width(point)), point
+            assert not activation.requires_grad and bool(torch.isfinite(activation[rows.attention]).all()), point
+
+    def test_a_point_alone_is_the_same_as_among_others(self, adapter: ModelAdapter) -> None:
+        rows, points = self._rows(adapter), list(adapter.points())
+        together = adapter.activations(rows, points)
+        for point in points:
+            assert torch.equal(adapter.activations(rows, [point])[point], together[point]), point
+
+    def test_unknown_point_is_refused_by_name(self, adapter: ModelAdapter) -> None:
+        with pytest.raises(SiteError, match="no_such_point"):
+            adapter.width("no_such_point")
+        with pytest.raises(SiteError, match="no_such_point"):
+            adapter.activations(self._rows(adapter), ["no_such_point"])
+
+    def test_padding_changes_nothing(self, adapter: ModelAdapter) -> None:
+        rows = self._rows(adapter)
+        together = adapter.activations(rows, list(adapter.points()))
+        for row in range(len(rows.ids)):
+            length = int(rows.attention[row].sum())
+            alone = TokenBatch(*(t[row : row + 1, :length] for t in (rows.ids, rows.attention, rows.bos, rows.special)))
+            for point, activation in adapter.activations(alone, list(adapter.points())).items():
+                torch.testing.assert_close(
+                    activation[0], together[point][row, :length], rtol=self.tolerance, atol=self.tolerance
+                )
+
+    def test_tokens_have_texts(self, adapter: ModelAdapter) -> None:
+        texts = adapter.token_texts([5, 6, 7])
+        assert len(texts) == 3 and all(isinstance(text, str) for text in texts)
+        assert isinstance(adapter.text([5, 6]), str)
+        assert adapter.vocabulary() == adapter.vocabulary()
+
+    def test_ready_ids_pass_through(self, adapter: ModelAdapter) -> None:
+        tokens = adapter.tokenize(TokenIds((5, 6, 7)))
+        assert list(tokens.ids) == [5, 6, 7] and len(tokens.bos) == len(tokens.special) == 3
+
+    def test_chats_are_laid_out_or_refused(self, adapter: ModelAdapter) -> None:
+        from ..documents import Message
+
+        chat = Chat((Message("user", "hello"), Message("assistant", "world")))
+        if adapter.has_chat_template():
+            assert len(adapter.tokenize(chat).ids) > 2
+        else:
+            with pytest.raises(CrosscodersError):
+                adapter.tokenize(chat)
+
+    def _needs_logits(self) -> None:
+        if not self.has_logits:
+            pytest.skip("an encoder has no next-token logits")
+
+    def test_replacing_activations_by_themselves_changes_nothing(self, adapter: ModelAdapter) -> None:
+        self._needs_logits()
+        rows = self._rows(adapter)
+        plain = adapter.logits(rows)
+        for point in adapter.points():
+            own = adapter.activations(rows, [point])[point]
+            edited = adapter.logits(rows, [Edit.replace(point, own)])
+            torch.testing.assert_close(edited[rows.attention], plain[rows.attention], msg=point)
+
+    def test_edits_take_effect_and_leave_no_trace(self, adapter: ModelAdapter) -> None:
+        self._needs_logits()
+        rows = self._rows(adapter)
+        plain = adapter.logits(rows)
+        for point in adapter.points():
+            shift = torch.linspace(-2.0, 2.0, adapter.width(point))
+            edited = adapter.logits(rows, [Edit.add(point, shift)])
+            assert not torch.allclose(edited[rows.attention], plain[rows.attention]), point
+        assert torch.equal(adapter.logits(rows), plain)
+
+    def test_values_are_broadcast_and_edits_do_not_linger(self, adapter: ModelAdapter) -> None:
+        self._needs_logits()
+        rows, points = self._rows(adapter), list(adapter.points())
+        before = adapter.activations(rows, points)
+        adapter.logits(rows, [Edit.replace(points[-1], torch.zeros(adapter.width(points[-1])))])
+        after = adapter.activations(rows, points)
+        for point in points:
+            assert torch.equal(before[point], after[point]), point
+
+    def test_decoder_agrees_with_the_whole_forward_pass(self, adapter: ModelAdapter) -> None:
+        self._needs_logits()
+        rows = self._rows(adapter, (6, 6))
+        whole = adapter.logits(rows)
+        decoder = adapter.decoder()
+        first = decoder.advance(rows.ids[:, :3], rows.attention[:, :3])
+        torch.testing.assert_close(first, whole[:, 2], rtol=self.tolerance, atol=self.tolerance)
+        for position in range(3, 6):
+            next_logits = decoder.advance(
+                rows.ids[:, position : position + 1], rows.attention[:, position : position + 1]
+            )
+            torch.testing.assert_close(next_logits, whole[:, position], rtol=self.tolerance, atol=self.tolerance)
+
+    def test_left_padding_changes_no_logits(self, adapter: ModelAdapter) -> None:
+        self._needs_logits()
+        rows = self._rows(adapter, (6, 3))
+        shifted_ids, shifted_attention = rows.ids.clone(), rows.attention.clone()
+        shifted_ids[1], shifted_attention[1] = rows.ids[1].roll(3), rows.attention[1].roll(3)
+        alone = adapter.decoder().advance(rows.ids[1:, :3], rows.attention[1:, :3])
+        padded = adapter.decoder().advance(shifted_ids, shifted_attention)
+        torch.testing.assert_close(padded[1:], alone, rtol=self.tolerance, atol=self.tolerance)
