@@ -19,3 +19,20 @@ def test_the_python_example_runs(tmp_path, monkeypatch, capsys):
 def test_links_point_to_files():
     for target in re.findall(r"\]\(([^)#:]+)\)", TEXT):
         assert (ROOT / target).exists(), target
+
+
+def test_the_config_in_the_documentation_is_valid():
+    import tomllib
+
+    from crosscoders import RunConfig
+
+    (example,) = re.findall(r"```toml\n(.*?)```", (ROOT / "docs/howto/train.md").read_text(), re.DOTALL)
+    config = RunConfig.from_dict(tomllib.loads(example))
+    assert config.loss.options.k == 100 and len(config.tokens.options.sources) == 2
+
+
+def test_no_page_names_this_machine_or_a_registry():
+    pattern = re.compile(r"/(?:work|root|home)/|pypi\.org|pythonhosted|npmjs|debian\.org")
+    for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("examples/**/*.md")]:
+        if ".venv" not in path.parts:
+            assert not pattern.search(path.read_text()), path

@@ -41,7 +41,7 @@ class DemoConfig:
     """Width of the crosscoder."""
     k: int = 32
     """Active latents per token."""
-    num_tokens: int = 500_000
+    num_tokens: int = 450_000
     """Tokens to train on."""
     study_tokens: int = 65_536
     """Held-out tokens for the analyses."""
@@ -81,7 +81,7 @@ def demo(
     patterns = TINY_PATTERNS if config.chat == TINY_CHAT else {}
     reports = analyse(
         crosscoder,
-        ["decoder_norms", "latent_scaling", amplification_options(patterns)],
+        [{"name": "decoder_norms", "top": 25}, "latent_scaling", amplification_options(patterns)],
         study=study,
         registry=registry,
     )
@@ -160,9 +160,7 @@ def findings(reports: list[Report]) -> list[str]:
             at = context.activations.index(max(context.activations))
             peaks.append("".join(context.tokens[max(0, at - 3) : at + 1]).replace("\n", "⏎"))
         share = norms.data["share"][latent][-1]
-        lines.append(
-            f"  {latent:5d}  share {share:.2f}  {against['verdict'][latent]:9s}  {' | '.join(peaks)}   "
-            f"({against['reason'][latent]})"
-        )
+        lines.append(f"  {latent:5d}  share {share:.2f}  {against['verdict'][latent]:9s}  {' | '.join(peaks)}")
+        lines.append(f"         {against['reason'][latent]}")
     lines.append(f"Amplification: {amplification.summary}")
     return lines

@@ -72,7 +72,7 @@ def _listing_text(listing: dict[str, Any]) -> str:
 @click.option("--layer", default=-1, show_default=True, help="Layer to compare; -1 takes the middle one.")
 @click.option("--latents", default=2048, show_default=True, help="Width of the crosscoder.")
 @click.option("--k", default=32, show_default=True, help="Active latents per token.")
-@click.option("--tokens", default=500_000, show_default=True, help="Tokens to train on.")
+@click.option("--tokens", default=450_000, show_default=True, help="Tokens to train on.")
 @click.option("--study-tokens", default=65_536, show_default=True, help="Held-out tokens to analyse on.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--output", default="demo", show_default=True, type=click.Path(path_type=Path))
