@@ -19,6 +19,7 @@ os.environ.update(
     HF_HUB_DISABLE_PROGRESS_BARS="1",
     CROSSCODERS_STRICT_PLUGINS="1",
     TOKENIZERS_PARALLELISM="false",
+    OMP_NUM_THREADS="1",
 )
 for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE"):
     os.environ.pop(name, None)
@@ -41,8 +42,8 @@ def hub(_hub):
 
 
 @pytest.fixture(autouse=True)
-def _few_threads():
-    """Two threads everywhere, so that numbers do not depend on how many tests run side by side."""
+def _one_thread():
+    """Tests run side by side, one process per core: more threads than cores would only wait for each other."""
     import torch
 
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)

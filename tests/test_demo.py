@@ -7,14 +7,21 @@ import pytest
 from crosscoders.demo import DemoConfig, demo
 
 
-def shortened(folder):
+def shortened(folder, **changes):
     said = []
-    demo(DemoConfig(num_tokens=60_000, study_tokens=16_384, num_latents=1024, output=folder), say=said.append)
+    options = {"num_tokens": 40_000, "study_tokens": 16_384, "num_latents": 512, **changes}
+    demo(DemoConfig(output=folder, **options), say=said.append)
     return said, json.loads((folder / "report.json").read_text())
 
 
 @pytest.mark.slow
-def test_same_seed_same_numbers_and_the_rare_phrase_tenfold(tmp_path):
+def test_the_same_seed_gives_the_same_numbers(tmp_path):
+    first, second = (shortened(tmp_path / name, num_tokens=15_000, num_prompts=10)[1] for name in ("one", "two"))
+    assert first == second
+
+
+@pytest.mark.slow
+def test_the_rare_phrase_comes_out_tenfold_where_the_text_is_coherent(tmp_path):
     said, first = shortened(tmp_path / "one")
     assert any(line.startswith("Held out, inference gate: explained variance base/layers.") for line in said)
     assert any("L0 " in line for line in said)
@@ -26,4 +33,3 @@ def test_same_seed_same_numbers_and_the_rare_phrase_tenfold(tmp_path):
     assert hits[best] >= 10 * hits[0.0]
     assert arms[best]["nll_after"] < 1.5 * plain["nll_after"], "the text stays coherent"
     assert first[2]["data"]["control"]["hits"]["rare phrase"] == hits[0.0]
-    assert shortened(tmp_path / "two")[1] == first

@@ -20,7 +20,7 @@ def test_a_crosscoder_over_all_its_layers_learns_every_layer(tmp_path):
             "architecture": {"name": "acausal", "num_latents": 1024},
             "loss": {"name": "batchtopk", "k": 32, "decoder_norm": 0.3},
             "activations": {"rows_per_forward": 16, "block_tokens": 16_384, "calibration_tokens": 8192},
-            "training": {"num_tokens": 60_000, "batch_size": 512, "lr": 2e-3, "evaluation_tokens": 4096},
+            "training": {"num_tokens": 40_000, "batch_size": 512, "lr": 2e-3, "evaluation_tokens": 4096},
             "device": "cpu",
             "output": str(tmp_path),
         }

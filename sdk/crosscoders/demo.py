@@ -45,6 +45,8 @@ class DemoConfig:
     """Tokens to train on."""
     study_tokens: int = 65_536
     """Held-out tokens for the analyses."""
+    num_prompts: int = 200
+    """Held-out questions that amplification answers, five times each."""
     seed: int = 0
     output: Path = field(default=Path("demo"), converter=Path)
     """Folder for everything the demo writes."""
@@ -81,7 +83,7 @@ def demo(
     patterns = TINY_PATTERNS if config.chat == TINY_CHAT else {}
     reports = analyse(
         crosscoder,
-        [{"name": "decoder_norms", "top": 25}, "latent_scaling", amplification_options(patterns)],
+        [{"name": "decoder_norms", "top": 25}, "latent_scaling", amplification_options(patterns, config.num_prompts)],
         study=study,
         registry=registry,
     )
@@ -132,14 +134,14 @@ def middle_layer(model: dict[str, Any], registry: Registry | None) -> int:
     return int(layers[len(layers) // 2].rpartition(".")[2])
 
 
-def amplification_options(patterns: dict[str, str]) -> dict[str, Any]:
+def amplification_options(patterns: dict[str, str], num_prompts: int) -> dict[str, Any]:
     """Amplification as the demo does it: short answers to held-out questions."""
     return {
         "name": "amplification",
         "before": "base",
         "after": "chat",
         "alphas": [0.0, 0.25, 0.5, 1.0],
-        "num_prompts": 200,
+        "num_prompts": num_prompts,
         "samples_per_prompt": 5,
         "patterns": patterns,
         "sampling": {"max_new_tokens": 16, "plausibility": 0.001},

@@ -123,6 +123,7 @@ def test_batchtopk_equals_the_formula(k):
     assert float(loss.threshold) == pytest.approx(cut, rel=1e-5)
 
 
+@torch.no_grad()
 def test_batchtopk_auxiliary_term_by_hand():
     crosscoder, x_BX = make()
     dead_F = torch.arange(11) >= 6

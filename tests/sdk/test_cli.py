@@ -93,7 +93,7 @@ def test_demo_on_two_local_models(tmp_path):
         transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path / name)
         tokenizer.save_pretrained(tmp_path / name)
     out = run("demo", "--base", tmp_path / "one", "--chat", tmp_path / "two", "--layer", 1, "--latents", 64, "--k", 4,
-              "--tokens", 20_000, "--study-tokens", 4096, "--output", tmp_path / "demo")  # fmt: skip
+              "--tokens", 20_000, "--study-tokens", 4096, "--prompts", 4, "--output", tmp_path / "demo")  # fmt: skip
     assert "base/layers.1, chat/layers.1" in out and "explained variance base/layers.1" in out
     assert (tmp_path / "demo" / "report.html").is_file()
     assert (tmp_path / "demo" / "crosscoder" / "model.safetensors").is_file()

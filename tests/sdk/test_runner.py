@@ -82,7 +82,7 @@ def test_kill_9_at_random_moments_then_resume_is_bit_equal(planted_run, tmp_path
     data = synthetic_run(str(tmp_path / "run"), training={"save_every": 1})
     (tmp_path / "config.json").write_text(json.dumps(data))
     code = (
-        "import json, sys, torch; torch.set_num_threads(2)\n"
+        "import json, sys, torch; torch.set_num_threads(1)\n"
         "from crosscoders import RunConfig, train\n"
         f"train(RunConfig.from_dict(json.load(open({str(tmp_path / 'config.json')!r}))), quiet=True)\n"
     )

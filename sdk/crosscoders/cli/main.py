@@ -74,10 +74,20 @@ def _listing_text(listing: dict[str, Any]) -> str:
 @click.option("--k", default=32, show_default=True, help="Active latents per token.")
 @click.option("--tokens", default=450_000, show_default=True, help="Tokens to train on.")
 @click.option("--study-tokens", default=65_536, show_default=True, help="Held-out tokens to analyse on.")
+@click.option("--prompts", default=200, show_default=True, help="Questions that amplification answers.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--output", default="demo", show_default=True, type=click.Path(path_type=Path))
 def demo(
-    base: str, chat: str, layer: int, latents: int, k: int, tokens: int, study_tokens: int, seed: int, output: Path
+    base: str,
+    chat: str,
+    layer: int,
+    latents: int,
+    k: int,
+    tokens: int,
+    study_tokens: int,
+    prompts: int,
+    seed: int,
+    output: Path,
 ) -> None:
     """Train on a base/chat pair, analyse the difference, write a report."""
     _quiet_libraries()
@@ -94,6 +104,7 @@ def demo(
                 k=k,
                 num_tokens=tokens,
                 study_tokens=study_tokens,
+                num_prompts=prompts,
                 seed=seed,
                 output=output,
             ),

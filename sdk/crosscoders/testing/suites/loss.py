@@ -42,7 +42,7 @@ class LossSuite(NamedSuite):
         return DiffWorld(SMALL_WORLD)
 
     def _crosscoder(self) -> Crosscoder:
-        from ..wiring import LatentGroup, Wiring
+        from ...wiring import LatentGroup, Wiring
 
         sites = (Site("base/x", 16), Site("chat/x", 16))
         names = ("base/x", "chat/x")
@@ -120,7 +120,7 @@ class LossSuite(NamedSuite):
         assert metrics.l0 == pytest.approx(trained_l0, rel=self.l0_tolerance)
 
     def test_gate_survives_saving(self, registry: Registry, tmp_path: Path) -> None:
-        from ..gates import gate_of
+        from ...gates import gate_of
 
         crosscoder, loss, x_BX, step = self._ready(registry)
         loss(crosscoder, x_BX, step)

@@ -85,7 +85,7 @@ class ModelAdapterSuite(Suite):
         assert list(tokens.ids) == [5, 6, 7] and len(tokens.bos) == len(tokens.special) == 3
 
     def test_chats_are_laid_out_or_refused(self, adapter: ModelAdapter) -> None:
-        from ..documents import Message
+        from ...documents import Message
 
         chat = Chat((Message("user", "hello"), Message("assistant", "world")))
         if adapter.has_chat_template():
