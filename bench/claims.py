@@ -182,7 +182,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     samples, pool = (600_000, 200_000) if options.quick else (2_500_000, 800_000)
-    torch.set_num_threads(2)
     seeds = [0] if options.quick else list(range(options.seeds))
     record: dict = {"samples": samples, "made_with": {"torch": torch.__version__, "python": platform.python_version()}}
     record["seeds"] = {seed: run_seed(seed, samples=samples, pool=pool) for seed in seeds}

@@ -64,7 +64,7 @@ class Offer(Generic[S]):
 
     @property
     def qualified_name(self) -> str:
-        """`plugin:name`, which is never ambiguous; checkpoints store it in parts."""
+        """Plugin, colon, name: never ambiguous; checkpoints store it in parts."""
         return f"{self.provider.plugin}:{self.spec.name}"
 
 
@@ -80,7 +80,7 @@ class SetAside:
 
 
 class Catalog(Mapping[str, Offer[S]]):
-    """All components of one kind, by name or by `plugin:name`."""
+    """All components of one kind, by name or by qualified name."""
 
     def __init__(self, kind: str, offers: tuple[Offer[S], ...], set_aside: tuple[SetAside, ...]) -> None:
         self.kind = kind
