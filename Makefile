@@ -28,7 +28,7 @@ claims: $(VENV)/.test
 # torch comes first and by itself, so that no other package pulls another build of it.
 $(VENV)/.torch: constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q -r constraints.txt
+	$(BIN)/pip install -q -c constraints.txt torch
 	touch $@
 
 $(VENV)/.demo: $(VENV)/.torch pyproject.toml

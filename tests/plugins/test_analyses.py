@@ -130,7 +130,7 @@ def test_examples_are_the_strongest_with_their_text():
     study.reading.token_texts = lambda ids: [f"<{i}>" for i in ids]
     report = DecoderNorms(DecoderNormsConfig(top=1, examples=3, min_firings=1)).run(study)
     assert report.data["most_specific"] == {"base/x": [0], "chat/x": [0]}
-    entry = report.parts[-1].entries[0]
+    entry = next(part for part in report.parts if part.title == "Most chat/x-leaning latents").entries[0]
     peaks = [c.tokens[max(range(len(c.tokens)), key=c.activations.__getitem__)] for c in entry.contexts]
     assert peaks == ["<111>", "<251>", "<37>"]
     assert report.data["firings"][0] == 4

@@ -60,7 +60,9 @@ class DecoderNorms:
             parts.append(_cosine_table(cosines, classes))
         else:
             parts.append(Note(text="The sites have different widths, so decoder directions cannot be compared."))
-        parts += [self._examples(name, ranked[name], share_FS[:, i], classes, seen) for i, name in enumerate(names)]
+        # The last site first: in a diff it is the model after, which the reader asks about.
+        for i, name in reversed(list(enumerate(names))):
+            parts.append(self._examples(name, ranked[name], share_FS[:, i], classes, seen))
         data: dict[str, Any] = {
             "sites": list(names),
             "norms": norms_FS.tolist(),
