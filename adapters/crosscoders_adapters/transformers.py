@@ -51,7 +51,10 @@ class TransformersAdapter:
     """Model adapter `transformers`."""
 
     def __init__(self, options: TransformersConfig) -> None:
-        import transformers
+        try:
+            import transformers
+        except ImportError as error:
+            raise ConfigError("the model adapter 'transformers' needs the extra crosscoders[transformers]") from error
 
         self.options = options
         location, offline = _locate(options.model)

@@ -1,6 +1,7 @@
 """The transformers adapter on tiny random models of many families, made from their configs."""
 
 import gc
+import sys
 from functools import cache
 
 import pytest
@@ -184,6 +185,12 @@ def test_bfloat16_weights_give_finite_activations():
     tokens = adapter.tokenize(Text("Return the sum."))
     rows = TokenBatch(torch.tensor([tokens.ids]), *(torch.ones(1, len(tokens.ids), dtype=torch.bool) for _ in range(3)))
     assert torch.isfinite(adapter.activations(rows, ["layers.3"])["layers.3"]).all()
+
+
+def test_without_the_library_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ConfigError, match=r"needs the extra crosscoders\[transformers\]"):
+        ModelChoice.of("transformers", model="tiny-pair/base").build()
 
 
 def test_errors_name_model_and_point(tmp_path):

@@ -88,7 +88,7 @@ def test_kill_9_at_random_moments_then_resume_is_bit_equal(planted_run, tmp_path
     )
     draw = random.Random(0)
     checkpoints, kills = tmp_path / "run" / "checkpoints", 0
-    for target in sorted(draw.sample(range(5, 75), 4)):
+    for target in sorted(draw.sample(range(5, 60), 4)):
         process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
         while process.poll() is None:
             newest = latest_state(checkpoints) if checkpoints.exists() else None
