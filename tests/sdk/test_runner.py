@@ -55,9 +55,9 @@ class Stop(Exception):
     pass
 
 
-@pytest.mark.parametrize("stop", [3, 40, 71])
-def test_resuming_is_bit_equal(planted_run, tmp_path, stop, monkeypatch):
-    """Stopped in the middle, by an exception right after a step."""
+@pytest.mark.parametrize(("stop", "evaluate_every"), [(3, 0), (40, 0), (71, 0), (40, 7)])
+def test_resuming_is_bit_equal(planted_run, tmp_path, stop, evaluate_every, monkeypatch):
+    """Stopped in the middle, by an exception right after a step; with and without evaluations on the way."""
     from crosscoders.training.trainer import Trainer
 
     step = Trainer.step
@@ -67,7 +67,7 @@ def test_resuming_is_bit_equal(planted_run, tmp_path, stop, monkeypatch):
             raise Stop
         return step(self, parts)
 
-    config = config_of(tmp_path, training={"save_every": 3})
+    config = config_of(tmp_path, training={"save_every": 3, "evaluate_every": evaluate_every})
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "step", stopping)
         with pytest.raises(Stop):

@@ -24,7 +24,9 @@ def save_state(folder: Path, trainer: Trainer, *, config: dict[str, Any], positi
                extra: dict[str, Tensor]) -> Path:  # fmt: skip
     """Write `step-N` into `folder` and remove all but the newest `keep`."""
     tensors = {f"extra.{name}": tensor for name, tensor in extra.items()}
-    tensors |= {f"crosscoder.{k}": v for k, v in trainer.crosscoder.state_dict().items()}
+    # The gate follows from the loss, and which gate the crosscoder has depends on whether it was evaluated before.
+    weights = {k: v for k, v in trainer.crosscoder.state_dict().items() if not k.startswith("gate.")}
+    tensors |= {f"crosscoder.{k}": v for k, v in weights.items()}
     tensors |= {f"loss.{k}": v for k, v in trainer.loss.state_dict().items()}
     for number, parameter in enumerate(trainer.parameters):
         for key, value in trainer.optimizer.state[parameter].items():
