@@ -16,7 +16,7 @@ from .plugins import Registry
 from .protocols import ModelAdapter
 from .reports import Report, save_page
 from .study import Study, analyse
-from .training import RunConfig, train
+from .training import RunConfig, Runner
 
 TINY_BASE, TINY_CHAT = "tiny-pair/base", "tiny-pair/chat"
 TINY_PATTERNS = {
@@ -70,7 +70,8 @@ def demo(
     started = time.monotonic()
     run = run_config(config, registry=registry)
     say(f"Training a crosscoder on {', '.join(run.sites)}: {config.num_latents} latents, BatchTopK k = {config.k}.")
-    crosscoder = train(run, resume=False, registry=registry)
+    runner = Runner(run, registry=registry)
+    crosscoder = runner.run(resume=False)
     assert crosscoder.info is not None
     metrics = crosscoder.info.metrics
     explained = ", ".join(f"{site} {value:.4f}" for site, value in metrics["explained_variance"].items())
@@ -79,7 +80,15 @@ def demo(
         f"latents never active {metrics['dead_share']:.1%}."
     )
     say("Analysing on held-out text.")
-    study = Study.of(crosscoder, num_tokens=config.study_tokens, seed=config.seed, registry=registry)
+    study = Study(
+        crosscoder,
+        runner.adapters,
+        runner.source,
+        activations=run.activations,
+        num_tokens=config.study_tokens,
+        seed=config.seed,
+        reading=runner.reading,
+    )
     patterns = TINY_PATTERNS if config.chat == TINY_CHAT else {}
     reports = analyse(
         crosscoder,

@@ -9,7 +9,7 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from .activations import ActivationConfig, Harvester, SequenceReader, keep_mask
+from .activations import ActivationConfig, Harvester, SequenceReader, keep_mask, reading_adapter
 from .activations.sequences import Split
 from .configs import AnalysisChoice, ModelChoice, TokenSourceChoice, structure
 from .crosscoder import Crosscoder
@@ -60,8 +60,7 @@ class Study:
         activations = activations or ActivationConfig()
         self.crosscoder, self.adapters, self.source = crosscoder, dict(adapters), source
         self.activations, self.num_tokens, self.seed = activations, num_tokens, seed
-        with_template = (adapter for adapter in self.adapters.values() if adapter.has_chat_template())
-        self.reading = reading or next(with_template, next(iter(self.adapters.values())))
+        self.reading = reading or reading_adapter(self.adapters)
         self.split: Split = split if activations.held_out_share else "train"
         self._median_norm_S: Tensor | None = None
 
@@ -99,7 +98,6 @@ class Study:
         activations = structure(recipe.get("activations", {}), ActivationConfig, registry=registry)
         for adapter in adapters.values():
             adapter.to(crosscoder.device)
-        reading = adapters.get(recipe.get("tokenizer", ""))
         return cls(
             crosscoder,
             adapters,
@@ -107,7 +105,7 @@ class Study:
             activations=activations,
             num_tokens=num_tokens,
             seed=seed,
-            reading=reading,
+            reading=reading_adapter(adapters, recipe.get("tokenizer", "")),
             split=split,
         )
 

@@ -2,7 +2,7 @@
 
 from .harvest import Harvester
 from .masks import MaskConfig, keep_mask
-from .sequences import SequenceReader
+from .sequences import SequenceReader, reading_adapter
 from .stream import ActivationConfig, ActivationStream, Calibration, calibrate
 
 __all__ = [
@@ -14,4 +14,5 @@ __all__ = [
     "SequenceReader",
     "calibrate",
     "keep_mask",
+    "reading_adapter",
 ]

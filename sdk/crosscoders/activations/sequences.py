@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from hashlib import blake2b
 from typing import Any, Literal
 
@@ -20,6 +20,15 @@ def is_held_out(document: Document, share: float) -> bool:
     """Whether a document belongs to the held-out split: decided by its content, so repeats never leak."""
     digest = blake2b(repr(asdict(document)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") < share * 2**64
+
+
+def reading_adapter(adapters: Mapping[str, ModelAdapter], tokenizer: str = "") -> ModelAdapter:
+    """The model whose tokenizer is used: the one named, else the first with a chat template, else the first."""
+    if tokenizer:
+        if tokenizer not in adapters:
+            raise ConfigError(f"tokenizer is '{tokenizer}', but the models are {', '.join(adapters)}")
+        return adapters[tokenizer]
+    return next((a for a in adapters.values() if a.has_chat_template()), next(iter(adapters.values())))
 
 
 class SequenceReader:

@@ -14,12 +14,10 @@ def batch_topk_mask(score_BF: Tensor, count: int, *, hint: float = 0.0) -> tuple
     `score_BF` is this process's part and `count` the total over processes; each learns the same global cut.
     Fewer than `count` positive scores are all kept. With none at all the smallest score kept is 0.
     """
-    survivors_N = score_BF[score_BF > hint] if hint > 0 else score_BF[score_BF > 0]
     alone = not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1
-    if hint > 0 and alone and survivors_N.numel() < count:
+    survivors_N = score_BF[score_BF > max(hint, 0.0)] if alone else _gather_largest(score_BF[score_BF > 0], count)
+    if alone and hint > 0 and survivors_N.numel() < count:
         survivors_N = score_BF[score_BF > 0]
-    if not alone:
-        survivors_N = _gather_largest(score_BF[score_BF > 0], count)
     if survivors_N.numel() == 0:
         return torch.zeros_like(score_BF, dtype=torch.bool), score_BF.new_zeros(())
     if survivors_N.numel() > count:

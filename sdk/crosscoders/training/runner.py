@@ -13,7 +13,15 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..activations import ActivationStream, Calibration, Harvester, SequenceReader, calibrate, keep_mask
+from ..activations import (
+    ActivationStream,
+    Calibration,
+    Harvester,
+    SequenceReader,
+    calibrate,
+    keep_mask,
+    reading_adapter,
+)
 from ..activations.harvest import resolve_sites
 from ..activations.sequences import Split
 from ..checkpoint import CheckpointInfo
@@ -113,7 +121,7 @@ class Runner:
         )
         self._median_norm_S = found.median_norm_S
         self._initialise(found)
-        return self._stream("train")
+        return self._stream()
 
     def _initialise(self, found: Calibration) -> None:
         crosscoder = self.crosscoder
@@ -130,7 +138,7 @@ class Runner:
         position, extra = load_state(path, trainer, config=self._identity())
         self._median_norm_S = extra["median_norm_S"]
         self._history = position["history"]
-        stream = self._stream("train")
+        stream = self._stream()
         stream.restore(position["stream"])
         return stream
 
@@ -178,13 +186,7 @@ class Runner:
             raise ConfigError(
                 f"the models {', '.join(vocabularies)} have different vocabularies, so they cannot read the same tokens"
             )
-        if self.config.tokenizer:
-            if self.config.tokenizer not in self.adapters:
-                raise ConfigError(
-                    f"tokenizer is '{self.config.tokenizer}', but the models are {', '.join(self.adapters)}"
-                )
-            return self.adapters[self.config.tokenizer]
-        return next((a for a in self.adapters.values() if a.has_chat_template()), next(iter(self.adapters.values())))
+        return reading_adapter(self.adapters, self.config.tokenizer)
 
     def _reader(self, split: Split) -> SequenceReader:
         activations = self.config.activations
@@ -197,10 +199,10 @@ class Runner:
             held_out_share=activations.held_out_share,
         )
 
-    def _stream(self, split: Split) -> ActivationStream:
+    def _stream(self) -> ActivationStream:
         training = self.config.training
         return ActivationStream(
-            self._reader(split),
+            self._reader("train"),
             self.harvester,
             self.config.activations,
             batch_size=training.batch_size // training.accumulation,
