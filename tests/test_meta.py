@@ -32,8 +32,8 @@ def suites_in_tests():
     return found
 
 
-SUITES = {"architecture": "ArchitectureSuite", "loss": "LossSuite", "analysis": "AnalysisSuite",
-          "token source": "TokenSourceSuite"}  # fmt: skip
+SUITES = {"architecture": "ArchitectureSuite", "loss": "LossSuite", "loss term": "LossTermSuite",
+          "analysis": "AnalysisSuite", "token source": "TokenSourceSuite"}  # fmt: skip
 
 
 @pytest.mark.parametrize(

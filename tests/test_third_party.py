@@ -113,7 +113,7 @@ def test_it_trains_saves_and_is_missed_by_those_who_lack_it(with_plugin, without
     error = run(without_plugin, "-c", load, fails=True)
     assert "the architecture 'paired' of the plugin 'crosscoders-example-plugin' of the distribution" in error
     assert "'crosscoders-example-plugin' version '0.1.0', which is not loaded here" in error
-    assert "available: acausal, sae, transcoder" in error
+    assert "available: acausal, dedicated" in error
 
 
 def test_commands_show_one_clear_line(without_plugin, tmp_path):

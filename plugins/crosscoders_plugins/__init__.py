@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from crosscoders import AnalysisSpec, ArchitectureSpec, LossSpec, TokenSourceSpec, hookimpl
+from crosscoders import AnalysisSpec, ArchitectureSpec, LossSpec, LossTermSpec, TokenSourceSpec, hookimpl
 
 _HERE = "crosscoders_plugins"
 
@@ -12,13 +12,26 @@ _HERE = "crosscoders_plugins"
 @hookimpl
 def crosscoders_architectures() -> Iterator[ArchitectureSpec]:
     """Offer the architectures of this package."""
-    for name, config, summary in (
-        ("acausal", "AcausalConfig", "Every latent reads and writes every site."),
-        ("sae", "SaeConfig", "A sparse autoencoder: one site."),
-        ("transcoder", "TranscoderConfig", "Latents read the first site and write the second."),
+    for name, stem, summary in (
+        ("acausal", "Acausal", "Every latent reads and writes every site."),
+        ("sae", "Sae", "A sparse autoencoder: one site."),
+        ("per_layer_saes", "PerLayerSaes", "One sparse autoencoder for each site, as one object."),
+        ("transcoder", "Transcoder", "Latents read the first site and write the second."),
+        ("pre_post_mlp", "PrePostMlp", "One set of latents over an MLP's input and output."),
+        ("local", "Local", "Latents over windows of neighbouring sites."),
+        ("weakly_causal", "WeaklyCausal", "Latents of layer l read it and write layers from l on."),
+        (
+            "strictly_causal",
+            "StrictlyCausal",
+            "Cross-layer transcoder: read the residual at l, write outputs ≥ l.",
+        ),
+        ("dedicated", "Dedicated", "Some latents belong to one model alone (DFC)."),
+        ("designated_shared", "DesignatedShared", "Some latents have one decoder row for all models (DSF)."),
+        ("factored", "Factored", "Each latent's rows over the sites have low rank."),
+        ("matryoshka", "Matryoshka", "Nested levels over another architecture."),
     ):
         module = f"{_HERE}.architectures.{name}"
-        yield ArchitectureSpec(name=name, config=f"{module}:{config}", build=f"{module}:{name}", summary=summary)
+        yield ArchitectureSpec(name=name, config=f"{module}:{stem}Config", build=f"{module}:{name}", summary=summary)
 
 
 @hookimpl
@@ -26,10 +39,28 @@ def crosscoders_losses() -> Iterator[LossSpec]:
     """Offer the losses of this package."""
     for name, stem, summary in (
         ("l1", "L1", "L1 on activations times decoder norms."),
+        ("dsf", "DSF", "L1 with a smaller weight on designated shared latents."),
+        ("jumprelu", "JumpRelu", "Learned thresholds, with a tanh or a quadratic L0 penalty."),
+        ("topk", "TopK", "Keep the k largest activations of each token."),
         ("batchtopk", "BatchTopK", "Keep the k largest activations per token, over the whole batch."),
+        ("matryoshka_batchtopk", "MatryoshkaBatchTopK", "BatchTopK in which each nested level reconstructs by itself."),
+        ("dfc", "DFC", "BatchTopK with a penalty on shared and exclusive latents."),
+        ("delta", "Delta", "BatchTopK with separate k for shared and delta latents, and a difference term."),
     ):
         module = f"{_HERE}.losses.{name}"
         yield LossSpec(name=name, config=f"{module}:{stem}Config", build=f"{module}:{stem}", summary=summary)
+
+
+@hookimpl
+def crosscoders_loss_terms() -> Iterator[LossTermSpec]:
+    """Offer the loss terms of this package."""
+    for name, module, stem, summary in (
+        ("auxk", "dead_latents", "AuxK", "Dead latents predict what the others left over."),
+        ("frequency", "frequency", "Frequency", "A penalty on latents that fire too often."),
+        ("group_l1", "group_l1", "GroupL1", "An L1 penalty with a weight for each latent group."),
+    ):
+        target = f"{_HERE}.losses.{module}:{stem}"
+        yield LossTermSpec(name=name, config=f"{target}Config", build=target, summary=summary)
 
 
 @hookimpl
@@ -38,6 +69,7 @@ def crosscoders_analyses() -> Iterator[AnalysisSpec]:
     for name, stem, summary in (
         ("decoder_norms", "DecoderNorms", "Which latents belong to which site, with examples of the most specific."),
         ("latent_scaling", "LatentScaling", "Whether site-specific latents are so in truth: beta and nu of each."),
+        ("functional_coherence", "FunctionalCoherence", "From how many sites each latent is really read."),
         ("amplification", "Amplification", "Sample from the difference of two models to bring out rare behaviour."),
     ):
         module = f"{_HERE}.analyses.{name}"

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .checkpoint import CheckpointInfo
-    from .configs import AnalysisChoice, ArchitectureChoice, LossChoice, ModelChoice, ObserverChoice, TokenSourceChoice
+    from .configs import (
+        AnalysisChoice,
+        ArchitectureChoice,
+        LossChoice,
+        LossTermChoice,
+        ModelChoice,
+        ObserverChoice,
+        TokenSourceChoice,
+    )
     from .crosscoder import Crosscoder
     from .documents import Chat, Document, Message, Text, TokenIds
     from .errors import (
@@ -22,10 +30,11 @@ if TYPE_CHECKING:
         SiteError,
         TrainingError,
     )
-    from .gates import Gate, ReluGate, ScoreThresholdGate, TopKGate
+    from .gates import Gate, JumpReluGate, ReluGate, ScoreThresholdGate, TopKGate
     from .hookspecs import hookimpl
+    from .initialise import InitialisationConfig
     from .latents import Latents
-    from .losses import Loss, LossOutput, StepContext
+    from .losses import Activation, ComposedLoss, ForwardPass, Loss, LossConfig, LossOutput, LossTerm, StepContext
     from .plugins import Registry, get_registry
     from .protocols import Analysis, Edit, ModelAdapter, Observer, TokenBatch, Tokenized, TokenSource
     from .records import (
@@ -34,6 +43,7 @@ if TYPE_CHECKING:
         CheckpointFormatSpec,
         Lazy,
         LossSpec,
+        LossTermSpec,
         ModelAdapterSpec,
         NoOptions,
         ObserverSpec,
@@ -51,6 +61,7 @@ _HOMES = {
         "AnalysisChoice",
         "ArchitectureChoice",
         "LossChoice",
+        "LossTermChoice",
         "ModelChoice",
         "ObserverChoice",
         "TokenSourceChoice",
@@ -66,10 +77,20 @@ _HOMES = {
         "SiteError",
         "TrainingError",
     ),
-    "gates": ("Gate", "ReluGate", "ScoreThresholdGate", "TopKGate"),
+    "gates": ("Gate", "JumpReluGate", "ReluGate", "ScoreThresholdGate", "TopKGate"),
     "hookspecs": ("hookimpl",),
     "latents": ("Latents",),
-    "losses": ("Loss", "LossOutput", "StepContext"),
+    "initialise": ("InitialisationConfig",),
+    "losses": (
+        "Activation",
+        "ComposedLoss",
+        "ForwardPass",
+        "Loss",
+        "LossConfig",
+        "LossOutput",
+        "LossTerm",
+        "StepContext",
+    ),
     "plugins": ("Registry", "get_registry"),
     "protocols": ("Analysis", "Edit", "ModelAdapter", "Observer", "TokenBatch", "TokenSource", "Tokenized"),
     "records": (
@@ -78,6 +99,7 @@ _HOMES = {
         "CheckpointFormatSpec",
         "Lazy",
         "LossSpec",
+        "LossTermSpec",
         "ModelAdapterSpec",
         "NoOptions",
         "ObserverSpec",
@@ -92,6 +114,7 @@ _HOMES = {
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "Activation",
     "Analysis",
     "AnalysisChoice",
     "AnalysisError",
@@ -102,6 +125,7 @@ __all__ = [
     "CheckpointError",
     "CheckpointFormatSpec",
     "CheckpointInfo",
+    "ComposedLoss",
     "ConfigError",
     "Crosscoder",
     "CrosscodersError",
@@ -109,14 +133,21 @@ __all__ = [
     "Edit",
     "Examples",
     "Figure",
+    "ForwardPass",
     "Gate",
+    "InitialisationConfig",
+    "JumpReluGate",
     "LatentGroup",
     "Latents",
     "Lazy",
     "Loss",
     "LossChoice",
+    "LossConfig",
     "LossOutput",
     "LossSpec",
+    "LossTerm",
+    "LossTermChoice",
+    "LossTermSpec",
     "Message",
     "ModelAdapter",
     "ModelAdapterSpec",

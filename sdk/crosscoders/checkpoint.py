@@ -17,7 +17,7 @@ from attrs.validators import instance_of
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from .configs import structure, unstructure
+from .configs import ArchitectureChoice, structure, unstructure
 from .crosscoder import Crosscoder
 from .errors import CheckpointError, ConfigError, PluginError
 from .files import whole_folder
@@ -183,18 +183,23 @@ def _build(architecture: dict[str, Any], sites: tuple[Site, ...], registry: Regi
             f"distribution, install it and try again\n  {error}"
         ) from error
     try:
-        options = structure(architecture.get("config"), spec.config.load(), registry=registry)
-        wiring = spec.build.load()(options, sites)
+        choice = ArchitectureChoice(
+            f"{plugin}:{name}", structure(architecture.get("config"), spec.config.load(), registry=registry)
+        )
+        # On the meta device, so that no memory is taken before the file's shapes are known to agree.
+        with torch.device("meta"):
+            expected = choice.make(sites, registry=registry).state_dict()
     except ConfigError as error:
         raise CheckpointError(
             f"the config of the architecture '{name}' in {folder} does not fit what is installed; it was saved by "
             f"{made_by}: {error}"
         ) from error
-    return _module(spec, wiring, folder)
+    _compare({key: tuple(value.shape) for key, value in expected.items()}, _shapes(folder), folder)
+    return choice.make(sites, registry=registry)
 
 
-def _module(spec: Any, wiring: Any, folder: Path) -> Crosscoder:
-    """The module, made on the meta device so that no memory is taken before the file's shapes are known to agree."""
+def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of the stored tensors, the gate's left out."""
     try:
         with safe_open(folder / WEIGHTS, framework="pt") as file:
             shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
@@ -202,12 +207,7 @@ def _module(spec: Any, wiring: Any, folder: Path) -> Crosscoder:
         raise CheckpointError(f"{folder} has no {WEIGHTS}") from None
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{folder / WEIGHTS} is damaged or incomplete: {error}") from error
-    with torch.device("meta"):
-        crosscoder: Crosscoder = spec.module.load()(wiring)
-    expected = {key: tuple(value.shape) for key, value in crosscoder.state_dict().items()}
-    ours = {key: shape for key, shape in shapes.items() if not key.startswith("gate.")}
-    _compare(expected, ours, folder)
-    return spec.module.load()(wiring)  # type: ignore[no-any-return]
+    return {key: shape for key, shape in shapes.items() if not key.startswith("gate.")}
 
 
 def _compare(expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]], folder: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import attrs
 import cattrs
@@ -17,6 +17,10 @@ from cattrs.v import format_exception
 
 from .errors import ConfigError, PluginError
 from .plugins import Offer, Registry, get_registry
+
+if TYPE_CHECKING:
+    from .crosscoder import Crosscoder
+    from .sites import Site
 
 T = TypeVar("T")
 
@@ -48,11 +52,24 @@ class ArchitectureChoice(Choice):
 
     kind = "architecture"
 
+    def make(self, sites: tuple[Site, ...], *, registry: Registry | None = None) -> Crosscoder:
+        """A crosscoder of this architecture over `sites`, its weights zero."""
+        from .crosscoder import Crosscoder
+
+        made = self.build(sites, registry=registry)
+        return made if isinstance(made, Crosscoder) else Crosscoder(made)
+
 
 class LossChoice(Choice):
     """A loss and its options."""
 
     kind = "loss"
+
+
+class LossTermChoice(Choice):
+    """A loss term and its options."""
+
+    kind = "loss term"
 
 
 class ModelChoice(Choice):

@@ -47,14 +47,50 @@ class Crosscoder(nn.Module):
         self.info = None
         self.normaliser = Normaliser(wiring.layout)
         self.gate: Gate = ReluGate()
-        reads = [wiring.layout.subset(group.reads).width for group in wiring.groups]
-        writes = [wiring.layout.subset(group.writes).width for group in wiring.groups]
-        sizes = [group.num_latents for group in wiring.groups]
-        self.W_enc = nn.ParameterList([nn.Parameter(torch.zeros(f, x)) for f, x in zip(sizes, reads, strict=True)])
-        self.W_dec = nn.ParameterList([nn.Parameter(torch.zeros(f, x)) for f, x in zip(sizes, writes, strict=True)])
+        self._make_weights()
         self.b_enc_F = nn.Parameter(torch.zeros(wiring.num_latents))
         self.b_dec_X = nn.Parameter(torch.zeros(wiring.written.width))
         self.W_skip = nn.Parameter(torch.zeros(wiring.written.width, wiring.read.width)) if wiring.skip else None
+
+    # -- weights; a special parameterisation overrides these four ------------------------------------------------
+
+    def _make_weights(self) -> None:
+        """Encoder and decoder parameters of each group, (F_group, X read) and (F_group, X written and not tied)."""
+        layout, groups = self.wiring.layout, self.wiring.groups
+        widths = {site.name: site.width for site in self.sites}
+        self.W_enc = nn.ParameterList([torch.zeros(g.num_latents, layout.subset(g.reads).width) for g in groups])
+        self.W_dec = nn.ParameterList(
+            [torch.zeros(g.num_latents, sum(widths[name] for name in self.wiring.owned(g))) for g in groups]
+        )
+
+    def encoder_weight(self, number: int) -> Tensor:
+        """Encoder rows of group `number`, (F_group, X read), with gradient."""
+        rows: Tensor = self.W_enc[number]
+        return rows
+
+    def decoder_weight(self, number: int) -> Tensor:
+        """Decoder rows of group `number`, (F_group, X written), with gradient; tied blocks put in their places."""
+        if not self.wiring.ties:
+            rows: Tensor = self.W_dec[number]
+            return rows
+        group = self.wiring.groups[number]
+        return torch.cat([self._block((group.name, s)) for s in self.layout.subset(group.writes).names], dim=1)
+
+    @torch.no_grad()
+    def set_weights(self, number: int, W_enc: Tensor, W_dec: Tensor) -> None:
+        """Give group `number` these rows, or as near to them as the parameterisation can come."""
+        self.W_enc[number].copy_(W_enc)
+        group = self.wiring.groups[number]
+        blocks = self.layout.subset(group.writes).unpack(W_dec)
+        owned = [blocks[name] for name in self.wiring.owned(group)]
+        if owned:
+            self.W_dec[number].copy_(torch.cat(owned, dim=1))
+
+    def _block(self, block: tuple[str, str]) -> Tensor:
+        name, site = self.wiring.owners.get(block, block)
+        number = [group.name for group in self.wiring.groups].index(name)
+        owned = self.layout.subset(self.wiring.owned(self.wiring.groups[number]))
+        return owned.unpack(self.W_dec[number])[site]
 
     # -- what it is ---------------------------------------------------------------------------------------------
 
@@ -77,6 +113,11 @@ class Crosscoder(nn.Module):
     def num_latents(self) -> int:
         """F."""
         return self.wiring.num_latents
+
+    @property
+    def num_parameters(self) -> int:
+        """Trained numbers that it holds: tied rows once, factors instead of rows where the architecture has them."""
+        return sum(parameter.numel() for parameter in self.parameters())
 
     @property
     def device(self) -> torch.device:
@@ -128,8 +169,12 @@ class Crosscoder(nn.Module):
     def pre_activations(self, x_BX: Tensor) -> Tensor:
         """W_enc x̃ + b_enc for every latent, dense (B, F), fp32; autocast may do the product in bf16."""
         parts = [
-            functional.linear(x_BX[:, self._reads(group)], W, self.b_enc_F[self.wiring.latent_slices[group.name]])
-            for group, W in zip(self.wiring.groups, self.W_enc, strict=True)
+            functional.linear(
+                x_BX[:, self._reads(group)],
+                self.encoder_weight(number),
+                self.b_enc_F[self.wiring.latent_slices[group.name]],
+            )
+            for number, group in enumerate(self.wiring.groups)
         ]
         return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)).to(self.b_enc_F.dtype)
 
@@ -137,10 +182,10 @@ class Crosscoder(nn.Module):
         """The values of already selected `latents`, with gradients that touch only what fired: (N,)."""
         if len(self.wiring.groups) == 1:
             group = self.wiring.groups[0]
-            return sparse_encode(x_BX[:, self._reads(group)], self.W_enc[0], self.b_enc_F, latents)
+            return sparse_encode(x_BX[:, self._reads(group)], self.encoder_weight(0), self.b_enc_F, latents)
         value_N = torch.zeros_like(latents.value_N)
-        for group, W in zip(self.wiring.groups, self.W_enc, strict=True):
-            columns = self.wiring.latent_slices[group.name]
+        for number, group in enumerate(self.wiring.groups):
+            columns, W = self.wiring.latent_slices[group.name], self.encoder_weight(number)
             here_N = ((latents.latent_N >= columns.start) & (latents.latent_N < columns.stop)).nonzero().squeeze(1)
             part_N = sparse_encode(x_BX[:, self._reads(group)], W, self.b_enc_F[columns], latents.of_group(columns))
             value_N = value_N.index_put((here_N,), part_N)
@@ -165,8 +210,8 @@ class Crosscoder(nn.Module):
     def decode_blocks(self, latents: Latents | Tensor, *, value_N: Tensor | None = None) -> Tensor:
         """What the decoder rows alone give, without bias or skip: Σ f·d, (B, X written) in normalised units."""
         out_BX: Tensor | None = None
-        for group, W in zip(self.wiring.groups, self.W_dec, strict=True):
-            columns = self.wiring.latent_slices[group.name]
+        for number, group in enumerate(self.wiring.groups):
+            columns, W = self.wiring.latent_slices[group.name], self.decoder_weight(number)
             if isinstance(latents, Tensor):
                 part_BX: Tensor = latents[:, columns] @ W
             else:
@@ -188,9 +233,9 @@ class Crosscoder(nn.Module):
         """‖d_i^s‖ of every latent at every written site, (F, S written), in normalised space; 0 where not written."""
         names = self.written.names
         norms_FS = self.b_enc_F.new_zeros(self.num_latents, len(names))
-        for group, W in zip(self.wiring.groups, self.W_dec, strict=True):
+        for number, group in enumerate(self.wiring.groups):
             latents = self.wiring.latent_slices[group.name]
-            for name, rows_FD in self.layout.subset(group.writes).unpack(W).items():
+            for name, rows_FD in self.layout.subset(group.writes).unpack(self.decoder_weight(number)).items():
                 norms_FS[latents, names.index(name)] = rows_FD.norm(dim=1)
         return norms_FS
 
@@ -202,9 +247,10 @@ class Crosscoder(nn.Module):
     def decoder_rows(self, site: str) -> Tensor:
         """Decoder rows at one written site, (F, D) in normalised space; zero rows for latents that do not write it."""
         rows_FD = self.b_enc_F.new_zeros(self.num_latents, self.written.subset([site]).width)
-        for group, W in zip(self.wiring.groups, self.W_dec, strict=True):
+        for number, group in enumerate(self.wiring.groups):
             if site in group.writes:
-                rows_FD[self.wiring.latent_slices[group.name]] = self.layout.subset(group.writes).unpack(W)[site]
+                rows = self.layout.subset(group.writes).unpack(self.decoder_weight(number))[site]
+                rows_FD[self.wiring.latent_slices[group.name]] = rows
         return rows_FD
 
     @torch.no_grad()
@@ -216,8 +262,8 @@ class Crosscoder(nn.Module):
         folded = {"b_enc_F": self.b_enc_F.clone()}
         folded["b_dec_X"] = self.normaliser.undo(self.b_dec_X, self.written.names)
         for number, group in enumerate(self.wiring.groups):
-            folded[f"W_enc.{number}"] = self.W_enc[number] * self.normaliser.scale_X(group.reads)
-            folded[f"W_dec.{number}"] = self.W_dec[number] / self.normaliser.scale_X(group.writes)
+            folded[f"W_enc.{number}"] = self.encoder_weight(number) * self.normaliser.scale_X(group.reads)
+            folded[f"W_dec.{number}"] = self.decoder_weight(number) / self.normaliser.scale_X(group.writes)
         if self.W_skip is not None:
             read = self.normaliser.scale_X(self.wiring.read.names)
             folded["W_skip"] = self.W_skip * read / self.normaliser.scale_X(self.written.names)[:, None]

@@ -39,17 +39,41 @@ class ReluGate(Gate):
 
 
 class ScoreThresholdGate(Gate):
-    """On where f·Σ_s‖d^s‖ exceeds one threshold (BatchTopK at inference; Minder et al. 2025, §3.2)."""
+    """On where f·Σ_s‖d^s‖ exceeds a threshold (BatchTopK at inference; Minder et al. 2025, §3.2).
+
+    One threshold for all latents or, with `num_latents`, one for each.
+    """
 
     name = "score_threshold"
     threshold: Tensor
 
-    def __init__(self, threshold: float = 0.0) -> None:
+    def __init__(self, threshold: float = 0.0, *, num_latents: int = 0) -> None:
         super().__init__()
-        self.register_buffer("threshold", torch.tensor(threshold, dtype=torch.float32))
+        value = torch.tensor(threshold, dtype=torch.float32)
+        self.register_buffer("threshold", value.repeat(num_latents) if num_latents else value)
+
+    def options(self) -> dict[str, Any]:
+        return {"num_latents": len(self.threshold)} if self.threshold.ndim else {}
 
     def keep(self, f_BF: Tensor, norm_F: Tensor) -> Tensor:
         return (f_BF > 0) & (f_BF * norm_F > self.threshold)
+
+
+class JumpReluGate(Gate):
+    """On where f exceeds the latent's own threshold (Rajamanoharan et al. 2024)."""
+
+    name = "jumprelu"
+    threshold_F: Tensor
+
+    def __init__(self, num_latents: int) -> None:
+        super().__init__()
+        self.register_buffer("threshold_F", torch.zeros(num_latents))
+
+    def keep(self, f_BF: Tensor, norm_F: Tensor) -> Tensor:
+        return (f_BF > 0) & (f_BF > self.threshold_F)
+
+    def options(self) -> dict[str, Any]:
+        return {"num_latents": len(self.threshold_F)}
 
 
 class TopKGate(Gate):
@@ -70,7 +94,7 @@ class TopKGate(Gate):
         return {"k": self.k}
 
 
-GATES: dict[str, type[Gate]] = {gate.name: gate for gate in (ReluGate, ScoreThresholdGate, TopKGate)}
+GATES: dict[str, type[Gate]] = {gate.name: gate for gate in (ReluGate, ScoreThresholdGate, JumpReluGate, TopKGate)}
 
 
 def gate_of(description: dict[str, Any]) -> Gate:

@@ -15,6 +15,7 @@ from .records import (
     ArchitectureSpec,
     CheckpointFormatSpec,
     LossSpec,
+    LossTermSpec,
     ModelAdapterSpec,
     ObserverSpec,
     TokenSourceSpec,
@@ -32,7 +33,7 @@ class CrosscodersSpecs:
     def crosscoders_architectures(self) -> Iterable[ArchitectureSpec]:
         """Offer architectures: tables that say which latents read and write which sites.
 
-        `build(options, sites)` returns a `Wiring`.
+        `build(options, sites)` returns a `Wiring`, or a module of its own for special parameterisations.
 
         >>> from attrs import frozen
         >>> from crosscoders import ArchitectureSpec, LatentGroup, Wiring, hookimpl
@@ -83,6 +84,30 @@ class CrosscodersSpecs:
         >>> @hookimpl
         ... def crosscoders_losses():
         ...     yield LossSpec(name="plain_l1", config="my_plugin.plain:PlainL1Config", build="my_plugin.plain:PlainL1")
+        """
+        return ()
+
+    @hookspec
+    def crosscoders_loss_terms(self) -> Iterable[LossTermSpec]:
+        """Offer terms that a config adds to a loss: `terms = [{name = "quiet", weight = 0.01}]`.
+
+        `build(options)` returns a `LossTerm`; it sees the forward pass that the loss has already made:
+
+        >>> from attrs import frozen
+        >>> from crosscoders import LossTerm, LossTermSpec, hookimpl
+        >>> @frozen(kw_only=True)
+        ... class QuietConfig:
+        ...     weight: float = 0.01
+        >>> class Quiet(LossTerm):
+        ...     def __init__(self, options):
+        ...         super().__init__()
+        ...         self.weight = options.weight
+        ...
+        ...     def forward(self, found, step):
+        ...         return self.weight * step.mean(found.active.total_F().sum())
+        >>> @hookimpl
+        ... def crosscoders_loss_terms():
+        ...     yield LossTermSpec(name="quiet", config="my_plugin.quiet:QuietConfig", build="my_plugin.quiet:Quiet")
         """
         return ()
 

@@ -24,6 +24,7 @@ from .records import (
     CheckpointFormatSpec,
     ComponentSpec,
     LossSpec,
+    LossTermSpec,
     ModelAdapterSpec,
     ObserverSpec,
     TokenSourceSpec,
@@ -34,6 +35,7 @@ S = TypeVar("S", bound=ComponentSpec)
 KINDS: Mapping[str, tuple[str, type[ComponentSpec]]] = {
     "architecture": ("crosscoders_architectures", ArchitectureSpec),
     "loss": ("crosscoders_losses", LossSpec),
+    "loss term": ("crosscoders_loss_terms", LossTermSpec),
     "model adapter": ("crosscoders_model_adapters", ModelAdapterSpec),
     "analysis": ("crosscoders_analyses", AnalysisSpec),
     "token source": ("crosscoders_token_sources", TokenSourceSpec),
@@ -217,6 +219,11 @@ class Registry:
     def losses(self) -> Catalog[LossSpec]:
         """Every loss on offer."""
         return self.catalog("loss")
+
+    @property
+    def loss_terms(self) -> Catalog[LossTermSpec]:
+        """Every loss term on offer."""
+        return self.catalog("loss term")
 
     @property
     def model_adapters(self) -> Catalog[ModelAdapterSpec]:

@@ -16,7 +16,7 @@ from .errors import PluginError
 
 if TYPE_CHECKING:
     from .crosscoder import Crosscoder
-    from .losses import Loss
+    from .losses import Loss, LossTerm
     from .protocols import Analysis, CheckpointFormat, ModelAdapter, Observer, TokenSource
     from .sites import Site
     from .wiring import Wiring
@@ -58,17 +58,23 @@ class ComponentSpec:
     """One line for listings."""
 
 
-def _default_module() -> Any:
-    return Lazy("crosscoders.crosscoder:Crosscoder")
+@frozen(kw_only=True)
+class ArchitectureSpec(ComponentSpec):
+    """`build(options, sites)` returns the wiring: which latents read and write which sites.
+
+    A special parameterisation returns its own module instead, an instance of a subclass of `Crosscoder`.
+    """
+
+    build: Lazy[Callable[[Any, tuple[Site, ...]], Wiring | Crosscoder]] = field(
+        converter=_lazy, validator=instance_of(Lazy)
+    )
 
 
 @frozen(kw_only=True)
-class ArchitectureSpec(ComponentSpec):
-    """`build(options, sites)` returns the wiring: which latents read and write which sites."""
+class LossTermSpec(ComponentSpec):
+    """`build(options)` returns a `LossTerm` module."""
 
-    build: Lazy[Callable[[Any, tuple[Site, ...]], Wiring]] = field(converter=_lazy, validator=instance_of(Lazy))
-    module: Lazy[type[Crosscoder]] = field(factory=_default_module, converter=_lazy, validator=instance_of(Lazy))
-    """Only for special parameterisations: a subclass of `Crosscoder`, made as `module(wiring)`."""
+    build: Lazy[Callable[[Any], LossTerm]] = field(converter=_lazy, validator=instance_of(Lazy))
 
 
 @frozen(kw_only=True)

@@ -23,6 +23,7 @@ from crosscoders.activations import ActivationConfig
 from crosscoders.testing import AnalysisSuite
 from crosscoders.testing.fakes import MarkovModel
 from crosscoders_plugins.analyses.decoder_norms import DecoderNorms, DecoderNormsConfig
+from crosscoders_plugins.analyses.functional_coherence import FunctionalCoherence, FunctionalCoherenceConfig
 from crosscoders_plugins.analyses.latent_scaling import LatentScaling, LatentScalingConfig
 from crosscoders_plugins.analyses.norm_classes import classes_of, delta_norm, entropy_share, norm_share
 from crosscoders_plugins.analyses.scaling_sums import scaling_sums
@@ -35,6 +36,10 @@ class TestDecoderNorms(AnalysisSuite):
 
 class TestLatentScaling(AnalysisSuite):
     name = "latent_scaling"
+
+
+class TestFunctionalCoherence(AnalysisSuite):
+    name = "functional_coherence"
 
 
 class TestAmplification(AnalysisSuite):
@@ -283,3 +288,25 @@ def test_sites_of_another_width_cannot_be_compared():
         LatentScaling(LatentScalingConfig(reference="q")).run(
             study_of(crosscoder, {"a": torch.ones(40, 2), "b": torch.ones(40, 3)})
         )
+
+
+def test_functional_coherence_tells_what_is_read_from_what_is_written():
+    """One latent read from one site, one from both alike; by decoder norm both are spread over both sites."""
+    names = ("a/x", "b/x")
+    crosscoder = Crosscoder(
+        Wiring(sites=(Site("a/x", 2), Site("b/x", 2)), groups=(LatentGroup("all", 3, names, names),))
+    )
+    crosscoder.W_enc[0].data = torch.tensor([[1.0, 0, 0, 0], [1.0, 0, 1.0, 0], [0, 3.0, 0, 1.0]])
+    crosscoder.W_dec[0].data = torch.ones(3, 4)
+    analysis = FunctionalCoherence(FunctionalCoherenceConfig())
+    change_FS, firings_F = analysis.changes(crosscoder, [torch.rand(50, 2).repeat(1, 2) + 0.1, torch.ones(3, 4)])
+    torch.testing.assert_close(
+        change_FS, torch.tensor([[1.0, 0], [0.5, 0.5], [0.75, 0.25]], dtype=torch.float64), rtol=1e-5, atol=1e-6
+    )
+    assert firings_F.tolist() == [53, 53, 53]
+
+
+def test_functional_coherence_refuses_a_single_site(planted_crosscoder):
+    alone = Crosscoder(Wiring(sites=(Site("a/x", 2),), groups=(LatentGroup("all", 3, ("a/x",), ("a/x",)),)))
+    with pytest.raises(AnalysisError, match="more than one site"):
+        FunctionalCoherence(FunctionalCoherenceConfig()).run(Study(alone, {}, None, reading=object()))

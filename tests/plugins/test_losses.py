@@ -1,14 +1,29 @@
 """Losses: conformance, and equality with naive versions written here from the formulas."""
 
 import math
+from itertools import islice
 
+import attrs
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crosscoders import Crosscoder, LatentGroup, LossChoice, Site, StepContext, Wiring
-from crosscoders.testing import LossSuite
+from crosscoders import (
+    ArchitectureChoice,
+    ConfigError,
+    Crosscoder,
+    LatentGroup,
+    LossChoice,
+    Site,
+    StepContext,
+    TrainingConfig,
+    Wiring,
+    evaluate,
+    fit,
+)
+from crosscoders.testing import DiffWorld, LossSuite, LossTermSuite
+from crosscoders.testing.suites.loss import SMALL_WORLD
 
 
 class TestBatchTopK(LossSuite):
@@ -196,3 +211,355 @@ def test_evaluation_does_not_move_the_threshold():
     before = float(loss.threshold)
     loss.eval()(crosscoder, 3 * x_BX, context())
     assert float(loss.threshold) == before
+
+
+# -- further losses and terms -------------------------------------------------------------------------------------
+
+
+class TestBatchTopKAnnealed(LossSuite):
+    name = "batchtopk"
+    options = {"k": 2, "k_start": 8, "anneal_share": 0.5}
+
+
+class TestTopK(LossSuite):
+    name = "topk"
+    options = {"k": 3}
+
+
+class TestJumpReluTanh(LossSuite):
+    name = "jumprelu"
+    options = {"weight": 0.5}
+
+
+class TestJumpReluQuadratic(LossSuite):
+    name = "jumprelu"
+    options = {"penalty": "quadratic", "target_l0": 3.0, "weight": 1.0, "ramp_share": 0.1}
+
+
+class TestL1WithTarget(LossSuite):
+    name = "l1"
+    options = {"weight": 0.5, "target_l0": 3.0}
+
+
+class TestMeanL2(LossSuite):
+    name = "l1"
+    options = {"weight": 0.02, "reconstruction": "mean_l2"}
+
+
+class TestSiteMasking(LossSuite):
+    name = "batchtopk"
+    options = {"k": 2, "site_masking": 0.05}
+    expected_failures = {"test_terms_are_means_over_tokens": "each token draws its own mask"}
+
+
+def grouped_wiring(first="designated", second="free"):
+    sites = (Site("base/x", 16), Site("chat/x", 16))
+    names = ("base/x", "chat/x")
+    groups = (LatentGroup(first, 22, reads=names, writes=names), LatentGroup(second, 10, reads=names, writes=names))
+    return Wiring(sites=sites, groups=groups)
+
+
+class TestDSF(LossSuite):
+    name = "dsf"
+    options = {"weight": 0.5}
+
+    def wiring(self):
+        return grouped_wiring()
+
+
+class TestDFC(LossSuite):
+    name = "dfc"
+    options = {"k": 2}
+
+    def wiring(self):
+        return ArchitectureChoice.of("dedicated", num_latents=32, exclusive_share=0.15).build(super().wiring().sites)
+
+
+class TestDelta(LossSuite):
+    name = "delta"
+    options = {"k": 1, "k_shared": 2}
+
+    def wiring(self):
+        return ArchitectureChoice.of("designated_shared", num_latents=32, designated_share=0.6).build(
+            super().wiring().sites
+        )
+
+
+class TestMatryoshka(LossSuite):
+    name = "matryoshka_batchtopk"
+    options = {"k": 2}
+
+    def wiring(self):
+        return attrs.evolve(super().wiring(), nesting=(0.5, 1.0))
+
+
+class TestAuxKTerm(LossTermSuite):
+    name = "auxk"
+
+
+class TestFrequencyTerm(LossTermSuite):
+    name = "frequency"
+    options = {"limit": 0.02}
+
+
+class TestGroupL1Term(LossTermSuite):
+    name = "group_l1"
+    options = {"weights": {"all": 0.1}}
+
+
+def test_topk_keeps_the_largest_scores_of_each_token():
+    crosscoder, x_BX = make()
+    output = LossChoice.of("topk", k=3).build().train()(crosscoder, x_BX, context())
+    f, norms = naive_parts(crosscoder, x_BX)
+    kept = []
+    for active in f:
+        order = sorted(range(len(active)), key=lambda i: -active[i] * sum(norms[i]))[:3]
+        kept.append([v if i in order else 0.0 for i, v in enumerate(active)])
+    assert output.terms["reconstruction"].item() == pytest.approx(
+        naive_reconstruction_loss(crosscoder, x_BX, kept), rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("name", ["topk", "batchtopk"])
+def test_k_is_annealed_linearly_to_its_final_value(name):
+    crosscoder, x_BX = make(num_latents=40)
+    loss = LossChoice.of(name, k=2, k_start=8, anneal_share=0.5, aux_weight=0.0).build().train()
+    kept = [int(loss(crosscoder, x_BX, context(step=step)).num_active) for step in (0, 24, 49, 99)]
+    assert kept[0] > kept[1] > kept[2] == kept[3] <= 2 * 17
+
+
+def test_selection_within_groups_gives_each_its_own_places_and_threshold():
+    crosscoder = Crosscoder(grouped_wiring()).double()
+    generator = torch.Generator().manual_seed(0)
+    for parameter in crosscoder.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+    crosscoder.W_dec[1].data *= 0.01  # its scores are far smaller, so it would get no place among all
+    x_BX = torch.randn(40, 32, generator=generator, dtype=torch.float64)
+    loss = LossChoice.of("batchtopk", k=2, scope="group").build().train()
+    loss.attach(crosscoder)
+    output = loss(crosscoder, x_BX, context(num_tokens=40))
+    assert int(output.num_active) == 2 * 2 * 40
+    gate = loss.gate()
+    assert gate.threshold.shape == (32,) and gate.threshold[0] > 50 * gate.threshold[31] > 0
+    crosscoder.gate = gate
+    assert crosscoder.encode(x_BX).l0 == pytest.approx(4.0, rel=0.05)  # strictly above the smallest kept
+
+
+def test_reconstruction_as_mean_of_error_norms():
+    crosscoder, x_BX = make()
+    loss = LossChoice.of("l1", reconstruction="mean_l2").build()
+    output = loss(crosscoder, x_BX, context())
+    r = output.residual_BX
+    expected = sum(float(row[:5].norm() + row[5:].norm()) / 2 for row in r) / 17
+    assert output.terms["reconstruction"].item() == pytest.approx(expected)
+
+
+def test_masked_sites_are_hidden_from_the_encoder_alone_and_the_same_for_a_step():
+    crosscoder, x_BX = make(widths=(5, 3), num_latents=400)
+    loss = LossChoice.of("l1", site_masking=0.5).build().train()
+    seen = {step: loss._masked(crosscoder, x_BX, context(step=step)) for step in (3, 4)}
+    hidden = torch.stack([(seen[3][:, :5] == 0).all(1), (seen[3][:, 5:] == 0).all(1)], 1)
+    assert 4 < int(hidden.sum()) < 30
+    assert torch.equal(seen[3][~hidden[:, 0]][:, :5], x_BX[~hidden[:, 0]][:, :5])
+    assert torch.equal(loss._masked(crosscoder, x_BX, context(step=3)), seen[3])
+    assert not torch.equal(seen[3], seen[4])
+    assert torch.equal(loss.eval()._masked(crosscoder, x_BX, context(step=3)), x_BX)
+    # Targets stay whole: with all latents off, the error is that of the unmasked input.
+    crosscoder.W_dec[0].data.zero_()
+    output = loss.train()(crosscoder, x_BX, context(step=3))
+    torch.testing.assert_close(output.residual_BX, (x_BX - crosscoder.b_dec_X).detach())
+
+
+def test_matryoshka_is_the_mean_over_prefixes():
+    crosscoder, x_BX = make(num_latents=12)
+    crosscoder.wiring = attrs.evolve(crosscoder.wiring, nesting=(0.25, 0.5, 1.0))
+    loss = LossChoice.of("matryoshka_batchtopk", k=3, aux_weight=0.0).build().train()
+    loss.attach(crosscoder)
+    term = loss(crosscoder, x_BX, context()).terms["reconstruction"]
+    f, _ = naive_batchtopk(crosscoder, x_BX, 3)
+    by_level = [
+        naive_reconstruction_loss(crosscoder, x_BX, [[v if i < size else 0.0 for i, v in enumerate(a)] for a in f])
+        for size in (3, 6, 12)
+    ]
+    assert term.item() == pytest.approx(sum(by_level) / 3, rel=1e-5)
+    with pytest.raises(ConfigError, match="architecture 'matryoshka'"):
+        loss.attach(make()[0])
+
+
+def test_dsf_charges_designated_latents_less():
+    crosscoder = Crosscoder(grouped_wiring()).double()
+    for parameter in crosscoder.parameters():
+        parameter.data = torch.randn(parameter.shape, dtype=torch.float64)
+    x_BX = torch.randn(17, 32, dtype=torch.float64)
+    terms = LossChoice.of("dsf", weight=0.7, designated_share=0.2).build()(crosscoder, x_BX, context()).terms
+    charge_F = crosscoder.pre_activations(x_BX).relu().sum(0) * crosscoder.decoder_norms().sum(1)
+    expected = 0.7 * (0.2 * charge_F[:22].sum() + charge_F[22:].sum()) / 17
+    assert terms["sparsity"].item() == pytest.approx(expected.item())
+
+
+def test_dfc_charges_each_latent_once():
+    sites = (Site("a/x", 5), Site("b/x", 4))
+    crosscoder = ArchitectureChoice.of("dedicated", num_latents=20, exclusive_share=0.2).make(sites).double()
+    for parameter in crosscoder.parameters():
+        parameter.data = torch.randn(parameter.shape, dtype=torch.float64)
+    x_BX = torch.randn(17, 9, dtype=torch.float64)
+    loss = LossChoice.of("dfc", k=4, shared_weight=0.3, exclusive_weight=0.1).build().train()
+    loss.attach(crosscoder)
+    output = loss(crosscoder, x_BX, context())
+    f_BF = crosscoder.pre_activations(x_BX).relu()
+    score_BF = f_BF * crosscoder.score_norms()
+    kept_BF = f_BF * (score_BF >= score_BF.flatten().topk(4 * 17).values.min())
+    charge_F = kept_BF.sum(0) * crosscoder.decoder_norms().sum(1) / 17
+    expected = 0.1 * charge_F[:8].sum() + 0.3 * charge_F[8:].sum()
+    assert output.terms["dedicated"].item() == pytest.approx(expected.item())
+
+
+def test_delta_has_two_pools_and_its_term_by_hand():
+    sites = (Site("a/x", 5), Site("b/x", 5))
+    crosscoder = ArchitectureChoice.of("designated_shared", num_latents=20, designated_share=0.5).make(sites).double()
+    for parameter in crosscoder.parameters():
+        parameter.data = torch.randn(parameter.shape, dtype=torch.float64)
+    x_BX = torch.randn(17, 10, dtype=torch.float64)
+    loss = LossChoice.of("delta", k=1, k_shared=3, difference_weight=0.5).build().train()
+    loss.attach(crosscoder)
+    output = loss(crosscoder, x_BX, context())
+    assert int(output.num_active) == 4 * 17
+    f_BF = crosscoder.pre_activations(x_BX).relu()
+    score_BF = f_BF * crosscoder.score_norms()
+    delta_BF = (f_BF * (score_BF >= score_BF[:, 10:].flatten().topk(17).values.min()))[:, 10:]
+    rows = crosscoder.decoder_rows("b/x")[10:] - crosscoder.decoder_rows("a/x")[10:]
+    bias = crosscoder.b_dec_X[5:] - crosscoder.b_dec_X[:5]
+    error = x_BX[:, 5:] - x_BX[:, :5] - bias - delta_BF @ rows
+    assert output.terms["difference"].item() == pytest.approx(0.5 * error.square().sum().item() / 17)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [("dsf", {}, "no latent group is called 'designated'; there are all"),
+     ("dfc", {}, "no latent group is called 'shared'"), ("delta", {}, "no latent group is called 'designated'"),
+     ("delta", {"shared": "all"}, "needs delta latents"), ("dfc", {"shared": "all"}, "needs exclusive latents")],
+)  # fmt: skip
+def test_losses_for_special_wirings_refuse_others_with_reasons(name, options, message):
+    with pytest.raises(ConfigError, match=message):
+        LossChoice.of(name, **options).build().attach(make()[0])
+
+
+def test_jumprelu_values_penalties_and_straight_through_gradients_by_hand():
+    crosscoder, x_BX = make()
+    loss = LossChoice.of("jumprelu", weight=0.7, ramp_share=0.0, pre_weight=0.3, threshold=0.8, bandwidth=1.5).build()
+    loss.attach(crosscoder)
+    loss.double()
+    terms = loss.train()(crosscoder, x_BX, context()).terms
+    with torch.no_grad():
+        pre = x_BX @ crosscoder.W_enc[0].T + crosscoder.b_enc_F
+        n_F = crosscoder.W_dec[0][:, :5].norm(dim=1) + crosscoder.W_dec[0][:, 5:].norm(dim=1)
+        f = torch.where(pre > 0.8, pre, 0.0)
+        sparsity = 0.7 * torch.tanh(4 * f * n_F).sum() / 17
+        below = 0.3 * ((0.8 - pre).clamp_min(0) * n_F).sum() / 17
+        residual = x_BX - f @ crosscoder.W_dec[0] - crosscoder.b_dec_X
+    assert terms["sparsity"].item() == pytest.approx(sparsity.item())
+    assert terms["pre_activation"].item() == pytest.approx(below.item())
+    assert terms["reconstruction"].item() == pytest.approx(residual.square().sum().item() / 17)
+    sum(terms.values()).backward()
+    with torch.no_grad():
+        grad_f = -2 * residual @ crosscoder.W_dec[0].T / 17
+        grad_f += 0.7 * 4 * n_F * (1 - torch.tanh(4 * f * n_F).square()) / 17
+        window = ((pre - 0.8).abs() < 0.75).double() / 1.5
+        grad_theta = -(grad_f * 0.8 * window).sum(0) + 0.3 * ((pre < 0.8) * n_F).sum(0) / 17
+        grad_pre = grad_f * ((pre > 0.8) + 0.8 * window) - 0.3 * (pre < 0.8) * n_F / 17
+    torch.testing.assert_close(loss.threshold_F.grad, grad_theta)
+    torch.testing.assert_close(crosscoder.b_enc_F.grad, grad_pre.sum(0))
+
+
+def test_jumprelu_quadratic_penalty_and_its_gradient():
+    crosscoder, x_BX = make()
+    loss = LossChoice.of(
+        "jumprelu", penalty="quadratic", target_l0=2.0, weight=0.7, ramp_share=0.0, pre_weight=0.0, bandwidth=1.0
+    ).build()
+    loss.attach(crosscoder)
+    loss.double()
+    terms = loss.train()(crosscoder, x_BX, context()).terms
+    pre = (x_BX @ crosscoder.W_enc[0].T + crosscoder.b_enc_F).detach()
+    l0 = float((pre > 0.1).sum()) / 17
+    assert terms["sparsity"].item() == pytest.approx(0.7 * (l0 / 2 - 1) ** 2)
+    terms["sparsity"].backward()
+    slope = 0.7 * 2 * (l0 / 2 - 1) / 2
+    expected = -slope * ((pre - 0.1).abs() < 0.5).double().sum(0) / 17
+    torch.testing.assert_close(loss.threshold_F.grad, expected)
+    assert crosscoder.W_enc[0].grad is None
+
+
+def planted_batches(batch_size=256):
+    world, number = DiffWorld(SMALL_WORLD), 0
+    while True:
+        ids = torch.arange(number, number + batch_size)
+        yield torch.cat([world.activations("a", ids), world.activations("b", ids)], dim=1)
+        number += batch_size
+
+
+def trained(loss, steps=400, **options):
+    sites = (Site("a/x", 16), Site("b/x", 16))
+    names = tuple(site.name for site in sites)
+    crosscoder = Crosscoder(Wiring(sites=sites, groups=(LatentGroup("all", 32, names, names),)))
+    made_loss = LossChoice.of(loss, **options).build()
+    config = TrainingConfig(num_tokens=steps * 256, batch_size=256, lr=5e-3)
+    reports = list(fit(crosscoder, made_loss, planted_batches(), config))
+    return crosscoder, made_loss, reports, evaluate(crosscoder, islice(planted_batches(), 20))
+
+
+@pytest.mark.parametrize(
+    ("loss", "target", "options"),
+    [("l1", 2.5, {"weight": 0.05}), ("l1", 2.5, {"weight": 20.0}),
+     ("jumprelu", 1.4, {"weight": 0.1, "ramp_share": 0.1}), ("jumprelu", 1.4, {"weight": 5.0, "ramp_share": 0.1}),
+     ("jumprelu", 2.5, {"penalty": "quadratic", "weight": 3.0, "ramp_share": 0.1})],
+)  # fmt: skip
+def test_target_l0_is_met_from_whatever_weight(loss, target, options):
+    *_, metrics = trained(loss, steps=800, target_l0=target, **options)
+    assert metrics.l0 == pytest.approx(target, rel=0.15)
+
+
+def test_jumprelu_thresholds_move():
+    """A logarithmic threshold of 0.01 under Adam moves by 1e-7 a step, and L0 never falls; ours must."""
+    _, loss, reports, _ = trained("jumprelu", weight=1.0)
+    moved = (loss.threshold_F.detach() - 0.1).abs()
+    assert float(moved.median()) > 0.02
+    assert reports[-1].l0 < 0.6 * max(report.l0 for report in reports[:50])
+
+
+def test_frequency_term_presses_frequent_latents_down():
+    limit, rates = 0.05, {}
+    for name, terms in (("without", []), ("with", [{"name": "frequency", "limit": limit, "weight": 3.0}])):
+        crosscoder, *_ = trained("batchtopk", k=3, terms=terms)
+        latents = crosscoder.encode(torch.cat(list(islice(planted_batches(), 20))))
+        rates[name] = torch.bincount(latents.latent_N, minlength=32) / latents.num_tokens
+    assert int((rates["with"] > 2 * limit).sum()) < int((rates["without"] > 2 * limit).sum())
+    assert rates["with"].max() < 0.6 * rates["without"].max()
+
+
+def test_frequency_term_by_hand():
+    crosscoder, x_BX = make()
+    loss = LossChoice.of("l1", terms=[{"name": "frequency", "limit": 0.25, "weight": 0.5}]).build().train()
+    terms = loss(crosscoder, x_BX, context()).terms
+    f = crosscoder.pre_activations(x_BX).relu()
+    excess = ((f > 0).double().mean(0) / 0.25 - 1).clamp_min(0)
+    expected = 0.5 * (excess * f.sum(0) * crosscoder.decoder_norms().sum(1)).sum() / 17
+    assert terms["frequency"].item() == pytest.approx(expected.item())
+
+
+def test_auxk_as_a_term_is_the_same_as_the_built_in_one():
+    crosscoder, x_BX = make()
+    dead_F = torch.arange(11) >= 6
+    built_in = LossChoice.of("batchtopk", k=2).build().train()(crosscoder, x_BX, context(dead_F=dead_F)).terms
+    loss = LossChoice.of("batchtopk", k=2, aux_weight=0.0, terms=[{"name": "auxk"}]).build().train()
+    assert torch.equal(loss(crosscoder, x_BX, context(dead_F=dead_F)).terms["auxk"], built_in["auxk"])
+
+
+def test_several_terms_compose_and_keep_their_names():
+    crosscoder, x_BX = make()
+    weights = {"all": 0.1}
+    terms = [{"name": "group_l1", "weights": weights}, {"name": "frequency"}, {"name": "group_l1", "weights": weights}]
+    found = LossChoice.of("topk", k=2, terms=terms).build().train()(crosscoder, x_BX, context()).terms
+    assert list(found) == ["reconstruction", "auxk", "group_l1", "frequency", "group_l1_2"]
+    assert torch.equal(found["group_l1"], found["group_l1_2"])
+    with pytest.raises(ConfigError, match="no loss term is called 'nope'"):
+        LossChoice.of("topk", terms=[{"name": "nope"}])

@@ -31,7 +31,7 @@ def test_toml(tmp_path):
         ({"loss": {"k": 0}}, "k.*>= 1"),
         ({"loss": {"k": "32"}}, "expected int, not '32'"),
         ({"loss": {"k": True}}, "expected int, not True"),
-        ({"loss": {"name": "nope"}}, "no loss is called 'nope'; available: batchtopk, l1"),
+        ({"loss": {"name": "nope"}}, "no loss is called 'nope'; available: batchtopk, delta"),
         ({"training": {"lr": "fast"}}, "expected float, not 'fast'"),
         ({"training": {"batch_size": 100, "accumulation": 3}}, "no multiple of accumulation"),
         ({"training": {"mixed_precision": "fp8"}}, "mixed_precision"),

@@ -5,7 +5,7 @@ import torch
 
 from crosscoders import ConfigError, Crosscoder, LatentGroup, Site, SiteError, SiteLayout, Wiring
 from crosscoders.gates import TopKGate
-from crosscoders.initialise import initialise
+from crosscoders.initialise import InitialisationConfig, initialise
 
 SITES = (Site("m/a", 3), Site("m/b", 2), Site("n/c", 4))
 
@@ -68,7 +68,12 @@ def test_costs_count_only_the_blocks_in_the_table():
 def test_general_wiring_equals_masked_dense_matrices(sparse):
     """The naive version: full matrices with zeros where the wiring has no block."""
     crosscoder = Crosscoder(dedicated())
-    initialise(crosscoder, decoder_norm=0.8, same_across_sites=False, generator=torch.Generator().manual_seed(0))
+    initialise(
+        crosscoder,
+        InitialisationConfig(same_across_sites=False),
+        decoder_norm=0.8,
+        generator=torch.Generator().manual_seed(0),
+    )
     with torch.no_grad():
         crosscoder.b_enc_F.normal_()
         crosscoder.b_dec_X.normal_()

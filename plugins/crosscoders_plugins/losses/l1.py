@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from attrs import field, frozen
 from attrs.validators import and_, ge, gt, in_, le
 from torch import Tensor
 
-from crosscoders import Crosscoder, Gate, Loss, LossOutput, ReluGate, StepContext
+from crosscoders import Activation, ComposedLoss, Crosscoder, ForwardPass, Gate, LossConfig, ReluGate, StepContext
+
+from .l0_control import L0Control
 
 
 @frozen(kw_only=True)
-class L1Config:
+class L1Config(LossConfig):
     """Sparsity by an L1 penalty on activations times decoder norms."""
 
     weight: float = field(default=2.0, validator=ge(0.0))
@@ -19,33 +23,42 @@ class L1Config:
     """Share of the run in which λ rises linearly from 0."""
     norm: str = field(default="l1", validator=in_(("l1", "l2")))
     """`l1`: Σ_s‖d^s‖, which compares sites fairly. `l2`: the norm of the concatenation, an SAE on all sites."""
+    target_l0: float = field(default=0.0, validator=ge(0.0))
+    """Steer λ so that this many latents are active per token; 0 leaves λ alone."""
     decoder_norm: float = field(default=0.1, validator=gt(0.0))
     """Norm of decoder rows at each site when training starts."""
 
 
-class L1(Loss):
+class L1(ComposedLoss):
     """Loss `l1`; the decoder norms in the penalty carry gradients."""
 
-    def __init__(self, options: L1Config) -> None:
-        super().__init__()
-        self.options = options
-        self.decoder_norm = options.decoder_norm
+    options: L1Config
 
-    def forward(self, crosscoder: Crosscoder, x_BX: Tensor, step: StepContext) -> LossOutput:
-        f_BF = crosscoder.pre_activations(x_BX).relu()
-        residual_BX = crosscoder.target(x_BX) - crosscoder.decode_normalised(f_BF, x_BX)
-        norms_FS = crosscoder.decoder_norms()
+    def __init__(self, options: L1Config) -> None:
+        super().__init__(options)
+        self.decoder_norm = options.decoder_norm
+        self.control = L0Control(options.target_l0)
+
+    def activate(self, crosscoder: Crosscoder, read_BX: Tensor, step: StepContext) -> Activation:
+        f_BF = crosscoder.pre_activations(read_BX).relu()
+        return Activation(f_BF.detach(), f_BF)
+
+    def penalties(self, found: ForwardPass, step: StepContext) -> Mapping[str, Tensor]:
+        norms_FS = found.crosscoder.decoder_norms()
         norm_F = norms_FS.sum(dim=1) if self.options.norm == "l1" else norms_FS.norm(dim=1)
-        terms = {
-            "reconstruction": step.mean(residual_BX.square().sum()),
-            "sparsity": self.weight(step) * step.mean((f_BF.sum(dim=0) * norm_F).sum()),
-        }
-        return LossOutput.of_dense(terms, f_BF, residual_BX)
+        weight = self.weight(step) * float(self.control.factor)
+        assert found.active.f_BF is not None
+        self.control.update(found.active.f_BF.count_nonzero(), step)
+        charge_F = found.active.total_F() * norm_F
+        return {"sparsity": weight * step.mean(self.charge(charge_F, found.crosscoder))}
+
+    def charge(self, charge_F: Tensor, crosscoder: Crosscoder) -> Tensor:
+        """The total over latents of what each would pay."""
+        return charge_F.sum()
 
     def weight(self, step: StepContext) -> float:
-        """λ at this step."""
-        ramp = self.options.ramp_share
-        return self.options.weight * (min(1.0, (step.progress + 1 / step.total_steps) / ramp) if ramp else 1.0)
+        """λ at this step, before control."""
+        return self.options.weight * step.ramp(self.options.ramp_share)
 
     def gate(self) -> Gate:
         return ReluGate()

@@ -21,6 +21,9 @@ from .harvest import Harvester
 from .masks import MaskConfig, keep_mask
 from .sequences import SequenceReader
 
+SAMPLE_ROWS = 4096
+"""Rows of the sample that calibration returns."""
+
 
 @frozen(kw_only=True)
 class ActivationConfig:
@@ -52,6 +55,8 @@ class Calibration:
     mean_norm_S: Tensor
     mean_X: Tensor
     """Mean of the raw activations."""
+    sample_BX: Tensor
+    """Raw activations of some of the tokens, the same on every process."""
     num_tokens: int = 0
 
 
@@ -237,9 +242,13 @@ def calibrate(
         )
     # Sum each process's share in float64, then over processes: the same to rounding for any number of them.
     sum_X = gather(x_BTX[keep_BT].double().sum(dim=0, keepdim=True)).sum(dim=0)
+    # Every process gives equally many rows, its own again from the beginning where it has too few.
+    own_BX = x_BTX[keep_BT] if bool(keep_BT.any()) else x_BTX.flatten(0, 1)
+    own_BX = own_BX[torch.arange(-(-SAMPLE_ROWS // world), device=own_BX.device) % len(own_BX)]
     return Calibration(
         median_norm_S=median_S.cpu(),
         mean_norm_S=all_norms[all_keep].double().mean(dim=0).float().cpu(),
         mean_X=(sum_X / count).float().cpu(),
+        sample_BX=gather(own_BX).cpu(),
         num_tokens=count,
     )

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         ArchitectureSuite,
         CheckpointFormatSuite,
         LossSuite,
+        LossTermSuite,
         ModelAdapterSuite,
         TokenSourceSuite,
     )
@@ -33,6 +34,7 @@ __all__ = [
     "DiffWorld",
     "DiffWorldConfig",
     "LossSuite",
+    "LossTermSuite",
     "ModelAdapterSuite",
     "TokenSourceSuite",
     "markov_pair",

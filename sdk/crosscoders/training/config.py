@@ -22,6 +22,7 @@ from ..configs import (
     unstructure,
 )
 from ..errors import ConfigError
+from ..initialise import InitialisationConfig
 from ..plugins import Registry
 
 _share = and_(ge(0.0), le(1.0))
@@ -49,8 +50,6 @@ class TrainingConfig:
     """Largest norm of the whole gradient; 0 does not clip."""
     mixed_precision: str = field(default="no", validator=in_(("no", "bf16")))
     """`bf16` runs the models and the encoder product under autocast; weights stay in fp32."""
-    same_init_across_sites: bool = True
-    """Start with equal decoder rows at sites of equal width."""
     dead_after_tokens: int = field(default=10_000_000, validator=gt(0))
     """A latent is dead when it was not selected for this many tokens,"""
     dead_after_share: float = field(default=0.05, validator=_share)
@@ -115,6 +114,8 @@ class RunConfig:
     """The sparsity objective."""
     activations: ActivationConfig = field(factory=ActivationConfig)
     """How activations are harvested."""
+    initialisation: InitialisationConfig = field(factory=InitialisationConfig)
+    """How the weights start."""
     training: TrainingConfig = field(factory=TrainingConfig)
     """Optimisation."""
     tokenizer: str = field(default="", validator=instance_of(str))

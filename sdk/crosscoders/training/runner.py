@@ -58,9 +58,7 @@ class Runner:
         self.layout = resolve_sites(self.adapters, config.sites)
         self.reading = self._reading_adapter()
         self.source: TokenSource = config.tokens.build(registry=self.registry)
-        offer = config.architecture.offer(self.registry)
-        wiring = config.architecture.build(self.layout.sites, registry=self.registry)
-        self.crosscoder: Crosscoder = offer.spec.module.load()(wiring)
+        self.crosscoder: Crosscoder = config.architecture.make(self.layout.sites, registry=self.registry)
         self.loss: Loss = config.loss.build(registry=self.registry)
         self.harvester = Harvester(
             self.adapters,
@@ -128,10 +126,12 @@ class Runner:
         crosscoder.normaliser.set_mean_norms(found.mean_norm_S)
         initialise(
             crosscoder,
+            self.config.initialisation,
             decoder_norm=self.loss.decoder_norm,
-            same_across_sites=self.config.training.same_init_across_sites,
             generator=torch.Generator().manual_seed(self.config.training.seed),
             mean_X=crosscoder.normaliser(found.mean_X.to(crosscoder.device)),
+            sample_BX=crosscoder.normaliser(found.sample_BX.to(crosscoder.device)),
+            firing_threshold=self.loss.firing_threshold,
         )
 
     def _resume(self, trainer: Trainer, path: Path) -> ActivationStream:

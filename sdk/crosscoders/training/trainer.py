@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..crosscoder import Crosscoder
 from ..errors import TrainingError
-from ..initialise import initialise
+from ..initialise import InitialisationConfig, initialise
 from ..losses import Loss, LossOutput, StepContext
 from .config import TrainingConfig
 from .progress import StepReport
@@ -42,6 +42,7 @@ class Trainer:
         self.accelerator = accelerator
         self.step_number = 0
         device = accelerator.device if accelerator else crosscoder.device
+        loss.attach(crosscoder)
         module = _TrainStep(crosscoder, loss).to(device)
         self.optimizer: torch.optim.Optimizer = torch.optim.Adam(
             module.parameters(), lr=config.lr, betas=config.betas, fused=True
@@ -159,10 +160,12 @@ def fit(
     config: TrainingConfig,
     *,
     calibration_BX: Tensor | None = None,
+    initialisation: InitialisationConfig | None = None,
 ) -> Iterator[StepReport]:
     """Train on any iterable of raw activations (B, X), reporting each step; iterate to the end to train.
 
-    Weights are initialised from the seed; norms and means come from `calibration_BX`, or else from the first batch.
+    Weights start as `initialisation` says, from the seed; norms and means come from `calibration_BX`, or else from the
+    first batch.
     The inference gate is set after the last step. For models and tokens, checkpoints and processes see `Runner`.
     """
     batches = iter(batches)
@@ -171,14 +174,17 @@ def fit(
     assert sample_BX is not None
     norms = torch.stack([part.norm(dim=1).mean() for part in crosscoder.layout.unpack(sample_BX.float()).values()])
     crosscoder.normaliser.set_mean_norms(norms)
+    trainer = Trainer(crosscoder, loss, config)
+    normalised_BX = crosscoder.normaliser(sample_BX)
     initialise(
         crosscoder,
+        initialisation,
         decoder_norm=loss.decoder_norm,
-        same_across_sites=config.same_init_across_sites,
         generator=torch.Generator().manual_seed(config.seed),
-        mean_X=crosscoder.normaliser(sample_BX).mean(dim=0),
+        mean_X=normalised_BX.mean(dim=0),
+        sample_BX=normalised_BX,
+        firing_threshold=loss.firing_threshold,
     )
-    trainer = Trainer(crosscoder, loss, config)
     done = 0
     for x_BX in islice(_chain(first, batches), config.num_steps):
         yield trainer.step(x_BX.chunk(config.accumulation))

@@ -8,6 +8,7 @@ from .analysis import AnalysisSuite
 from .architecture import ArchitectureSuite
 from .checkpoint_format import CheckpointFormatSuite
 from .loss import LossSuite
+from .loss_term import LossTermSuite
 from .model_adapter import ModelAdapterSuite
 from .token_source import TokenSourceSuite
 
@@ -16,6 +17,7 @@ __all__ = [
     "ArchitectureSuite",
     "CheckpointFormatSuite",
     "LossSuite",
+    "LossTermSuite",
     "ModelAdapterSuite",
     "TokenSourceSuite",
 ]

@@ -14,7 +14,7 @@ from ...configs import ArchitectureChoice
 from ...crosscoder import Crosscoder
 from ...errors import SiteError
 from ...gates import TopKGate
-from ...initialise import initialise
+from ...initialise import InitialisationConfig, initialise
 from ...plugins import Registry
 from ...sites import Site
 from .base import NamedSuite
@@ -30,8 +30,9 @@ class ArchitectureSuite(NamedSuite):
     def crosscoder(self, registry: Registry) -> Crosscoder:
         """A crosscoder of this architecture with random weights, which keeps 3 latents per token."""
         choice = self.chosen(registry)
-        made: Crosscoder = choice.offer(registry).spec.module.load()(choice.build(self.sites, registry=registry))
-        initialise(made, decoder_norm=0.7, same_across_sites=False, generator=torch.Generator().manual_seed(0))
+        made: Crosscoder = choice.make(self.sites, registry=registry)
+        different = InitialisationConfig(same_across_sites=False)
+        initialise(made, different, decoder_norm=0.7, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
             for parameter in made.parameters():
                 parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
@@ -122,4 +123,4 @@ def _dense_pre(crosscoder: Crosscoder, x_BX: Tensor, number: int) -> Tensor:
     group = crosscoder.wiring.groups[number]
     latents = crosscoder.wiring.latent_slices[group.name]
     x_read = x_BX[:, crosscoder.layout.columns(group.reads)]
-    return torch.nn.functional.linear(x_read, crosscoder.W_enc[number], crosscoder.b_enc_F[latents])
+    return torch.nn.functional.linear(x_read, crosscoder.encoder_weight(number), crosscoder.b_enc_F[latents])

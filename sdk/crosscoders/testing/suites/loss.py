@@ -20,6 +20,7 @@ from ...losses import StepContext
 from ...plugins import Registry
 from ...sites import Site
 from ...training import TrainingConfig, evaluate, fit
+from ...wiring import LatentGroup, Wiring
 from ..worlds import DiffWorld, DiffWorldConfig
 from .base import NamedSuite
 
@@ -41,12 +42,16 @@ class LossSuite(NamedSuite):
     def _world(self) -> DiffWorld:
         return DiffWorld(SMALL_WORLD)
 
-    def _crosscoder(self) -> Crosscoder:
-        from ...wiring import LatentGroup, Wiring
-
+    def wiring(self) -> Wiring:
+        """The wiring to train, over `base/x` and `chat/x` of width 16, with 32 latents; override for special losses."""
         sites = (Site("base/x", 16), Site("chat/x", 16))
         names = ("base/x", "chat/x")
-        return Crosscoder(Wiring(sites=sites, groups=(LatentGroup("all", 32, reads=names, writes=names),)))
+        return Wiring(sites=sites, groups=(LatentGroup("all", 32, reads=names, writes=names),))
+
+    def _made(self, registry: Registry) -> tuple[Crosscoder, Any]:
+        crosscoder, loss = Crosscoder(self.wiring()), self.chosen(registry).build(registry=registry)
+        loss.attach(crosscoder)
+        return crosscoder, loss
 
     def _batches(self, batch_size: int = 256) -> Iterator[Tensor]:
         world, number = self._world(), 0
@@ -56,9 +61,9 @@ class LossSuite(NamedSuite):
             number += batch_size
 
     def _ready(self, registry: Registry) -> tuple[Crosscoder, Any, Tensor, StepContext]:
-        crosscoder, loss = self._crosscoder(), self.chosen(registry).build(registry=registry)
+        crosscoder, loss = self._made(registry)
         generator = torch.Generator().manual_seed(0)
-        initialise(crosscoder, decoder_norm=loss.decoder_norm, same_across_sites=True, generator=generator)
+        initialise(crosscoder, decoder_norm=loss.decoder_norm, generator=generator)
         step = StepContext(step=5, total_steps=10, warmed_up=True, num_tokens=256,
                            dead_F=torch.arange(32) % 4 == 0)  # fmt: skip
         return crosscoder, loss.train(), next(self._batches()), step
@@ -86,6 +91,7 @@ class LossSuite(NamedSuite):
         import attrs
 
         once = loss(crosscoder, x_BX, step).terms
+        loss = self._ready(registry)[1]  # anew, since a loss may steer itself by what it has seen
         twice = loss(crosscoder, torch.cat([x_BX, x_BX]), attrs.evolve(step, num_tokens=512)).terms
         for name in once:
             torch.testing.assert_close(once[name], twice[name], rtol=1e-4, atol=1e-6)
@@ -96,6 +102,7 @@ class LossSuite(NamedSuite):
         import attrs
 
         once = loss(crosscoder, x_BX, step).terms
+        loss = self._ready(registry)[1]
         doubled = loss(crosscoder, x_BX, attrs.evolve(step, num_tokens=512, num_processes=2)).terms
         if self._selects_by_batch(registry):
             pytest.skip("a batch-wide selection meets all processes at once; tested with real processes")
@@ -110,7 +117,7 @@ class LossSuite(NamedSuite):
         return int(few) != int(loss(crosscoder, x_BX, step).num_active)
 
     def test_it_learns_the_planted_world_and_its_gate_agrees(self, registry: Registry) -> None:
-        crosscoder, loss = self._crosscoder(), self.chosen(registry).build(registry=registry)
+        crosscoder, loss = Crosscoder(self.wiring()), self.chosen(registry).build(registry=registry)
         config = TrainingConfig(num_tokens=300 * 256, batch_size=256, lr=self.lr)
         reports = list(fit(crosscoder, loss, self._batches(), config))
         assert reports[-1].loss < reports[0].loss
@@ -133,7 +140,7 @@ class LossSuite(NamedSuite):
     def test_state_survives_saving(self, registry: Registry) -> None:
         crosscoder, loss, x_BX, step = self._ready(registry)
         loss(crosscoder, x_BX, step)
-        again = self.chosen(registry).build(registry=registry).train()
+        again = self._made(registry)[1].train()
         again.load_state_dict(loss.state_dict())
         first, second = loss(crosscoder, x_BX, step), again(crosscoder, x_BX, step)
         for name in first.terms:

@@ -1,0 +1,34 @@
+"""Matryoshka nesting over any architecture: prefixes of every latent group form growing dictionaries.
+
+Bussmann et al. 2025 (arXiv 2503.17547). The wiring stays that of the inner architecture; the loss
+`matryoshka_batchtopk` makes each prefix reconstruct by itself, other losses take no notice.
+"""
+
+from __future__ import annotations
+
+import attrs
+from attrs import field, frozen
+from attrs.validators import min_len
+
+from crosscoders import ArchitectureChoice, Crosscoder, Site, Wiring
+from crosscoders.attributes import as_tuple
+
+
+@frozen(kw_only=True)
+class MatryoshkaConfig:
+    """Nested levels over another architecture."""
+
+    of: ArchitectureChoice
+    """The architecture that is nested, as `{name = "acausal", num_latents = 4096}`."""
+    levels: tuple[float, ...] = field(default=(0.0625, 0.25, 1.0), converter=as_tuple, validator=min_len(2))
+    """Growing shares of each group's latents; the last is 1."""
+
+
+def matryoshka(options: MatryoshkaConfig, sites: tuple[Site, ...]) -> Wiring | Crosscoder:
+    """The inner architecture's wiring with levels."""
+    made = options.of.build(sites)
+    if isinstance(made, Crosscoder):
+        made.wiring = attrs.evolve(made.wiring, nesting=options.levels)
+        return made
+    assert isinstance(made, Wiring)
+    return attrs.evolve(made, nesting=options.levels)

@@ -1,0 +1,54 @@
+"""AuxK: dead latents predict what the others left over (Gao et al. 2024, arXiv 2406.04093, appendix A.2).
+
+On the scale of the main term: squared errors, mean over tokens, not divided by the residual's variance. The residual
+is detached and has the bias removed already, so none is added.
+"""
+
+from __future__ import annotations
+
+import torch
+from attrs import field, frozen
+from attrs.validators import and_, ge, gt, le
+from torch import Tensor
+
+from crosscoders import ForwardPass, Latents, LossTerm, StepContext
+
+
+@frozen(kw_only=True)
+class AuxKConfig:
+    """The auxiliary term for dead latents."""
+
+    weight: float = field(default=1 / 32, validator=ge(0.0))
+    """Weight of the term."""
+    k_share: float = field(default=0.5, validator=and_(gt(0.0), le(1.0)))
+    """Dead latents used per token, as a share of the mean width of a site."""
+
+
+class AuxK(LossTerm):
+    """Loss term `auxk`."""
+
+    def __init__(self, options: AuxKConfig) -> None:
+        super().__init__()
+        self.options = options
+
+    def forward(self, found: ForwardPass, step: StepContext) -> Tensor:
+        return self.options.weight * auxk(found, step, k_share=self.options.k_share)
+
+
+def auxk(found: ForwardPass, step: StepContext, *, k_share: float) -> Tensor:
+    """mean over tokens of ‖residual − Σ top dead f·d‖²; 0 without dead latents."""
+    residual_BX, crosscoder = found.residual_BX.detach(), found.crosscoder
+    if step.dead_F is None or not bool(step.dead_F.any()):
+        return residual_BX.new_zeros(())
+    mean_width = crosscoder.written.width / len(crosscoder.written.sites)
+    with torch.no_grad():
+        f_BF = found.active.candidate_BF
+        dead_D = step.dead_F.nonzero().squeeze(1)
+        score_BD = f_BF[:, dead_D] * crosscoder.score_norms()[dead_D]
+        top = score_BD.topk(min(max(1, int(k_share * mean_width)), len(dead_D)), dim=1)
+        mask_BF = torch.zeros_like(f_BF, dtype=torch.bool)
+        mask_BF.scatter_(1, dead_D[top.indices], top.values > 0)
+        latents = Latents.of_mask(mask_BF, f_BF)
+    value_N = crosscoder.values(found.read_BX, latents)
+    predicted_BX = crosscoder.decode_blocks(latents, value_N=value_N)
+    return step.mean((residual_BX - predicted_BX).square().sum())

@@ -1,0 +1,66 @@
+"""Delta-Crosscoder: separate k for shared and delta latents, and a term that they predict the models' difference.
+
+Kassem et al. 2026 (arXiv 2603.04426): L_Δ = ‖(x_b − x_a) − (W_b − W_a) f‖², weight 0.005. The paper has no code, and
+audits could not reproduce its claims; this is the loss as it is written down, with the difference predicted by the
+delta latents alone, since shared ones are tied or should be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from attrs import field, frozen
+from attrs.validators import ge
+from torch import Tensor
+
+from crosscoders import ConfigError, Crosscoder, ForwardPass, StepContext
+
+from .selection import BatchSelectionConfig, BatchSelectionLoss
+
+
+@frozen(kw_only=True)
+class DeltaConfig(BatchSelectionConfig):
+    """BatchTopK in two pools, with a term on the difference of two sites."""
+
+    shared: str = "designated"
+    """The group of shared latents; all other groups are delta latents. `k` is that of delta latents."""
+    k_shared: int = field(default=200, validator=ge(1))
+    """Active shared latents per token."""
+    difference_weight: float = field(default=0.005, validator=ge(0.0))
+    """Weight of the term on the difference."""
+
+
+class Delta(BatchSelectionLoss):
+    """Loss `delta`; needs two written sites of equal width and a group of shared latents that comes first."""
+
+    options: DeltaConfig
+
+    def attach(self, crosscoder: Crosscoder) -> None:
+        wiring = crosscoder.wiring
+        wiring.group(self.options.shared)
+        if len(wiring.groups) < 2:
+            raise ConfigError("the loss 'delta' needs delta latents too: choose the architecture 'designated_shared'")
+        if len({site.width for site in wiring.written.sites}) > 1 or len(wiring.written.sites) != 2:
+            raise ConfigError("the loss 'delta' is about two written sites of equal width")
+        super().attach(crosscoder)
+
+    def pools(self, crosscoder: Crosscoder) -> list[tuple[slice, int]]:
+        # All delta groups compete with each other; they lie on one or both sides of the shared ones.
+        shared = crosscoder.wiring.latent_slices[self.options.shared]
+        sides = [slice(0, shared.start), slice(shared.stop, crosscoder.num_latents)]
+        if all(side.stop > side.start for side in sides):
+            raise ConfigError(f"the latent group '{self.options.shared}' must be the first or the last")
+        delta = sides[0] if sides[0].stop else sides[1]
+        pools = [(shared, self.options.k_shared), (delta, self.options.k)]
+        return sorted(pools, key=lambda pool: pool[0].start)
+
+    def penalties(self, found: ForwardPass, step: StepContext) -> Mapping[str, Tensor]:
+        crosscoder = found.crosscoder
+        shared = crosscoder.wiring.latent_slices[self.options.shared]
+        delta_F = torch.ones(crosscoder.num_latents, dtype=torch.bool, device=found.x_BX.device)
+        delta_F[shared] = False
+        first, second = crosscoder.written.unpack(found.active.blocks_of(crosscoder, delta_F)).values()
+        before, after = crosscoder.written.unpack(crosscoder.target(found.x_BX) - crosscoder.b_dec_X).values()
+        error = (after - before - (second - first)).square().sum()
+        return {**super().penalties(found, step), "difference": self.options.difference_weight * step.mean(error)}

@@ -1,0 +1,42 @@
+"""A penalty on latents that fire too often: Σ_i max(0, rate_i / limit − 1) · mean over tokens of f_i Σ_s‖d_i^s‖.
+
+Gemma Scope 2 has a frequency penalty that removes latents firing on more than a tenth of all tokens; its exact form is
+not published. Here the rate, of the present batch, carries no gradient and sets how hard the activations are pressed
+down, which works for every way of selecting.
+"""
+
+from __future__ import annotations
+
+import torch
+from attrs import field, frozen
+from attrs.validators import and_, ge, gt, le
+from torch import Tensor
+
+from crosscoders import ForwardPass, LossTerm, StepContext
+
+
+@frozen(kw_only=True)
+class FrequencyConfig:
+    """The penalty on frequent latents."""
+
+    weight: float = field(default=1.0, validator=ge(0.0))
+    """Weight of the term."""
+    limit: float = field(default=0.1, validator=and_(gt(0.0), le(1.0)))
+    """Share of tokens that a latent may fire on for nothing."""
+
+
+class Frequency(LossTerm):
+    """Loss term `frequency`."""
+
+    def __init__(self, options: FrequencyConfig) -> None:
+        super().__init__()
+        self.options = options
+
+    def forward(self, found: ForwardPass, step: StepContext) -> Tensor:
+        latents = found.active.latents
+        firings_F = torch.bincount(latents.latent_N, minlength=latents.num_latents)
+        rate_F = step.global_mean(firings_F.to(found.residual_BX))
+        excess_F = (rate_F / self.options.limit - 1).clamp_min(0)
+        return self.options.weight * step.mean(
+            (excess_F * found.active.total_F() * found.crosscoder.score_norms()).sum()
+        )

@@ -1,0 +1,145 @@
+"""JumpReLU: each latent is on above a threshold of its own, which is learned through straight-through gradients.
+
+f = pre · 1[pre > θ]. Two penalties:
+
+* `tanh` (Anthropic, January 2025 update): λ_S · mean Σ_i tanh(c f_i n_i) with n_i = Σ_s‖d_i^s‖, λ_S rising over the
+  whole run; straight-through gradients reach the pre-activations too.
+* `quadratic` (Rajamanoharan et al. 2024 and Gemma Scope 2): λ (L0 / L0* − 1)², whose gradient reaches θ alone.
+
+Both add λ_P · mean Σ_i ReLU(θ_i − pre_i) n_i, on *pre*-activations, which brings latents that never fire back.
+
+θ is a plain fp32 parameter: under Adam exp(t) from a small start moves by ~θ·lr a step and L0 never reacts. Bandwidths
+are in units of pre-activations, which are of order one where inputs have norm √D; published 0.001 is for inputs of unit
+mean square.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from attrs import field, frozen
+from attrs.validators import and_, ge, gt, in_, le
+from torch import Tensor, nn
+
+from crosscoders import Activation, ComposedLoss, Crosscoder, ForwardPass, Gate, JumpReluGate, LossConfig, StepContext
+
+from .l0_control import L0Control
+
+
+@frozen(kw_only=True)
+class JumpReluConfig(LossConfig):
+    """Sparsity by learned thresholds."""
+
+    penalty: str = field(default="tanh", validator=in_(("tanh", "quadratic")))
+    """Which penalty."""
+    weight: float = field(default=2.0, validator=ge(0.0))
+    """λ_S of `tanh`, λ of `quadratic`. (Published 20 for `tanh` is for errors at the scale of large models.)"""
+    ramp_share: float = field(default=1.0, validator=and_(ge(0.0), le(1.0)))
+    """Share of the run in which the weight rises linearly from 0."""
+    target_l0: float = field(default=0.0, validator=ge(0.0))
+    """L0* of `quadratic`, which needs it; with `tanh`, steer λ_S so that L0 comes to it."""
+    tanh_scale: float = field(default=4.0, validator=gt(0.0))
+    """c."""
+    pre_weight: float = field(default=3e-6, validator=ge(0.0))
+    """λ_P."""
+    threshold: float = field(default=0.1, validator=gt(0.0))
+    """θ of every latent when training starts."""
+    bandwidth: float = field(default=0.5, validator=gt(0.0))
+    """Width around θ in which gradients reach it."""
+    decoder_norm: float = field(default=0.1, validator=gt(0.0))
+    """Norm of decoder rows at each site when training starts."""
+
+    def __attrs_post_init__(self) -> None:
+        if self.penalty == "quadratic" and not self.target_l0:
+            raise ValueError("the penalty 'quadratic' needs target_l0")
+
+
+class JumpRelu(ComposedLoss):
+    """Loss `jumprelu`."""
+
+    options: JumpReluConfig
+    threshold_F: nn.Parameter
+
+    def __init__(self, options: JumpReluConfig) -> None:
+        super().__init__(options)
+        self.decoder_norm = options.decoder_norm
+        self.firing_threshold = options.threshold
+        self.control = L0Control(options.target_l0 if options.penalty == "tanh" else 0.0)
+
+    def attach(self, crosscoder: Crosscoder) -> None:
+        super().attach(crosscoder)
+        start_F = torch.full((crosscoder.num_latents,), self.options.threshold, device=crosscoder.device)
+        self.threshold_F = nn.Parameter(start_F)
+
+    def activate(self, crosscoder: Crosscoder, read_BX: Tensor, step: StepContext) -> Activation:
+        pre_BF = crosscoder.pre_activations(read_BX)
+        tanh = self.options.penalty == "tanh"
+        f_BF = _JumpRelu.apply(pre_BF, self.threshold_F, self.options.bandwidth, tanh)  # type: ignore[no-untyped-call]
+        return Activation(pre_BF.detach().relu(), f_BF, pre_BF=pre_BF)
+
+    def penalties(self, found: ForwardPass, step: StepContext) -> Mapping[str, Tensor]:
+        pre_BF, f_BF = found.active.pre_BF, found.active.f_BF
+        assert pre_BF is not None and f_BF is not None
+        norm_F = found.crosscoder.decoder_norms().sum(dim=1)
+        weight = self.options.weight * step.ramp(self.options.ramp_share)
+        if self.options.penalty == "tanh":
+            weight *= float(self.control.factor)
+            self.control.update(f_BF.count_nonzero(), step)
+            sparsity = step.mean((self.options.tanh_scale * f_BF * norm_F).tanh().sum())
+        else:
+            sparsity = self._quadratic(pre_BF, step)
+        below_BF = (self.threshold_F - pre_BF).relu()
+        return {
+            "sparsity": weight * sparsity,
+            "pre_activation": self.options.pre_weight * step.mean((below_BF.sum(dim=0) * norm_F).sum()),
+        }
+
+    def gate(self) -> Gate:
+        gate = JumpReluGate(len(self.threshold_F))
+        gate.threshold_F.copy_(self.threshold_F.detach().clamp_min(0))
+        return gate
+
+    def _quadratic(self, pre_BF: Tensor, step: StepContext) -> Tensor:
+        step_BF = _Step.apply(pre_BF, self.threshold_F, self.options.bandwidth)  # type: ignore[no-untyped-call]
+        count = step_BF.sum()
+        # The square is of the mean over all processes; each gives its own share of the gradient.
+        l0 = step.global_mean(count)
+        excess = l0 / self.options.target_l0 - 1
+        mine = step.mean(count)
+        return excess.square() + 2 * excess / self.options.target_l0 * (mine - mine.detach())
+
+
+def _window(pre_BF: Tensor, threshold_F: Tensor, bandwidth: float) -> Tensor:
+    """The rectangle kernel over its width: what stands for the derivative of the step."""
+    return ((pre_BF - threshold_F).abs() < bandwidth / 2).to(pre_BF.dtype) / bandwidth
+
+
+class _JumpRelu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, pre_BF: Tensor, threshold_F: Tensor, bandwidth: float, through_input: bool) -> Tensor:
+        ctx.save_for_backward(pre_BF, threshold_F)
+        ctx.bandwidth, ctx.through_input = bandwidth, through_input
+        return pre_BF * ((pre_BF > threshold_F) & (pre_BF > 0))
+
+    @staticmethod
+    def backward(ctx: Any, grad_BF: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        pre_BF, threshold_F = ctx.saved_tensors
+        jump_BF = threshold_F * _window(pre_BF, threshold_F, ctx.bandwidth)
+        on_BF = ((pre_BF > threshold_F) & (pre_BF > 0)).to(grad_BF.dtype)
+        grad_pre_BF = grad_BF * (on_BF + jump_BF if ctx.through_input else on_BF)
+        return grad_pre_BF, -(grad_BF * jump_BF).sum(dim=0), None, None
+
+
+class _Step(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, pre_BF: Tensor, threshold_F: Tensor, bandwidth: float) -> Tensor:
+        ctx.save_for_backward(pre_BF, threshold_F)
+        ctx.bandwidth = bandwidth
+        return ((pre_BF > threshold_F) & (pre_BF > 0)).to(pre_BF.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad_BF: Tensor) -> tuple[None, Tensor, None]:
+        pre_BF, threshold_F = ctx.saved_tensors
+        return None, -(grad_BF * _window(pre_BF, threshold_F, ctx.bandwidth)).sum(dim=0), None

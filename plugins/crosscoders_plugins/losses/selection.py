@@ -1,0 +1,161 @@
+"""What losses that select have in common: how many latents per token, annealed; and where the cut is at inference."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+
+import torch
+from attrs import field, frozen
+from attrs.validators import and_, ge, gt, in_, le
+from torch import Tensor
+
+from crosscoders import (
+    Activation,
+    ComposedLoss,
+    Crosscoder,
+    ForwardPass,
+    Gate,
+    Latents,
+    LossConfig,
+    ScoreThresholdGate,
+    StepContext,
+)
+from crosscoders.kernels import batch_topk_mask
+
+from .dead_latents import auxk
+
+HINT_MARGIN = 0.9
+"""The next step's cut is expected above this share of the present one; a wrong guess only costs time."""
+
+_share = and_(ge(0.0), le(1.0))
+
+
+@frozen(kw_only=True)
+class SelectionConfig(LossConfig):
+    """Sparsity by keeping the largest f_i·Σ_s‖d_i^s‖."""
+
+    k: int = field(default=100, validator=ge(1))
+    """Active latents per token."""
+    k_start: int = field(default=0, validator=ge(0))
+    """k at the first step, from which it moves linearly to `k`; 0 starts at `k`."""
+    anneal_share: float = field(default=0.1, validator=_share)
+    """Share of the run over which k moves."""
+    aux_weight: float = field(default=1 / 32, validator=ge(0.0))
+    """Weight of the auxiliary term, in which dead latents predict what the others left over."""
+    aux_k_share: float = field(default=0.5, validator=and_(gt(0.0), le(1.0)))
+    """Dead latents used per token, as a share of the mean width of a site."""
+    decoder_norm: float = field(default=1.0, validator=gt(0.0))
+    """Norm of decoder rows at each site when training starts."""
+
+    def k_at(self, step: StepContext, k: int | None = None) -> float:
+        """Active latents per token at a step, for the final value `k`."""
+        k = k or self.k
+        if not self.k_start:
+            return float(k)
+        # `k_start` is for `k`; other final values, of groups with their own, start in proportion.
+        return k * (self.k_start / self.k + (1 - self.k_start / self.k) * step.ramp(self.anneal_share))
+
+
+class SelectionLoss(ComposedLoss):
+    """Base of the losses that select; scores carry no gradient, decoding takes the unscaled f."""
+
+    options: SelectionConfig
+
+    def __init__(self, options: SelectionConfig) -> None:
+        super().__init__(options)
+        self.decoder_norm = options.decoder_norm
+
+    @abstractmethod
+    def select(self, f_BF: Tensor, score_BF: Tensor, step: StepContext, crosscoder: Crosscoder) -> Tensor:
+        """Boolean (B, F): which non-negative activations to keep."""
+
+    def activate(self, crosscoder: Crosscoder, read_BX: Tensor, step: StepContext) -> Activation:
+        with torch.no_grad():
+            f_BF = crosscoder.pre_activations(read_BX).relu_()
+            keep_BF = self.select(f_BF, f_BF * crosscoder.score_norms(), step, crosscoder)
+            latents = Latents.of_mask(keep_BF, f_BF)
+        return Activation(f_BF, sparse=(latents, crosscoder.values(read_BX, latents)))
+
+    def penalties(self, found: ForwardPass, step: StepContext) -> Mapping[str, Tensor]:
+        if not self.options.aux_weight:
+            return {}
+        return {"auxk": self.options.aux_weight * auxk(found, step, k_share=self.options.aux_k_share)}
+
+
+@frozen(kw_only=True)
+class BatchSelectionConfig(SelectionConfig):
+    """Selection over a whole batch, and a threshold for inference."""
+
+    scope: str = field(default="all", validator=in_(("all", "group")))
+    """`all` latent groups compete for B·k places, or each `group` has B·k places of its own."""
+    threshold_decay: float = field(default=0.999, validator=_share)
+    """Decay per step of the moving average of the smallest selected score,"""
+    threshold_window_share: float = field(default=0.02, validator=and_(gt(0.0), le(1.0)))
+    """or a window of this share of the run, whichever is shorter."""
+
+
+class BatchSelectionLoss(SelectionLoss):
+    """Keeps the B·k largest scores of the batch, over all groups or in each."""
+
+    options: BatchSelectionConfig
+    threshold: Tensor
+    cut: Tensor
+    averaging: Tensor
+
+    def __init__(self, options: BatchSelectionConfig) -> None:
+        super().__init__(options)
+        self._pools: list[tuple[slice, int]] = []
+        self._set_buffers(1)
+
+    def attach(self, crosscoder: Crosscoder) -> None:
+        super().attach(crosscoder)
+        self._pools = self.pools(crosscoder)
+        if len(self._pools) != len(self.threshold):
+            self._set_buffers(len(self._pools))
+
+    def pools(self, crosscoder: Crosscoder) -> list[tuple[slice, int]]:
+        """Sets of latents that compete for the same places, and their final k. They follow each other without gaps."""
+        if self.options.scope == "all":
+            return [(slice(0, crosscoder.num_latents), self.options.k)]
+        return [(latents, self.options.k) for latents in crosscoder.wiring.latent_slices.values()]
+
+    def select(self, f_BF: Tensor, score_BF: Tensor, step: StepContext, crosscoder: Crosscoder) -> Tensor:
+        if not self._pools:
+            self.attach(crosscoder)
+        masks = []
+        for number, (latents, k) in enumerate(self._pools):
+            count = round(self.options.k_at(step, k) * step.num_tokens)
+            # A slice of all columns is the tensor itself; a part is copied, since the selection works on flat memory.
+            part_BF = score_BF[:, latents].contiguous()
+            mask_BF, cut = batch_topk_mask(part_BF, count, hint=HINT_MARGIN * float(self.cut[number]))
+            self._update_threshold(number, cut, step)
+            masks.append(mask_BF)
+        return masks[0] if len(masks) == 1 else torch.cat(masks, dim=1)
+
+    def gate(self) -> Gate:
+        if len(self._pools) <= 1:
+            return ScoreThresholdGate(float(self.threshold))
+        gate = ScoreThresholdGate(num_latents=self._pools[-1][0].stop)
+        for (latents, _), threshold in zip(self._pools, self.threshold, strict=True):
+            gate.threshold[latents] = threshold
+        return gate
+
+    def _set_buffers(self, count: int) -> None:
+        device = self.threshold.device if "threshold" in self._buffers else None
+        self.register_buffer("threshold", torch.zeros(count, device=device))
+        self.register_buffer("cut", torch.zeros(count, device=device))
+        self.register_buffer("averaging", torch.zeros(count, dtype=torch.bool, device=device))
+
+    def _update_threshold(self, number: int, cut: Tensor, step: StepContext) -> None:
+        if not self.training or cut <= 0:
+            return
+        self.cut[number] = cut
+        if step.warmed_up and bool(self.averaging[number]):
+            window = max(1.0, self.options.threshold_window_share * step.total_steps)
+            decay = min(self.options.threshold_decay, 1 - 1 / window)
+            self.threshold[number] = decay * self.threshold[number] + (1 - decay) * cut
+        else:
+            # Before the average begins, follow the batch, so that an early evaluation is never dense.
+            self.threshold[number] = cut
+            self.averaging[number] = step.warmed_up
