@@ -12,7 +12,12 @@ from crosscoders.hookspecs import CrosscodersSpecs
 from crosscoders.plugins import KINDS
 
 ROOT = Path(__file__).parent.parent
-ADAPTER_TESTS = {"transformers": "TestTinyPair", "synthetic": "TestSynthetic"}
+ADAPTER_TESTS = {
+    "transformers": "TestTinyPair",
+    "synthetic": "TestSynthetic",
+    "synthetic_layers": "TestSyntheticLayers",
+    "difference": "TestDifference",
+}
 
 
 def suites_in_tests():

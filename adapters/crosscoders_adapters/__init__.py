@@ -22,6 +22,18 @@ def crosscoders_model_adapters() -> Iterator[ModelAdapterSpec]:
         build="crosscoders_adapters.synthetic:SyntheticAdapter",
         summary="One model of a planted world whose features are known.",
     )
+    yield ModelAdapterSpec(
+        name="synthetic_layers",
+        config="crosscoders_adapters.synthetic:SyntheticLayersConfig",
+        build="crosscoders_adapters.synthetic:SyntheticLayers",
+        summary="A planted model whose features live on windows of its layers.",
+    )
+    yield ModelAdapterSpec(
+        name="difference",
+        config="crosscoders_adapters.difference:DifferenceConfig",
+        build="crosscoders_adapters.difference:Difference",
+        summary="The activations of one model minus those of another.",
+    )
 
 
 @hookimpl

@@ -1,10 +1,11 @@
-"""Models of a planted world behind the adapter interface, so that everything can be tested against known truth.
+"""Models of planted worlds behind the adapter interface, so that everything can be tested against known truth.
 
-A token id is one sample of the world. The only point is `x`; logits are a fixed linear readout of it.
+A token id is one sample of the world. Logits are a fixed linear readout of the activations at all points.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from crosscoders.documents import Document, TokenIds
 from crosscoders.errors import ConfigError, SiteError
 from crosscoders.protocols import Edit, TokenBatch, Tokenized
-from crosscoders.testing.worlds import DiffWorld, DiffWorldConfig
+from crosscoders.testing.worlds import DiffWorld, DiffWorldConfig, LayerWorld, LayerWorldConfig
 
 VOCABULARY = 2**40
 READOUT = 32
@@ -24,7 +25,7 @@ READOUT = 32
 
 @frozen(kw_only=True)
 class SyntheticConfig:
-    """One of the two models of a planted world."""
+    """One of the two models of a planted diff world."""
 
     model: str = field(default="a", validator=in_(("a", "b")))
     """Which of the two."""
@@ -32,31 +33,39 @@ class SyntheticConfig:
     """The world; give both models the same."""
 
 
-class SyntheticAdapter:
-    """Model adapter `synthetic`."""
+@frozen(kw_only=True)
+class SyntheticLayersConfig:
+    """A model whose features live on windows of its layers."""
 
-    def __init__(self, options: SyntheticConfig) -> None:
-        self.options = options
-        self.world = DiffWorld(options.world)
-        generator = torch.Generator().manual_seed(options.world.seed)
-        self._readout_DV = torch.randn(options.world.width, READOUT, generator=generator)
-        self.device = torch.device("cpu")
+    world: LayerWorldConfig = field(factory=LayerWorldConfig)
+    """The world."""
 
+
+class PlantedAdapter(ABC):
+    """What all models of planted worlds have in common."""
+
+    device = torch.device("cpu")
+
+    @abstractmethod
     def describe(self) -> dict[str, Any]:
-        return {
-            "adapter": "synthetic",
-            "model": self.options.model,
-            "revision": "1",
-            "world": asdict(self.options.world),
-        }
+        """See `ModelAdapter`."""
 
+    @abstractmethod
     def points(self) -> Sequence[str]:
-        return ("x",)
+        """See `ModelAdapter`."""
+
+    @abstractmethod
+    def sample(self, points: Sequence[str], ids_B: Tensor) -> dict[str, Tensor]:
+        """Activations (B, D) at each point for token ids."""
+
+    @abstractmethod
+    def point_width(self, point: str) -> int:
+        """Width at a point that exists."""
 
     def width(self, point: str) -> int:
-        if point != "x":
-            raise SiteError(f"a synthetic model has no point '{point}'; its only one is x")
-        return self.options.world.width
+        if point not in self.points():
+            raise SiteError(f"this synthetic model has no point '{point}'; it has {', '.join(self.points())}")
+        return self.point_width(point)
 
     def vocabulary(self) -> str:
         return "synthetic"
@@ -84,31 +93,80 @@ class SyntheticAdapter:
     def text(self, ids: Sequence[int]) -> str:
         return " ".join(map(str, ids))
 
-    def to(self, device: torch.device) -> SyntheticAdapter:
+    def to(self, device: torch.device) -> PlantedAdapter:
         self.device = device
         return self
 
     def activations(self, tokens: TokenBatch, points: Sequence[str]) -> dict[str, Tensor]:
         for point in points:
             self.width(point)
-        x_BD = self.world.activations(self.options.model, tokens.ids.flatten().cpu())
-        return {"x": x_BD.view(*tokens.ids.shape, -1).to(self.device)}
+        found = self.sample(points, tokens.ids.flatten().cpu())
+        return {point: x_BD.view(*tokens.ids.shape, -1).to(self.device) for point, x_BD in found.items()}
 
     def logits(self, tokens: TokenBatch, edits: Sequence[Edit] = ()) -> Tensor:
-        x_BTD = self.activations(tokens, ("x",))["x"]
+        found = self.activations(tokens, self.points())
         for edit in edits:
             self.width(edit.point)
-            x_BTD = edit.apply(x_BTD)
-        return x_BTD @ self._readout_DV.to(self.device)
+            found[edit.point] = edit.apply(found[edit.point])
+        return torch.stack([x_BTD @ self._readout(point) for point, x_BTD in found.items()]).sum(dim=0)
+
+    def _readout(self, point: str) -> Tensor:
+        generator = torch.Generator().manual_seed(list(self.points()).index(point))
+        return torch.randn(self.width(point), READOUT, generator=generator).to(self.device)
 
     def decoder(self) -> SyntheticDecoder:
         return SyntheticDecoder(self)
 
 
+class SyntheticAdapter(PlantedAdapter):
+    """Model adapter `synthetic`: the only point is `x`."""
+
+    def __init__(self, options: SyntheticConfig) -> None:
+        self.options = options
+        self.world = DiffWorld(options.world)
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "adapter": "synthetic",
+            "model": self.options.model,
+            "revision": "1",
+            "world": asdict(self.options.world),
+        }
+
+    def points(self) -> Sequence[str]:
+        return ("x",)
+
+    def point_width(self, point: str) -> int:
+        return self.options.world.width_of(self.options.model)
+
+    def sample(self, points: Sequence[str], ids_B: Tensor) -> dict[str, Tensor]:
+        return {point: self.world.activations(self.options.model, ids_B) for point in points}
+
+
+class SyntheticLayers(PlantedAdapter):
+    """Model adapter `synthetic_layers`: points `layers.{i}` and `layers.{i}.out`."""
+
+    def __init__(self, options: SyntheticLayersConfig) -> None:
+        self.options = options
+        self.world = LayerWorld(options.world)
+
+    def describe(self) -> dict[str, Any]:
+        return {"adapter": "synthetic_layers", "model": "layers", "revision": "1", "world": asdict(self.options.world)}
+
+    def points(self) -> Sequence[str]:
+        return self.world.points()
+
+    def point_width(self, point: str) -> int:
+        return self.options.world.width
+
+    def sample(self, points: Sequence[str], ids_B: Tensor) -> dict[str, Tensor]:
+        return self.world.activations(points, ids_B)
+
+
 class SyntheticDecoder:
     """The world has no memory, so a context's logits are those of its last token."""
 
-    def __init__(self, adapter: SyntheticAdapter) -> None:
+    def __init__(self, adapter: PlantedAdapter) -> None:
         self.adapter = adapter
 
     def advance(self, ids: Tensor, attention: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ Points, for layer i of n:
 
 * `layers.{i}.input`: the residual stream before the layer (`layers.0.input` is the embedding)
 * `layers.{i}.attention`: what attention adds to the residual stream
+* `layers.{i}.mlp_input`: what the MLP reads (after the norm before it, if the layer has one)
 * `layers.{i}.mlp`: what the MLP adds to the residual stream
 * `layers.{i}`: the residual stream after the layer (before any final norm)
 """
@@ -31,6 +32,7 @@ TINY_PAIR = Path(__file__).parent / "tiny_pair"
 
 ATTENTION_NAMES = ("attention.output.dense", "self_attn", "attn", "self_attention", "attention")
 MLP_NAMES = ("mlp", "feed_forward", "ffn", "output.dense")
+MLP_INPUT_NAMES = ("mlp", "feed_forward", "ffn", "intermediate.dense")
 
 
 @frozen(kw_only=True)
@@ -155,6 +157,7 @@ class TransformersAdapter:
 
     def points(self) -> Sequence[str]:
         per_layer = [".input", *([".attention"] if self._module(0, ATTENTION_NAMES) else [])]
+        per_layer += [".mlp_input"] if self._module(0, MLP_INPUT_NAMES) else []
         per_layer += [*([".mlp"] if self._module(0, MLP_NAMES) else []), ""]
         return [f"layers.{number}{part}" for number in range(len(self.layers)) for part in per_layer]
 
@@ -166,7 +169,7 @@ class TransformersAdapter:
         if point not in self.points():
             raise SiteError(
                 f"model '{self.options.model}' has no point '{point}'; it has layers.0 to "
-                f"layers.{len(self.layers) - 1}, each alone or with .input, .attention or .mlp"
+                f"layers.{len(self.layers) - 1}, each alone or with .input, .attention, .mlp_input or .mlp"
             )
         _, number, *part = point.split(".")
         return int(number), part[0] if part else ""
@@ -175,7 +178,7 @@ class TransformersAdapter:
         block = self.layers[layer]
         # Families that normalise a sub-block's output (Gemma 2 and 3, OLMo 2) add the norm's output, not the block's.
         post_norm = {ATTENTION_NAMES: "post_attention_layernorm", MLP_NAMES: "post_feedforward_layernorm"}
-        if hasattr(block, "post_feedforward_layernorm"):
+        if hasattr(block, "post_feedforward_layernorm") and tuple(names) in post_norm:
             return getattr(block, post_norm[tuple(names)], None)
         for name in names:
             module: Any = block
@@ -189,8 +192,10 @@ class TransformersAdapter:
     def _hooked(self, point: str, change: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
         """Call `change` with the activations at `point`; what it returns, if anything, takes their place."""
         number, part = self._parse(point)
-        if part == "input":
-            handle = self.layers[number].register_forward_pre_hook(
+        if part in ("input", "mlp_input"):
+            reader = self.layers[number] if part == "input" else self._module(number, MLP_INPUT_NAMES)
+            assert reader is not None
+            handle = reader.register_forward_pre_hook(
                 lambda _, args, kwargs: _replace_input(args, kwargs, change), with_kwargs=True, prepend=True
             )
         else:

@@ -3,8 +3,15 @@
 import pytest
 import torch
 
-from crosscoders import ConfigError, ModelChoice, Text
-from crosscoders.testing import DiffWorld, DiffWorldConfig, ModelAdapterSuite, markov_pair
+from crosscoders import ConfigError, Edit, ModelChoice, SiteError, Text, TokenBatch
+from crosscoders.testing import (
+    DiffWorld,
+    DiffWorldConfig,
+    LayerWorld,
+    LayerWorldConfig,
+    ModelAdapterSuite,
+    markov_pair,
+)
 from crosscoders.testing.worlds import normal, uniform
 
 
@@ -16,6 +23,56 @@ class TestSynthetic(ModelAdapterSuite):
     def test_text_is_refused(self, adapter):
         with pytest.raises(ConfigError, match="token ids"):
             adapter.tokenize(Text("hello"))
+
+
+class TestAffineSynthetic(ModelAdapterSuite):
+    @pytest.fixture
+    def adapter(self):
+        adapter = ModelChoice.of("synthetic", model="b", world={"width_b": 20}).build()
+        assert adapter.width("x") == 20
+        return adapter
+
+
+class TestSyntheticLayers(ModelAdapterSuite):
+    @pytest.fixture
+    def adapter(self):
+        return ModelChoice.of("synthetic_layers", world={"num_layers": 3, "num_features": 12, "width": 8}).build()
+
+
+class TestDifference(ModelAdapterSuite):
+    @pytest.fixture
+    def adapter(self):
+        return ModelChoice.of("difference", **TINY).build()
+
+
+TINY = {
+    "after": {"name": "transformers", "model": "tiny-pair/chat"},
+    "before": {"name": "transformers", "model": "tiny-pair/base"},
+}
+
+
+def test_the_difference_is_after_minus_before():
+    difference = ModelChoice.of("difference", **TINY).build()
+    ids = torch.arange(5, 13)[None]
+    none = torch.zeros_like(ids, dtype=torch.bool)
+    tokens = TokenBatch(ids, ~none, none, none)
+    found = difference.activations(tokens, ["layers.1", "layers.2.mlp"])
+    for point, value in found.items():
+        parts = [m.activations(tokens, [point])[point] for m in (difference.after, difference.before)]
+        assert torch.equal(value, parts[0] - parts[1])
+    # An edit that takes the whole difference away runs the layers above it on the model before's activations.
+    without = difference.logits(tokens, [Edit.replace("layers.1", torch.zeros(difference.width("layers.1")))])
+    patch = Edit.replace("layers.1", difference.before.activations(tokens, ["layers.1"])["layers.1"])
+    torch.testing.assert_close(without, difference.after.logits(tokens, [patch]))
+    assert difference.describe()["after"]["model"] == "tiny-pair/chat"
+
+
+def test_a_difference_of_unlike_models_is_refused():
+    with pytest.raises(ConfigError, match="different vocabularies"):
+        ModelChoice.of("difference", after=TINY["after"], before={"name": "synthetic"}).build()
+    wide = {"name": "synthetic", "model": "b", "world": {"width_b": 20}}
+    with pytest.raises(SiteError, match="widths 20 and 48"):
+        ModelChoice.of("difference", after=wide, before={"name": "synthetic"}).build().width("x")
 
 
 class TestMarkov(ModelAdapterSuite):
@@ -71,3 +128,45 @@ def test_markov_pair_has_the_planted_rates():
     before, after = markov_pair(rate=0.02, base_rate=1e-4)
     assert before.logits_VV[5].softmax(0)[1].item() == pytest.approx(1e-4, rel=1e-3)
     assert after.logits_VV[5].softmax(0)[1].item() == pytest.approx(0.02, rel=1e-3)
+
+
+def test_exclusive_concepts_can_be_rare_and_cosines_spread():
+    world = DiffWorld(DiffWorldConfig(exclusive_rate=0.001, min_shared_cosine=0.2, seed=1))
+    exclusive = torch.tensor([kind.startswith("only") for kind in world.kinds])
+    assert world.rates_C[exclusive].unique().tolist() == pytest.approx([0.001])
+    cosine = (world.directions["a"] * world.directions["b"]).sum(1)[~exclusive]
+    torch.testing.assert_close(cosine, world.cosine_C[~exclusive])
+    assert cosine.min() < 0.3 and cosine.max() > 0.85
+
+
+def test_an_affine_world_is_the_plain_one_mapped():
+    plain, mapped = DiffWorld(DiffWorldConfig(noise=0.0)), DiffWorld(DiffWorldConfig(noise=0.0, width_b=64))
+    ids = torch.arange(500)
+    matrix, shift = mapped.affine
+    torch.testing.assert_close(
+        mapped.activations("b", ids), mapped.codes(ids)["b"] @ mapped.directions["b"] + shift, rtol=1e-5, atol=1e-6
+    )
+    assert torch.equal(mapped.activations("a", ids), plain.activations("a", ids))
+    mapped_rows = torch.nn.functional.normalize(plain.directions["b"] @ matrix, dim=1)
+    torch.testing.assert_close(mapped.directions["b"], mapped_rows)
+    with pytest.raises(ConfigError, match="width_b cannot be set with copy"):
+        DiffWorldConfig(copy=True, width_b=64)
+
+
+def test_layer_world_has_the_planted_windows_drift_and_profile():
+    world = LayerWorld(LayerWorldConfig(noise=0.0, profile="hump", min_span=2, seed=2))
+    start, stop = world.windows_C2.T
+    assert (stop - start).min() == 2 and (stop - start).max() == 6 and start.min() == 0 and stop.max() == 6
+    for points in (["layers.2", "layers.3"], ["layers.2.out", "layers.3.out"]):
+        cosine = (world.directions[points[0]] * world.directions[points[1]]).sum(1)
+        torch.testing.assert_close(cosine, torch.full((96,), 0.95))
+    middle = world.strength_CL[torch.arange(96), (start + stop) // 2]
+    assert middle.min() > 0.75 and (world.strength_CL > 0).sum(1).equal(stop - start)
+    ids = torch.arange(300)
+    found = world.activations(["layers.4", "layers.1.out"], ids)
+    x = world.codes(ids) @ (world.strength_CL[:, 4:5] * world.directions["layers.4"])
+    torch.testing.assert_close(found["layers.4"], x)
+    single = LayerWorld(LayerWorldConfig(max_span=1))
+    assert ((single.strength_CL > 0).sum(1) == 1).all()
+    with pytest.raises(ConfigError, match="spans from 3 to 2"):
+        LayerWorldConfig(min_span=3, max_span=2)

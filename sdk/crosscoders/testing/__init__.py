@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         ModelAdapterSuite,
         TokenSourceSuite,
     )
-    from .worlds import DiffWorld, DiffWorldConfig
+    from .worlds import DiffWorld, DiffWorldConfig, LayerWorld, LayerWorldConfig
 
 __all__ = [
     "AnalysisSuite",
@@ -33,6 +33,8 @@ __all__ = [
     "CheckpointFormatSuite",
     "DiffWorld",
     "DiffWorldConfig",
+    "LayerWorld",
+    "LayerWorldConfig",
     "LossSuite",
     "LossTermSuite",
     "ModelAdapterSuite",
@@ -46,7 +48,7 @@ def __getattr__(name: str) -> Any:
     # Lazy, because pytest imports this package for its plugin before anything else.
     if name in ("markov_pair", "synthetic_run"):
         return getattr(import_module(".fakes", __name__), name)
-    if name in ("DiffWorld", "DiffWorldConfig"):
+    if name in ("DiffWorld", "DiffWorldConfig", "LayerWorld", "LayerWorldConfig"):
         return getattr(import_module(".worlds", __name__), name)
     if name in __all__:
         return getattr(import_module(".suites", __name__), name)

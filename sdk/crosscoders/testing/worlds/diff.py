@@ -1,8 +1,4 @@
-"""Planted worlds: synthetic activations whose features are known, as pure functions of token ids.
-
-A token id is the seed of one sample, by a counter-based hash. So any part of a world can be made again from its ids
-alone, models that read the same ids see the same concepts, and no data set is stored.
-"""
+"""Diff worlds: two models whose concepts differ in known ways."""
 
 from __future__ import annotations
 
@@ -11,8 +7,12 @@ from functools import cached_property
 
 import torch
 from attrs import field, frozen
-from attrs.validators import ge
+from attrs.validators import and_, ge, le
 from torch import Tensor
+
+from ...attributes import as_tuple
+from ...errors import ConfigError
+from .hashing import normal, uniform
 
 SHARED, WEAK, SHIFTED, ONLY_A, ONLY_B = "shared", "weak_in_a", "shifted", "only_a", "only_b"
 
@@ -25,16 +25,25 @@ class DiffWorldConfig:
     num_shared: int = field(default=60, validator=ge(0))
     """Concepts in both models, directions at cosine `shared_cosine`."""
     num_weak: int = field(default=16, validator=ge(0))
-    """Concepts whose strength in A is only 0.25 to 0.6 of that in B."""
+    """Concepts that are weaker in A than in B."""
     num_shifted: int = field(default=12, validator=ge(0))
     """Concepts that fire in both models at 60 % of occasions, only in A at 20 %, only in B at 20 %."""
     num_only_a: int = field(default=8, validator=ge(0))
     num_only_b: int = field(default=8, validator=ge(0))
-    shared_cosine: float = 0.95
+    shared_cosine: float = field(default=0.95, validator=and_(ge(-1.0), le(1.0)))
+    """Cosine of a concept's directions in A and B,"""
+    min_shared_cosine: float = field(default=1.0, validator=and_(ge(-1.0), le(1.0)))
+    """or, where this is smaller, a cosine for each concept, uniform between this and that."""
+    weak_strength: tuple[float, float] = field(default=(0.25, 0.6), converter=as_tuple)
+    """Range of the strength in A, relative to B, of concepts that are weak there."""
     min_rate: float = 0.005
     """Firing rates are log-uniform between this"""
     max_rate: float = 0.05
     """and this."""
+    exclusive_rate: float = field(default=0.0, validator=and_(ge(0.0), le(1.0)))
+    """Firing rate of concepts in one model only; 0 draws it like the others'. Small ones make rare features."""
+    width_b: int = field(default=0, validator=ge(0))
+    """Put B through a random affine map into a space of this width, as a model of another architecture; 0 does not."""
     noise: float = field(default=0.01, validator=ge(0.0))
     """Standard deviation of the noise in each dimension."""
     copy: bool = False
@@ -42,6 +51,14 @@ class DiffWorldConfig:
     copy_noise: float = field(default=0.0, validator=ge(0.0))
     """Extra noise on a copy."""
     seed: int = 0
+
+    def __attrs_post_init__(self) -> None:
+        if self.copy and self.width_b:
+            raise ConfigError("a copy has the width of its original: width_b cannot be set with copy")
+
+    def width_of(self, model: str) -> int:
+        """Width of the activations of model "a" or "b"."""
+        return self.width_b if model == "b" and self.width_b else self.width
 
 
 @frozen(slots=False)
@@ -63,7 +80,25 @@ class DiffWorld:
         """Firing rate of each concept."""
         c = self.config
         u = torch.rand(len(self.kinds), generator=self._generator(1))
-        return c.min_rate * (c.max_rate / c.min_rate) ** u
+        rates_C = c.min_rate * (c.max_rate / c.min_rate) ** u
+        if c.exclusive_rate:
+            rates_C[torch.tensor([kind in (ONLY_A, ONLY_B) for kind in self.kinds])] = c.exclusive_rate
+        return rates_C
+
+    @cached_property
+    def cosine_C(self) -> Tensor:
+        """Cosine of each concept's direction in A to that in B, before any affine map."""
+        c = self.config
+        low = min(c.min_shared_cosine, c.shared_cosine)
+        return low + (c.shared_cosine - low) * torch.rand(len(self.kinds), generator=self._generator(4))
+
+    @cached_property
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """The map from the common space to B's own, (D, D of b), and the shift, (D of b)."""
+        c = self.config
+        generator = self._generator(5)
+        matrix = torch.randn(c.width, c.width_b, generator=generator) / math.sqrt(c.width_b)
+        return matrix, 0.1 * torch.randn(c.width_b, generator=generator)
 
     @cached_property
     def directions(self) -> dict[str, Tensor]:
@@ -73,8 +108,11 @@ class DiffWorld:
         a = drawn[0] / drawn[0].norm(dim=1, keepdim=True)
         other = drawn[1] - (drawn[1] * a).sum(1, keepdim=True) * a
         other = other / other.norm(dim=1, keepdim=True)
-        b = c.shared_cosine * a + math.sqrt(1 - c.shared_cosine**2) * other
+        cosine = self.cosine_C[:, None]
+        b = cosine * a + (1 - cosine.square()).sqrt() * other
         in_a, in_b = self._present(ONLY_B), self._present(ONLY_A)
+        if c.width_b:
+            b = torch.nn.functional.normalize(b @ self.affine[0], dim=1)
         return {"a": a * in_a, "b": a * in_a if c.copy else b * in_b}
 
     @cached_property
@@ -82,7 +120,8 @@ class DiffWorld:
         """Strength of each concept in A relative to B: below 1 for weak ones."""
         u = torch.rand(len(self.kinds), generator=self._generator(3))
         weak = torch.tensor([kind == WEAK for kind in self.kinds])
-        return torch.where(weak, 0.25 + 0.35 * u, torch.ones_like(u))
+        low, high = self.config.weak_strength
+        return torch.where(weak, low + (high - low) * u, torch.ones_like(u))
 
     def codes(self, ids_B: Tensor) -> dict[str, Tensor]:
         """Strength of each concept in each model's activations, (B, C)."""
@@ -98,8 +137,10 @@ class DiffWorld:
         """Activations of model "a" or "b" for token ids, (B, D)."""
         c = self.config
         x_BD = self.codes(ids_B)[model] @ self.directions[model]
+        if c.width_b and model == "b":
+            x_BD = x_BD + self.affine[1]
         own_noise = 4 if model == "a" or c.copy else 5
-        x_BD = x_BD + c.noise * normal(ids_B, c.width, stream=own_noise)
+        x_BD = x_BD + c.noise * normal(ids_B, c.width_of(model), stream=own_noise)
         if c.copy and model == "b" and c.copy_noise:
             x_BD = x_BD + c.copy_noise * normal(ids_B, c.width, stream=6)
         return x_BD
@@ -109,27 +150,3 @@ class DiffWorld:
 
     def _generator(self, stream: int) -> torch.Generator:
         return torch.Generator().manual_seed(self.config.seed * 16 + stream)
-
-
-def uniform(ids_B: Tensor, count: int, *, stream: int) -> Tensor:
-    """`count` numbers in [0, 1) for each id, (B, count): the same for the same id and stream on every machine."""
-    index = torch.arange(count, device=ids_B.device, dtype=torch.int64) + stream * 1_000_003
-    bits = _mix(_mix(ids_B.to(torch.int64))[:, None] + _mix(index)[None, :])
-    return ((bits >> 40) & 0xFFFFFF).float() / 2**24
-
-
-def normal(ids_B: Tensor, count: int, *, stream: int) -> Tensor:
-    """Standard normal numbers for each id, (B, count), by Box and Muller."""
-    half = -(-count // 2)
-    u = uniform(ids_B, 2 * half, stream=stream)
-    radius = (-2 * (u[:, :half] + 2**-25).log()).sqrt()
-    angle = 2 * math.pi * u[:, half:]
-    return torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)[:, :count]
-
-
-def _mix(z: Tensor) -> Tensor:
-    """SplitMix64's finaliser on wrapping int64; shifts are made logical by masking."""
-    z = z + -7046029254386353131
-    z = (z ^ ((z >> 30) & 0x3FFFFFFFF)) * -4658895280553007687
-    z = (z ^ ((z >> 27) & 0x1FFFFFFFFF)) * -7723592293110705685
-    return z ^ ((z >> 31) & 0x1FFFFFFFF)

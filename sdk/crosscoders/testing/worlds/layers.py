@@ -1,0 +1,130 @@
+"""Layer worlds: one model whose features live on windows of its layers, drifting and swelling from layer to layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+from attrs import field, frozen
+from attrs.validators import and_, ge, gt, in_, le
+from torch import Tensor
+
+from ...errors import ConfigError
+from .hashing import normal, uniform
+
+
+@frozen(kw_only=True)
+class LayerWorldConfig:
+    """A model of `num_layers` layers; the defaults are the toy of the docs. A span of 1 is the control without
+    persistence, in which nothing is shared between layers."""
+
+    num_layers: int = field(default=6, validator=ge(1))
+    width: int = field(default=32, validator=ge(2))
+    num_features: int = field(default=96, validator=ge(1))
+    min_span: int = field(default=1, validator=ge(1))
+    """Least number of layers that a feature lives on."""
+    max_span: int = field(default=0, validator=ge(0))
+    """Greatest number; 0 is all layers."""
+    drift: float = field(default=0.95, validator=and_(ge(-1.0), le(1.0)))
+    """Cosine of a feature's directions at neighbouring layers."""
+    profile: str = field(default="flat", validator=in_(("flat", "hump")))
+    """Strength over the window: equal, or rising from 0.4 to 1 in its middle and falling again."""
+    min_rate: float = field(default=0.005, validator=gt(0.0))
+    """Firing rates are log-uniform between this"""
+    max_rate: float = field(default=0.05, validator=and_(gt(0.0), le(1.0)))
+    """and this."""
+    noise: float = field(default=0.01, validator=ge(0.0))
+    """Standard deviation of the noise in each dimension."""
+    seed: int = 0
+
+    def __attrs_post_init__(self) -> None:
+        if not self.min_span <= (self.max_span or self.num_layers) <= self.num_layers:
+            raise ConfigError(
+                f"spans from {self.min_span} to {self.max_span or self.num_layers} do not fit {self.num_layers} layers"
+            )
+
+
+@frozen(slots=False)
+class LayerWorld:
+    """Points `layers.{i}`, the residual stream, and `layers.{i}.out`, what layer i writes.
+
+    A feature's output directions are unrelated to its residual ones. It is written by the layers of its window, so a
+    cross-layer transcoder can read it at the window's first layer and write it to all of them.
+    """
+
+    config: LayerWorldConfig
+
+    def points(self) -> tuple[str, ...]:
+        """Names of all points."""
+        return tuple(f"layers.{i}{part}" for i in range(self.config.num_layers) for part in ("", ".out"))
+
+    @cached_property
+    def windows_C2(self) -> Tensor:
+        """First layer of each feature and the one after its last."""
+        c = self.config
+        generator = self._generator(1)
+        u = torch.rand(2, c.num_features, generator=generator)
+        longest = c.max_span or c.num_layers
+        span = c.min_span + (u[0] * (longest - c.min_span + 1)).long()
+        start = (u[1] * (c.num_layers - span + 1)).long()
+        return torch.stack([start, start + span], dim=1)
+
+    @cached_property
+    def strength_CL(self) -> Tensor:
+        """Strength of each feature at each layer, 0 outside its window."""
+        layer = torch.arange(self.config.num_layers)
+        start, stop = self.windows_C2[:, :1], self.windows_C2[:, 1:]
+        inside = ((layer >= start) & (layer < stop)).float()
+        if self.config.profile == "flat":
+            return inside
+        return inside * (0.4 + 0.6 * torch.sin(math.pi * (layer - start + 0.5) / (stop - start)))
+
+    @cached_property
+    def rates_C(self) -> Tensor:
+        """Firing rate of each feature."""
+        c = self.config
+        return c.min_rate * (c.max_rate / c.min_rate) ** torch.rand(c.num_features, generator=self._generator(2))
+
+    @cached_property
+    def directions(self) -> dict[str, Tensor]:
+        """Unit directions of the features at each point, (C, D)."""
+        found = {}
+        for part, stream in (("", 3), (".out", 4)):
+            generator = self._generator(stream)
+            direction = self._unit(generator)
+            for layer in range(self.config.num_layers):
+                if layer:
+                    other = self._unit(generator)
+                    other = other - (other * direction).sum(1, keepdim=True) * direction
+                    other = other / other.norm(dim=1, keepdim=True)
+                    drift = self.config.drift
+                    direction = drift * direction + math.sqrt(1 - drift**2) * other
+                found[f"layers.{layer}{part}"] = direction
+        return found
+
+    def codes(self, ids_B: Tensor) -> Tensor:
+        """Strength of each feature at its strongest layer, (B, C)."""
+        count = self.config.num_features
+        fires = uniform(ids_B, count, stream=1) < self.rates_C
+        return torch.where(fires, 0.5 + uniform(ids_B, count, stream=2), 0.0)
+
+    def activations(self, points: Sequence[str], ids_B: Tensor) -> dict[str, Tensor]:
+        """Activations (B, D) at each point for token ids."""
+        codes_BC = self.codes(ids_B)
+        found = {}
+        for point in points:
+            number = self.points().index(point)
+            strength_C = self.strength_CL[:, number // 2]
+            x_BD = codes_BC @ (strength_C[:, None] * self.directions[point])
+            found[point] = x_BD + self.config.noise * normal(ids_B, self.config.width, stream=10 + number)
+        return found
+
+    def _unit(self, generator: torch.Generator) -> Tensor:
+        drawn = torch.randn(self.config.num_features, self.config.width, generator=generator)
+        unit: Tensor = drawn / drawn.norm(dim=1, keepdim=True)
+        return unit
+
+    def _generator(self, stream: int) -> torch.Generator:
+        return torch.Generator().manual_seed(self.config.seed * 16 + stream + 100_003)
