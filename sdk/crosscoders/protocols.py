@@ -24,6 +24,23 @@ if TYPE_CHECKING:
 
 
 @frozen(eq=False)
+class Partner:
+    """The same rows as another model's tokenizer reads them."""
+
+    tokens: TokenBatch
+    """Its tokens, (B, T of its own)."""
+    position_BT: Tensor
+    """For each token of the reading model the place of the one it is paired with, or −1 where it has none."""
+
+    def gather(self, value_BT: Tensor) -> Tensor:
+        """From the partner's tokens, (B, T of its own, …), to the reading model's, (B, T, …); unpaired ones get any."""
+        import torch
+
+        rows = torch.arange(len(self.position_BT), device=self.position_BT.device)[:, None]
+        return value_BT[rows, self.position_BT.clamp_min(0)]
+
+
+@frozen(eq=False)
 class TokenBatch:
     """Rows of tokens for a model, (B, T) each; padding may be on either side."""
 
@@ -35,14 +52,23 @@ class TokenBatch:
     """True at beginning-of-sequence tokens."""
     special: Tensor
     """True at every special token: sequence ends, chat-template tokens, the beginning too."""
+    partners: Mapping[str, Partner] = field(factory=dict)
+    """By model key: the rows of models with another vocabulary."""
 
     def to(self, device: torch.device) -> TokenBatch:
         """The same rows on `device`."""
-        return TokenBatch(*(t.to(device) for t in (self.ids, self.attention, self.bos, self.special)))
+        return self._mapped(lambda tensor: tensor.to(device))
 
     def rows(self, start: int, stop: int) -> TokenBatch:
         """Some of the rows."""
-        return TokenBatch(*(t[start:stop] for t in (self.ids, self.attention, self.bos, self.special)))
+        return self._mapped(lambda tensor: tensor[start:stop])
+
+    def _mapped(self, change: Callable[[Tensor], Tensor]) -> TokenBatch:
+        partners = {
+            key: Partner(partner.tokens._mapped(change), change(partner.position_BT))
+            for key, partner in self.partners.items()
+        }
+        return TokenBatch(change(self.ids), change(self.attention), change(self.bos), change(self.special), partners)
 
 
 @frozen

@@ -9,7 +9,7 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from .activations import ActivationConfig, Harvester, SequenceReader, keep_mask, reading_adapter
+from .activations import ActivationConfig, Harvester, keep_mask, reader_of, reading_adapter
 from .activations.sequences import Split
 from .configs import AnalysisChoice, ModelChoice, TokenSourceChoice, structure
 from .crosscoder import Crosscoder
@@ -127,8 +127,9 @@ class Study:
         Nothing is kept between batches.
         """
         config = self.activations
-        reader = SequenceReader(
+        reader = reader_of(
             self.source,
+            self.adapters,
             self.reading,
             context_length=config.context_length,
             pack=config.pack,

@@ -2,7 +2,10 @@
 
 Hide one site's input and measure how much each latent changes where it fires:
 
-    c_i^s = Σ_tokens |f_i − f_i without s| / Σ_tokens f_i        over tokens where f_i is on
+    c_i^s = |Σ_tokens (f_i − f_i without s)| / Σ_tokens f_i        over tokens where f_i is on
+
+The change is summed before its size is taken: an encoder also subtracts what other latents leave at every site, which
+averages out and is no part of what turns the latent on.
 
 `sites` of a latent is the effective number exp(H(p)) of p_s = c_i^s / Σ_s c_i^s: 1 when a single site drives it, S when
 all do alike. Decoder norms can be spread over sites that have no part in turning the latent on.
@@ -104,8 +107,8 @@ class FunctionalCoherence:
                 hidden_BX[:, crosscoder.layout.slices[site]] = 0
                 # The pre-activation, not the gated value: a gate would turn small changes into whole ones.
                 left_N = crosscoder.pre_activations(hidden_BX).relu()[latents.token_N, latents.latent_N]
-                change_FS[:, s].index_add_(0, latents.latent_N, (latents.value_N - left_N).abs().double())
-        return (change_FS / total_F[:, None]).cpu(), firings_F.cpu()
+                change_FS[:, s].index_add_(0, latents.latent_N, (latents.value_N - left_N).double())
+        return (change_FS.abs() / total_F[:, None]).cpu(), firings_F.cpu()
 
 
 def effective_number(share_FS: Tensor) -> Tensor:

@@ -24,7 +24,11 @@ def resolve_sites(adapters: Mapping[str, ModelAdapter], names: Sequence[str]) ->
 
 
 class Harvester:
-    """Runs each model once per batch of rows, only as far as its last needed point."""
+    """Runs each model once per batch of rows, only as far as its last needed point.
+
+    Models with another vocabulary read their own tokens; their activations are put where the reading model's paired
+    tokens are.
+    """
 
     def __init__(
         self, adapters: Mapping[str, ModelAdapter], layout: SiteLayout, *, rows_per_forward: int, device: torch.device
@@ -47,8 +51,9 @@ class Harvester:
         found = {}
         for key, adapter in self.adapters.items():
             points = [site.point for site in self.layout.sites if site.model == key]
-            for point, activation in adapter.activations(tokens, points).items():
-                found[f"{key}/{point}"] = activation.float()
+            partner = tokens.partners.get(key)
+            for point, activation in adapter.activations(partner.tokens if partner else tokens, points).items():
+                found[f"{key}/{point}"] = (partner.gather(activation) if partner else activation).float()
         x_BTX = self.layout.pack(found)
         self._check_finite(x_BTX, tokens)
         return x_BTX

@@ -25,12 +25,19 @@ class MaskConfig:
 
 
 def keep_mask(config: MaskConfig, tokens: TokenBatch, norms_BTS: Tensor, median_norm_S: Tensor | None) -> Tensor:
-    """Boolean (B, T): tokens to keep. Norms are compared only where a median is known."""
+    """Boolean (B, T): tokens to keep. Those without partner in some model never are; norms are compared only where a
+    median is known."""
     keep_BT = tokens.attention.clone()
     if config.drop_bos:
         keep_BT &= ~tokens.bos
     if config.drop_special:
         keep_BT &= ~tokens.special
+    for partner in tokens.partners.values():
+        keep_BT &= partner.position_BT >= 0
+        if config.drop_bos:
+            keep_BT &= ~partner.gather(partner.tokens.bos)
+        if config.drop_special:
+            keep_BT &= ~partner.gather(partner.tokens.special)
     if config.max_norm_multiple and median_norm_S is not None:
         limit_S = config.max_norm_multiple * median_norm_S.to(norms_BTS.device)
         keep_BT = keep_BT.to(norms_BTS.device) & (norms_BTS <= limit_S).all(dim=-1)

@@ -31,6 +31,23 @@ def reading_adapter(adapters: Mapping[str, ModelAdapter], tokenizer: str = "") -
     return next((a for a in adapters.values() if a.has_chat_template()), next(iter(adapters.values())))
 
 
+Row = list[tuple[int, bool, bool]]
+"""Tokens of a row: id, whether it begins a sequence, whether it is special."""
+
+
+def padded(rows: list[Row], length: int) -> TokenBatch:
+    """Rows of at most `length` tokens, padded on the right."""
+    shape = (len(rows), length)
+    ids = torch.zeros(shape, dtype=torch.int64)
+    attention, bos, special = (torch.zeros(shape, dtype=torch.bool) for _ in range(3))
+    for number, row in enumerate(rows):
+        ids[number, : len(row)] = torch.tensor([token for token, _, _ in row])
+        bos[number, : len(row)] = torch.tensor([is_bos for _, is_bos, _ in row])
+        special[number, : len(row)] = torch.tensor([is_special for _, _, is_special in row])
+        attention[number, : len(row)] = True
+    return TokenBatch(ids, attention, bos, special)
+
+
 class SequenceReader:
     """Cuts documents into rows of `context_length` tokens.
 
@@ -54,7 +71,7 @@ class SequenceReader:
         self.context_length, self.pack = context_length, pack
         self.split, self.held_out_share, self.repeat = split, held_out_share, repeat
         self._next_document = 0
-        self._pending: list[tuple[int, bool, bool]] = []
+        self._pending: Row = []
         self._documents: Iterator[Document] | None = None
         self._rows_since_start = 0
         self.passes = 0
@@ -62,17 +79,7 @@ class SequenceReader:
 
     def read(self, num_rows: int) -> TokenBatch:
         """The next rows; fewer than asked for only at the end of a source that is not repeated."""
-        rows = [row for _ in range(num_rows) if (row := self._row())]
-        shape = (len(rows), self.context_length)
-        ids = torch.zeros(shape, dtype=torch.int64)
-        attention, bos, special = (torch.zeros(shape, dtype=torch.bool) for _ in range(3))
-        for number, row in enumerate(rows):
-            length = len(row)
-            ids[number, :length] = torch.tensor([token for token, _, _ in row])
-            bos[number, :length] = torch.tensor([is_bos for _, is_bos, _ in row])
-            special[number, :length] = torch.tensor([is_special for _, _, is_special in row])
-            attention[number, :length] = True
-        return TokenBatch(ids, attention, bos, special)
+        return padded([row for _ in range(num_rows) if (row := self._row())], self.context_length)
 
     def state(self) -> dict[str, Any]:
         """The position, as JSON data."""
@@ -88,7 +95,7 @@ class SequenceReader:
         self._pending = [(int(token), bool(bos), bool(special)) for token, bos, special in state["pending"]]
         self._documents = None
 
-    def _row(self) -> list[tuple[int, bool, bool]]:
+    def _row(self) -> Row:
         while len(self._pending) < (self.context_length if self.pack else 1):
             tokens = self._next_tokens()
             if not tokens:
@@ -100,8 +107,16 @@ class SequenceReader:
             row, self._pending = self._pending[: self.context_length], []
         return row
 
-    def _next_tokens(self) -> list[tuple[int, bool, bool]]:
-        """Tokens of the next document of this split; none at the end of a source that is not repeated."""
+    def _next_tokens(self) -> Row:
+        """Tokens of the next document that has any; none at the end of a source that is not repeated."""
+        while (document := self._next_in_split()) is not None:
+            tokens = self.adapter.tokenize(document)
+            if len(tokens.ids):
+                return list(zip(tokens.ids, tokens.bos, tokens.special, strict=True))
+        return []
+
+    def _next_in_split(self) -> Document | None:
+        """The next document of this split; none at the end of a source that is not repeated."""
         restarts = 0
         while True:
             if self._documents is None:
@@ -109,7 +124,7 @@ class SequenceReader:
             document = next(self._documents, None)
             if document is None:
                 if not self.repeat and (self._next_document or self.passes):
-                    return []
+                    return None
                 restarts += 1
                 if restarts > 1:
                     raise ConfigError(
@@ -119,8 +134,5 @@ class SequenceReader:
                 self._documents, self._next_document, self.passes = None, 0, self.passes + 1
                 continue
             self._next_document += 1
-            if is_held_out(document, self.held_out_share) != (self.split == "held_out"):
-                continue
-            tokens = self.adapter.tokenize(document)
-            if len(tokens.ids):
-                return list(zip(tokens.ids, tokens.bos, tokens.special, strict=True))
+            if is_held_out(document, self.held_out_share) == (self.split == "held_out"):
+                return document

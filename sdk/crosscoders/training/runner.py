@@ -20,6 +20,7 @@ from ..activations import (
     SequenceReader,
     calibrate,
     keep_mask,
+    reader_of,
     reading_adapter,
 )
 from ..activations.harvest import resolve_sites
@@ -27,7 +28,7 @@ from ..activations.sequences import Split
 from ..checkpoint import CheckpointInfo
 from ..configs import unstructure
 from ..crosscoder import Crosscoder
-from ..errors import ConfigError, TrainingError
+from ..errors import TrainingError
 from ..initialise import initialise
 from ..losses import Loss
 from ..plugins import Registry, get_registry
@@ -56,7 +57,7 @@ class Runner:
             for key, choice in config.models.items()
         }
         self.layout = resolve_sites(self.adapters, config.sites)
-        self.reading = self._reading_adapter()
+        self.reading = reading_adapter(self.adapters, config.tokenizer)
         self.source: TokenSource = config.tokens.build(registry=self.registry)
         self.crosscoder: Crosscoder = config.architecture.make(self.layout.sites, registry=self.registry)
         self.loss: Loss = config.loss.build(registry=self.registry)
@@ -180,18 +181,11 @@ class Runner:
 
     # -- data ---------------------------------------------------------------------------------------------------
 
-    def _reading_adapter(self) -> ModelAdapter:
-        vocabularies = {key: adapter.vocabulary() for key, adapter in self.adapters.items()}
-        if len(set(vocabularies.values())) > 1:
-            raise ConfigError(
-                f"the models {', '.join(vocabularies)} have different vocabularies, so they cannot read the same tokens"
-            )
-        return reading_adapter(self.adapters, self.config.tokenizer)
-
     def _reader(self, split: Split) -> SequenceReader:
         activations = self.config.activations
-        return SequenceReader(
+        return reader_of(
             self.source,
+            self.adapters,
             self.reading,
             context_length=activations.context_length,
             pack=activations.pack,

@@ -68,7 +68,10 @@ class ModelAdapterSuite(Suite):
         together = adapter.activations(rows, list(adapter.points()))
         for row in range(len(rows.ids)):
             length = int(rows.attention[row].sum())
-            alone = TokenBatch(*(t[row : row + 1, :length] for t in (rows.ids, rows.attention, rows.bos, rows.special)))
+            own = rows.rows(row, row + 1)
+            alone = TokenBatch(
+                own.ids[:, :length], own.attention[:, :length], own.bos[:, :length], own.special[:, :length]
+            )
             for point, activation in adapter.activations(alone, list(adapter.points())).items():
                 torch.testing.assert_close(
                     activation[0], together[point][row, :length], rtol=self.tolerance, atol=self.tolerance

@@ -1,0 +1,118 @@
+"""What must come out of planted worlds, stated before running and recorded with every seed.
+
+    python bench/claims                       # everything, three seeds
+    python bench/claims --only layers         # exact, diff, stability or layers
+    python bench/claims --quick               # one seed, fewer samples, nothing recorded
+
+Each prediction has a threshold; `bench/results/claims.json` keeps every number and `claims.md` the verdicts. Parts can
+be run one by one, at the same time too, each with one thread (`OMP_NUM_THREADS=1`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import diff
+import exact
+import layers
+from common import FULL, QUICK, Verdict
+
+RESULTS = Path(__file__).parent.parent / "results"
+PARTS = ("exact", "diff", "stability", "layers")
+
+
+def run(part: str, seeds: list[int], scale: Any) -> dict[str, Any]:
+    """Numbers and verdicts of one part, by seed; parts without seeds have the key 'all'."""
+    started = time.monotonic()
+    numbers: dict[str, Any] = {}
+    if part == "exact":
+        verdicts = {"all": exact.verdicts()}
+    elif part == "stability":
+        numbers["all"] = diff.stability(scale)
+        verdicts = {"all": diff.stability_verdicts(numbers["all"])}
+    else:
+        module = {"diff": diff, "layers": layers}[part]
+        numbers = {str(seed): module.run(seed, scale) for seed in seeds}
+        verdicts = {seed: module.verdicts(found) for seed, found in numbers.items()}
+    return {
+        "made_with": {
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "threads": torch.get_num_threads(),
+        },
+        "scale": attrs.asdict(scale),
+        "seconds": round(time.monotonic() - started),
+        "numbers": numbers,
+        "verdicts": {seed: [attrs.asdict(v) for v in rows] for seed, rows in verdicts.items()},
+    }
+
+
+def table_of(record: dict[str, Any]) -> str:
+    """The verdicts as a Markdown table, one row for each prediction."""
+    lines = ["| | prediction | threshold | value per seed | verdict |", "|---|---|---|---|---|"]
+    for part in (record[name] for name in PARTS if name in record):
+        for rows in zip(*part["verdicts"].values(), strict=True):
+            lines.append(_row([Verdict(**row) for row in rows]))
+    return "\n".join(lines) + "\n"
+
+
+def _row(rows: list[Verdict]) -> str:
+    first, held = rows[0], [row.holds for row in rows]
+    if first.threshold == "exact":
+        values, verdict = f"{first.value:.0f} tests", "holds" if first.holds else "FAILS"
+    else:
+        values = ", ".join("–" if math.isnan(row.value) else f"{row.value:.3f}" for row in rows)
+        verdict = "report" if None in held else "holds" if all(held) else f"fails on {held.count(False)} of {len(held)}"
+    if "in the mean" in first.threshold and all(held):
+        mean = sum(row.value for row in rows) / len(rows)
+        verdict = f"holds (mean {mean:.3f})" if mean >= 0.15 else f"fails: mean {mean:.3f}"
+    prediction = first.prediction if len({row.prediction for row in rows}) == 1 else _common(rows)
+    return f"| {first.id} | {prediction} | {first.threshold} | {values} | {verdict} |"
+
+
+def _common(rows: list[Verdict]) -> str:
+    """One statement for rows that differ in a number in brackets."""
+    start = rows[0].prediction.partition("(")
+    inside = ", ".join(row.prediction.partition("(")[2].partition(")")[0] for row in rows)
+    return f"{start[0]}({inside}){start[2].partition(')')[2]}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", choices=PARTS)
+    parser.add_argument("--quick", action="store_true")
+    options = parser.parse_args()
+    seeds, scale = ([0], QUICK) if options.quick else (list(range(options.seeds)), FULL)
+    record = {}
+    for part in [options.only] if options.only else PARTS:
+        record[part] = run(part, seeds, scale)
+        if not options.quick:
+            keep(part, record[part])
+    print(table_of(record))
+
+
+def keep(part: str, found: dict[str, Any]) -> None:
+    """Put one part's record among those that are there."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / "claims.json"
+    record = json.loads(path.read_text()) if path.exists() else {}
+    record = {name: value for name, value in record.items() if name in PARTS} | {part: found}
+    path.write_text(json.dumps({name: record[name] for name in PARTS if name in record}, indent=1) + "\n")
+    path.with_suffix(".md").write_text(table_of(record))
+
+
+if __name__ == "__main__":
+    main()

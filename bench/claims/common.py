@@ -1,0 +1,98 @@
+"""Training on planted worlds, and what a prediction is."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from attrs import frozen
+from torch import Tensor
+
+from crosscoders import (
+    ArchitectureChoice,
+    Crosscoder,
+    InitialisationConfig,
+    LossChoice,
+    Site,
+    TrainingConfig,
+    fit,
+)
+
+BATCH = 2048
+FIRST_HELD_OUT = 10**9
+"""Token ids from here on are never trained on."""
+
+
+@frozen
+class Scale:
+    """How much to train."""
+
+    samples: int
+    pool: int
+    """Different samples; they are gone through again in a new order."""
+    held_out: int
+
+
+FULL, QUICK = Scale(2_500_000, 800_000, 100_000), Scale(400_000, 200_000, 40_000)
+
+
+@frozen
+class Verdict:
+    """One prediction on one seed."""
+
+    id: str
+    prediction: str
+    threshold: str
+    value: float
+    holds: bool | None
+    """None where the literature asks for a report and not for a threshold."""
+
+
+def train(
+    architecture: dict[str, Any], sites: tuple[Site, ...], loss: dict[str, Any], data: Tensor, *, samples: int,
+    seed: int, lr: float = 3e-3, initialisation: InitialisationConfig | None = None,
+) -> Crosscoder:  # fmt: skip
+    """A crosscoder trained on shuffled passes over `data`."""
+    crosscoder = ArchitectureChoice.of(architecture["name"], **_without_name(architecture)).make(sites)
+    config = TrainingConfig(num_tokens=samples, batch_size=BATCH, lr=lr, seed=seed, dead_after_share=0.02)
+    made = LossChoice.of(loss["name"], **_without_name(loss)).build()
+    for _ in fit(crosscoder, made, batches(data, seed), config, calibration_BX=data[:50_000],
+                 initialisation=initialisation):  # fmt: skip
+        pass
+    return crosscoder
+
+
+def batches(data: Tensor, seed: int) -> Iterator[Tensor]:
+    """Full batches without end."""
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        parts = data[torch.randperm(len(data), generator=generator)].split(BATCH)
+        yield from (part for part in parts if len(part) == BATCH)
+
+
+def spearman(x: Tensor, y: Tensor) -> float:
+    """Rank correlation."""
+    ranks = torch.stack([v.argsort().argsort().double() for v in (x, y)])
+    return float(torch.corrcoef(ranks)[0, 1])
+
+
+class Clock:
+    """Says what was measured and how long it took."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed, self._since = seed, time.monotonic()
+
+    def show(self, name: str, found: dict[str, Any]) -> dict[str, Any]:
+        now = time.monotonic()
+        plain = {k: v for k, v in found.items() if isinstance(v, int | float | dict | type(None))}
+        short = {k: round(v, 3) if isinstance(v, float) else v for k, v in itertools.islice(plain.items(), 8)}
+        print(f"seed {self.seed}  {name:28s} {now - self._since:4.0f} s  {short}", flush=True)
+        self._since = now
+        return found
+
+
+def _without_name(table: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in table.items() if key != "name"}
