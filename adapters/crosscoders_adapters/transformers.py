@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from attrs import field, frozen
 from attrs.validators import and_, in_, instance_of, min_len
+from huggingface_hub import try_to_load_from_cache
 from torch import Tensor, nn
 
 from crosscoders.documents import Chat, Document, Text, TokenIds
@@ -94,11 +95,10 @@ class TransformersAdapter:
 
     def describe(self) -> dict[str, Any]:
         """Hub id or path, the revision asked for and, if the files came from the Hub, the commit they came from."""
-        commit = getattr(self.model.config, "_commit_hash", None)
         return {
             "adapter": "transformers",
             "model": self.options.model,
-            "revision": commit or self.options.revision,
+            "revision": _commit(self.options) or self.options.revision,
             "class": type(self.model).__name__,
             "dtype": self.options.dtype,
         }
@@ -328,6 +328,18 @@ def _locate(model: str) -> tuple[str, bool]:
             raise ConfigError(f"the shipped pair has 'tiny-pair/base' and 'tiny-pair/chat', not '{model}'")
         return str(folder), True
     return model, Path(model).is_dir()
+
+
+def _commit(options: TransformersConfig) -> str | None:
+    """The commit that the Hub client's cache has for the revision; None for folders and models in memory."""
+    if _is_local(options.model):
+        return None
+    cached = try_to_load_from_cache(options.model, "config.json", revision=options.revision)
+    return Path(cached).parent.name if isinstance(cached, str) else None
+
+
+def _is_local(model: str) -> bool:
+    return model.startswith("tiny-pair/") or Path(model).is_dir()
 
 
 def _text_config(config: Any) -> Any:

@@ -77,16 +77,19 @@ def run(seed: int, scale: Scale) -> dict[str, Any]:
     found["window 1"], found[f"window {LAYERS}"] = found["saes 96"], found["acausal 96"]
     for count in (96, 192):
         once(f"weakly causal {count}", {"name": "weakly_causal", "num_latents": count})
-    for name, options in (("plain", {}), ("masked", {"site_masking": 0.05})):
-        crosscoder = train({"name": "acausal", "num_latents": 144}, SITES, {**TOPK, **options}, data, samples=samples,
-                           seed=seed)  # fmt: skip
-        found[f"coherence {name}"] = clock.show(f"coherence {name}", coherence(crosscoder, world, test))
+    for loss_name, loss in (("l1", L1), ("topk", TOPK)):
+        for name, options in (("", {}), (" masked", {"site_masking": 0.05})):
+            crosscoder = train({"name": "acausal", "num_latents": 144}, SITES, {**loss, **options}, data,
+                               samples=samples, seed=seed)  # fmt: skip
+            key = f"coherence {loss_name}{name}"
+            found[key] = clock.show(key, coherence(crosscoder, world, test))
     crosscoder = train({"name": "factored", "num_latents": 144, "rank": 2}, SITES, {**TOPK, "site_masking": 0.05}, data,
                        samples=samples, seed=seed)  # fmt: skip
     found["coherence factored"] = clock.show("coherence factored", coherence(crosscoder, world, test))
     found["no persistence"] = no_persistence(seed, scale, clock)
     found["profile"] = clock.show("profile", profile(seed, scale))
-    found["pre/post"] = clock.show("pre/post", pre_post(seed, scale))
+    for k in (2, 4):
+        found[f"pre/post k={k}"] = clock.show(f"pre/post k={k}", pre_post(seed, scale, k))
     found["clt"] = clock.show("cross-layer transcoder", transcoder(seed, scale))
     return found
 
@@ -164,14 +167,14 @@ def profile(seed: int, scale: Scale) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def pre_post(seed: int, scale: Scale) -> dict[str, Any]:
+def pre_post(seed: int, scale: Scale, k: int) -> dict[str, Any]:
     """An MLP that passes some concepts on in new directions, drops some and makes some: three modes of norms (L8)."""
     config = DiffWorldConfig(num_shared=48, num_weak=0, num_shifted=0, num_only_a=24, num_only_b=24, shared_cosine=0.3,
                              seed=seed)  # fmt: skip
     world = DiffWorld(config)
     parts = [torch.cat([world.activations(m, ids) for m in "ab"], 1) for ids in torch.arange(scale.pool).split(50_000)]
     sites = (Site("m/pre", 48), Site("m/post", 48))
-    crosscoder = train({"name": "pre_post_mlp", "num_latents": 144}, sites, TOPK, torch.cat(parts),
+    crosscoder = train({"name": "pre_post_mlp", "num_latents": 144}, sites, {**TOPK, "k": k}, torch.cat(parts),
                        samples=scale.samples, seed=seed)  # fmt: skip
     ids = held_out(scale)[:40_000]
     alive = crosscoder.encode(torch.cat([world.activations(m, ids) for m in "ab"], 1)).fired_F
@@ -220,9 +223,9 @@ def verdicts(found: dict[str, Any]) -> list[Verdict]:
     steps = [a - b for a, b in itertools.pairwise(curve)]
     largest = max(steps) / (curve[0] - curve[-1])
     weakly = (loss["saes 96"] - loss["weakly causal 96"]) / (loss["saes 96"] - loss["acausal 96"])
-    single = found["coherence plain"]["driven_by_span"].get(1, float("nan"))
-    raised = found["coherence masked"]["mean"] - found["coherence plain"]["mean"]
-    prof, clt, modes = found["profile"], found["clt"], found["pre/post"]
+    coherence = {name: found[f"coherence {name}"] for name in ("l1", "l1 masked", "topk", "topk masked", "factored")}
+    single = coherence["l1"]["driven_by_span"].get(1, float("nan"))
+    prof, clt, modes = found["profile"], found["clt"], found["pre/post k=2"]
     least = min(modes[name] for name in ("pre", "both", "post"))
 
     def v(key: str, prediction: str, threshold: str, value: float, holds: bool | None) -> Verdict:
@@ -241,15 +244,21 @@ def verdicts(found: dict[str, Any]) -> list[Verdict]:
           prof["pearson_median"] > 0.9),
         v("L6", "cosine of rows at neighbouring layers where 0.95 was planted", "0.90-1.00", prof["drift"],
           abs(prof["drift"] - 0.95) <= 0.05),
-        v("L7", "layers that drive latents of one-layer features", "<= 1.5", single, single <= 1.5),
-        v("L7", "rank correlation of driving layers with the planted span", ">= 0.5",
-          found["coherence plain"]["spearman"], found["coherence plain"]["spearman"] >= 0.5),
-        v("L7", "driving layers, with 5 % of sites masked minus without", "> 0", raised, raised > 0),
-        v("L7", "driving layers, factored (rank 2, masked) minus plain", "report",
-          found["coherence factored"]["mean"] - found["coherence plain"]["mean"], None),
-        v("L8", "pre/post: live latents inside the three modes of norm share", ">= 0.90", modes["in_modes"],
+        v("L7", "layers that drive latents of one-layer features, L1", "<= 1.5", single, single <= 1.5),
+        v("L7", "rank correlation of driving layers with the planted span, L1", ">= 0.5", coherence["l1"]["spearman"],
+          coherence["l1"]["spearman"] >= 0.5),
+        *(
+            v("L7", f"driving layers, with 5 % of sites masked minus without, {name}", "> 0",
+              coherence[f"{short} masked"]["mean"] - coherence[short]["mean"],
+              coherence[f"{short} masked"]["mean"] > coherence[short]["mean"])
+            for short, name in (("l1", "L1"), ("topk", "BatchTopK"))
+        ),
+        v("L7", "driving layers, factored (rank 2, masked) minus plain, BatchTopK", "report",
+          coherence["factored"]["mean"] - coherence["topk"]["mean"], None),
+        v("L8", "pre/post: live latents inside the three modes of norm share, k = 2", ">= 0.90", modes["in_modes"],
           modes["in_modes"] >= 0.9),
         v("L8", "pre/post: share of the smallest mode", ">= 0.10", least, least >= 0.1),
+        v("L8", "pre/post: the same at k = 4, twice the planted L0", "report", found["pre/post k=4"]["in_modes"], None),
         v("CLT", "features recovered at their first output", ">= 0.75", clt["recovered"], clt["recovered"] >= 0.75),
         v("CLT", "of them read at the layer where the feature begins", ">= 0.75", clt["read_at_start"],
           clt["read_at_start"] >= 0.75),

@@ -23,7 +23,8 @@ class InitialisationConfig:
     encoder: str = field(default="transpose", validator=in_(("transpose", "random")))
     """`transpose`: the decoder's rows, where a latent reads what it also writes. `random`: directions of its own."""
     encoder_scale: float = field(default=1.0, validator=gt(0.0))
-    """Encoder rows are this times as long as decoder rows."""
+    """Encoder rows are this times as long as decoder rows. At 1 (the literature's) a latent over S alike sites first
+    writes S times what it reads; 1/S starts nearer, for short runs, but leaves more latents dead in planted worlds."""
     decoder_norm: float = field(default=0.0, validator=ge(0.0))
     """Norm of decoder rows at each site; 0 takes the loss's own default."""
     same_across_sites: bool = True

@@ -68,7 +68,9 @@ class LayerWorld:
         u = torch.rand(2, c.num_features, generator=generator)
         longest = c.max_span or c.num_layers
         span = c.min_span + (u[0] * (longest - c.min_span + 1)).long()
-        start = (u[1] * (c.num_layers - span + 1)).long()
+        # Dealt out evenly, so that layers differ in their features but hardly in how many there are.
+        place = (torch.randperm(c.num_features, generator=generator) + u[1]) / c.num_features
+        start = (place * (c.num_layers - span + 1)).long()
         return torch.stack([start, start + span], dim=1)
 
     @cached_property

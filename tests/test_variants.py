@@ -1,0 +1,99 @@
+"""Every variant trains from its example file by the command, on the shipped pair's layers and on planted worlds."""
+
+import json
+import os
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from crosscoders import Crosscoder, ModelChoice, RunConfig, get_registry, train
+from crosscoders.cli import main
+from crosscoders.protocols import TokenBatch
+
+EXAMPLES = Path(__file__).parent.parent / "examples" / "variants"
+FILES = sorted(EXAMPLES.rglob("*.toml"))
+NAMES = {"tiny-pair": [f.stem for f in FILES if f.parent.name == "tiny-pair"],
+         "planted": [f.stem for f in FILES if f.parent.name == "planted"]}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _environment():
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+def test_every_architecture_and_every_world_has_its_examples():
+    assert NAMES["tiny-pair"] == NAMES["planted"]
+    used = {tomllib.loads(file.read_text())["architecture"]["name"] for file in FILES}
+    assert used == set(get_registry().architectures)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.stem}")
+def test_example_is_short_trains_by_command_and_reloads_bit_equal(file, tmp_path):
+    """A shortened run; the files themselves train for about a minute."""
+    text = file.read_text()
+    assert text.count("\n") < 25
+    shorter = {
+        "num_tokens = 400_000": "num_tokens = 24_576", "batch_size = 1024": "batch_size = 256",
+        "lr = 1e-3": "lr = 4e-3", "evaluation_tokens = 32_768": "evaluation_tokens = 4096",
+        "num_tokens = 500_000": "num_tokens = 49_152", "batch_size = 2048": "batch_size = 512",
+        "[training]": "[initialisation]\nencoder_scale = 0.25\n[training]",  # so few steps do not undo a large start
+        "[activations]": "[activations]\nblock_tokens = 8192\ncalibration_tokens = 2048",
+    }  # fmt: skip
+    for key, value in shorter.items():
+        text = text.replace(key, value)
+    (tmp_path / "run.toml").write_text(text)
+    found = CliRunner().invoke(
+        main, ["train", str(tmp_path / "run.toml"), "--output", str(tmp_path / "run"), "--quiet"]
+    )
+    assert found.exit_code == 0, found.output
+    saved = tmp_path / "run" / "crosscoder"
+    crosscoder, again = (Crosscoder.from_pretrained(saved) for _ in range(2))
+    x_BX = 3 * torch.randn(16, crosscoder.layout.width, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(crosscoder(x_BX), again(x_BX))
+    crosscoder.save_pretrained(tmp_path / "again")
+    assert (tmp_path / "again" / "model.safetensors").read_bytes() == (saved / "model.safetensors").read_bytes()
+    metrics = json.loads((saved / "config.json").read_text())["metrics"]
+    assert min(metrics["explained_variance"].values()) > 0.05, metrics
+    assert metrics["l0"] > 0.5
+
+
+def test_snapshots_by_revision_on_the_hub(hub, tmp_path):
+    """One repository, two revisions: the base model as an early commit, the chat model as a later one."""
+    from huggingface_hub import HfApi
+
+    pair = Path(__file__).parent.parent / "adapters" / "crosscoders_adapters" / "tiny_pair"
+    api = HfApi(token="hf_alice")
+    api.create_repo("alice/tiny")
+    commits = [api.upload_folder(repo_id="alice/tiny", folder_path=pair / name).oid for name in ("base", "chat")]
+    api.create_tag("alice/tiny", tag="step1000", revision=commits[0])
+    models = {
+        "step1000": {"name": "transformers", "model": "alice/tiny", "revision": "step1000"},
+        "main": {"name": "transformers", "model": "alice/tiny"},
+    }
+    data = tomllib.loads((EXAMPLES / "tiny-pair" / "snapshots.toml").read_text())
+    data |= {
+        "models": models,
+        "sites": ["step1000/layers.2", "main/layers.2"],
+        "output": str(tmp_path),
+        "device": "cpu",
+    }
+    data["training"] |= {"num_tokens": 8192, "evaluation_tokens": 2048}
+    data["activations"] |= {"block_tokens": 4096, "calibration_tokens": 2048}
+    crosscoder = train(RunConfig.from_dict(data), quiet=True)
+    assert [crosscoder.info.models[key]["revision"] for key in models] == commits
+    ids = torch.arange(5, 13)[None]
+    none = torch.zeros_like(ids, dtype=torch.bool)
+    for key, name in (("step1000", "base"), ("main", "chat")):
+        recorded = crosscoder.info.recipe["models"][key]
+        options = {k: v for k, v in recorded.items() if k != "name"}
+        loaded = ModelChoice.of("transformers", **options).build()
+        found = loaded.activations(TokenBatch(ids, ~none, none, none), ["layers.2"])
+        shipped = ModelChoice.of("transformers", model=f"tiny-pair/{name}").build()
+        expected = shipped.activations(TokenBatch(ids, ~none, none, none), ["layers.2"])
+        assert torch.equal(found["layers.2"], expected["layers.2"])
