@@ -23,7 +23,7 @@ docs: $(VENV)/.test
 	$(BIN)/sphinx-build -W -q -b html docs docs/_build
 
 claims: $(VENV)/.test
-	$(BIN)/python bench/claims.py
+	$(BIN)/python bench/claims
 
 # torch comes first and by itself, so that no other package pulls another build of it.
 $(VENV)/.torch: constraints.txt

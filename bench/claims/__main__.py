@@ -1,7 +1,7 @@
 """What must come out of planted worlds, stated before running and recorded with every seed.
 
     python bench/claims                       # everything, three seeds
-    python bench/claims --only layers         # exact, diff, stability or layers
+    python bench/claims --only layers         # exact, diff, stability, layers or variants
     python bench/claims --quick               # one seed, fewer samples, nothing recorded
 
 Each prediction has a threshold; `bench/results/claims.json` keeps every number and `claims.md` the verdicts. Parts can
@@ -27,10 +27,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 import diff
 import exact
 import layers
+import variants
 from common import FULL, QUICK, Verdict
 
 RESULTS = Path(__file__).parent.parent / "results"
-PARTS = ("exact", "diff", "stability", "layers")
+PARTS = ("exact", "diff", "stability", "layers", "variants")
 
 
 def run(part: str, seeds: list[int], scale: Any) -> dict[str, Any]:
@@ -43,7 +44,7 @@ def run(part: str, seeds: list[int], scale: Any) -> dict[str, Any]:
         numbers["all"] = diff.stability(scale)
         verdicts = {"all": diff.stability_verdicts(numbers["all"])}
     else:
-        module = {"diff": diff, "layers": layers}[part]
+        module = {"diff": diff, "layers": layers, "variants": variants}[part]
         numbers = {str(seed): module.run(seed, scale) for seed in seeds}
         verdicts = {seed: module.verdicts(found) for seed, found in numbers.items()}
     return {

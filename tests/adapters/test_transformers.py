@@ -8,7 +8,8 @@ import pytest
 import torch
 import transformers
 
-from crosscoders import Chat, ConfigError, Edit, Message, ModelChoice, SiteError, Text
+from crosscoders import ArchitectureChoice, Chat, ConfigError, Edit, Message, ModelChoice, Site, SiteError, Text
+from crosscoders.initialise import initialise
 from crosscoders.protocols import TokenBatch
 from crosscoders.testing import ModelAdapterSuite
 from crosscoders_adapters.transformers import TransformersAdapter
@@ -215,3 +216,48 @@ def test_memory_does_not_grow_with_the_number_of_batches():
         gc.collect()
         counts.append(sum(torch.is_tensor(o) for o in gc.get_objects()))
     assert counts[1] == counts[2] == counts[3]
+
+
+@pytest.mark.claim("E8", "a cross-layer transcoder plugged in, with its errors added back, reproduces the logits")
+def test_local_replacement_model_reproduces_the_logits():
+    """MLP outputs are replaced by the transcoder's, made on the way from what each MLP reads, plus stored errors."""
+    adapter = ModelChoice.of("transformers", model="tiny-pair/chat").build()
+    reads, writes = ([f"layers.{i}.{part}" for i in range(4)] for part in ("mlp_input", "mlp"))
+    sites = tuple(Site(f"m/{point}", adapter.width(point)) for point in (*reads, *writes))
+    clt = ArchitectureChoice.of("strictly_causal", num_latents=256).make(sites)
+    initialise(clt, decoder_norm=1.0, generator=torch.Generator().manual_seed(0))
+    ids = torch.arange(5, 29)[None]
+    none = torch.zeros_like(ids, dtype=torch.bool)
+    tokens = TokenBatch(ids, ~none, none, none)
+    found = adapter.activations(tokens, [*reads, *writes])
+    rebuilt = {}
+
+    def transcode(upto, seen):
+        """What the transcoder writes to layer `upto`, from the MLP inputs seen so far; later ones do not matter."""
+        x = {f"m/{point}": seen.get(point, torch.zeros_like(found[reads[0]]))[0] for point in reads}
+        return clt.split(clt(x))[f"m/{writes[upto]}"][None]
+
+    errors = [found[writes[i]] - transcode(i, {p: found[p] for p in reads[: i + 1]}) for i in range(4)]
+    seen = {}
+
+    def record(point):
+        def apply(activation):
+            seen[point] = activation
+            return activation
+
+        return apply
+
+    def replace(i):
+        def apply(activation):
+            rebuilt[i] = transcode(i, seen)
+            return rebuilt[i] + errors[i]
+
+        return apply
+
+    edits = [Edit(reads[i], record(reads[i])) for i in range(4)] + [Edit(writes[i], replace(i)) for i in range(4)]
+    torch.testing.assert_close(adapter.logits(tokens, edits), adapter.logits(tokens), rtol=1e-4, atol=1e-4)
+    assert all(rebuilt[i].norm() > 0.1 * found[writes[i]].norm() for i in range(4))
+    # Without the errors the model is another one.
+    errors = [torch.zeros_like(error) for error in errors]
+    bare = edits[:4] + [Edit(writes[i], replace(i)) for i in range(4)]
+    assert not torch.allclose(adapter.logits(tokens, bare), adapter.logits(tokens), atol=0.1)

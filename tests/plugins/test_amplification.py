@@ -13,6 +13,7 @@ from crosscoders_plugins.analyses.sampling import SamplingConfig, amplified, fil
 CPU = torch.device("cpu")
 
 
+@pytest.mark.claim("E7", "amplification: the one-token odds identity")
 @settings(max_examples=50, deadline=None)
 @given(seed=st.integers(0, 1000), alpha=st.floats(-1, 3))
 def test_one_token_odds_identity(seed, alpha):
@@ -59,6 +60,7 @@ def draw(after, before, prompts, *, alpha=0.0, seed=0, **config):
                   generator=torch.Generator().manual_seed(seed), device=CPU)  # fmt: skip
 
 
+@pytest.mark.claim("A1", "amplification of a planted word follows the identity")
 def test_planted_word_is_amplified_as_the_identity_says():
     """The rate at α follows from the odds; and it rises at least tenfold."""
     before, after = markov_pair(rate=0.01, base_rate=1e-4)
@@ -111,6 +113,7 @@ def test_batches_of_prompts_of_different_length_equal_single_ones(tiny_pair):
         assert alone.nll_before[0].item() == pytest.approx(nll.item(), rel=1e-3)
 
 
+@pytest.mark.claim("E7", "amplification: alpha 0 is the model after, -1 the one before")
 def test_alpha_0_and_minus_1_are_the_models_themselves(tiny_pair):
     """E7 through real caches."""
     base, chat = tiny_pair

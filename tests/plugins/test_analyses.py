@@ -95,6 +95,7 @@ def crosscoder_of(W_dec, widths, num_latents):
 # -- decoder norms
 
 
+@pytest.mark.claim("E9", "Δnorm and norm share agree at 0, ½ and 1 only, both in [0, 1]")
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(st.floats(0.01, 10), st.floats(0.01, 10)), min_size=1, max_size=20))
 def test_delta_norm_and_share_agree_only_at_the_ends_and_the_middle(norms):
@@ -183,6 +184,7 @@ def brute_force(crosscoder, study, reference):
     return result
 
 
+@pytest.mark.claim("E5", "latent scaling: closed form equals least squares to 1e-6")
 @pytest.mark.parametrize("seed", [0, 1])
 def test_closed_form_equals_brute_force(seed):
     """E5: every target, every site of three, to 1e-6."""
@@ -225,6 +227,7 @@ def study_with_everything(crosscoder, tables):
     return study
 
 
+@pytest.mark.claim("E5", "latent scaling: y = ρ·f·d gives β = ρ")
 @pytest.mark.parametrize("rho", [0.0, 0.4, 1.0])
 def test_a_planted_share_comes_back_as_beta(rho):
     """E5: y = ρ·f·d gives β = ρ."""
@@ -237,6 +240,7 @@ def verdict_of(study):
     return report.data["against"]["base/x"], report
 
 
+@pytest.mark.claim("E5", "latent scaling: ν = 0 and 1 at the extremes")
 def test_absent_concept_is_specific():
     """E5: ν = 0."""
     against, _ = verdict_of(planted(0.0))
@@ -246,6 +250,7 @@ def test_absent_concept_is_specific():
     )
 
 
+@pytest.mark.claim("E5", "latent scaling: ν = 0 and 1 at the extremes")
 def test_shrunk_concept_is_caught_by_the_error():
     """E5: present in base to the full, reconstructed nowhere there: ν^ε = 1."""
     against, report = verdict_of(planted(1.0))
@@ -254,6 +259,7 @@ def test_shrunk_concept_is_caught_by_the_error():
     assert "0 are truly so" in report.summary
 
 
+@pytest.mark.claim("E5", "latent scaling: ν = 0 and 1 at the extremes")
 def test_decoupled_concept_is_caught_by_the_reconstruction():
     """E5: rebuilt in base by another latent: ν^r = 1, ν^ε = 0."""
     against, _ = verdict_of(planted(1.0, rebuilt=1.0))

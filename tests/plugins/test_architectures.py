@@ -33,6 +33,7 @@ class TestSkipTranscoder(ArchitectureSuite):
     sites = (A, B)
 
 
+@pytest.mark.claim("E3", "one site: the sparse autoencoder; read a, write b: the transcoder")
 def test_one_site_crosscoder_is_the_sae():
     """E3: over one site the crosscoder has the autoencoder's wiring and numbers."""
     made = []
@@ -45,6 +46,7 @@ def test_one_site_crosscoder_is_the_sae():
     assert torch.equal(made[0](x_BX), made[1](x_BX))
 
 
+@pytest.mark.claim("E3", "one site: the sparse autoencoder; read a, write b: the transcoder")
 def test_sae_by_hand():
     """E3: against a plain autoencoder written out."""
     crosscoder = Crosscoder(ArchitectureChoice.of("sae", num_latents=20).build((A,)))
@@ -55,6 +57,7 @@ def test_sae_by_hand():
     torch.testing.assert_close(crosscoder(x_BX), f_BF @ crosscoder.W_dec[0] + crosscoder.b_dec_X)
 
 
+@pytest.mark.claim("E3", "one site: the sparse autoencoder; read a, write b: the transcoder")
 def test_transcoder_reads_a_and_writes_b():
     """E3: the written site's activations do not matter for encoding, the read one's not for the target."""
     crosscoder = Crosscoder(ArchitectureChoice.of("transcoder", num_latents=20).build((A, B)))

@@ -101,6 +101,7 @@ def test_l1_weight_ramps_linearly():
     assert weights == pytest.approx([2.0 / 50, 1.0, 2.0, 2.0, 2.0])
 
 
+@pytest.mark.claim("E1", "norms 6 and 8 cost 14 as a sum, 10 as a concatenation")
 def test_site_norms_of_6_and_8_cost_14_as_a_sum_and_10_as_a_concatenation():
     """E1."""
     costs = {}
@@ -170,6 +171,7 @@ def test_without_dead_latents_the_auxiliary_term_is_zero():
     assert loss(crosscoder, x_BX, context(dead_F=torch.zeros(11, dtype=torch.bool))).terms["auxk"].item() == 0
 
 
+@pytest.mark.claim("E2", "rescaling a latent changes neither loss nor selection nor norm shares")
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10_000), scale=st.floats(0.1, 10.0))
 def test_rescaling_a_latent_changes_neither_loss_nor_selection(seed, scale):

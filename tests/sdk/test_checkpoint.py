@@ -27,6 +27,7 @@ def edit_tensors(folder, change):
     save_file(tensors, folder / "model.safetensors")
 
 
+@pytest.mark.claim("E10", "save and load: same scales, threshold, L0 and reconstruction")
 def test_normaliser_threshold_and_reconstruction_survive(planted_crosscoder, saved):
     """E10: same scales, same gate, same L0, same reconstruction."""
     again = Crosscoder.from_pretrained(saved)

@@ -245,13 +245,20 @@ train(RunConfig.from_dict(json.load(open(sys.argv[1]))), quiet=True)
 """
 
 
-@pytest.mark.parametrize("loss", [{"name": "batchtopk", "k": 2}, {"name": "l1", "weight": 0.5}])
+@pytest.mark.parametrize(
+    "loss",
+    [{"name": "batchtopk", "k": 2}, {"name": "l1", "weight": 0.5, "target_l0": 3.0},
+     {"name": "jumprelu", "penalty": "quadratic", "target_l0": 2.0}, {"name": "delta", "k": 1, "k_shared": 2}],
+    ids=lambda loss: loss["name"],
+)  # fmt: skip
 def test_two_processes_agree_with_one(tmp_path, loss):
     """`accelerate launch` on CPU: the same global batches, one selection over both, the same weights."""
     (tmp_path / "launch.py").write_text(LAUNCH)
     for number in (1, 2):
         data = synthetic_run(str(tmp_path / str(number)), training={"num_tokens": 7680, "dead_after_share": 0.02})
         data["loss"] = loss
+        if loss["name"] == "delta":
+            data["architecture"] = {"name": "designated_shared", "num_latents": 32, "designated_share": 0.5}
         (tmp_path / f"{number}.json").write_text(json.dumps(data))
     subprocess.run([sys.executable, tmp_path / "launch.py", tmp_path / "1.json"], check=True, capture_output=True)
     launch = ["accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision",

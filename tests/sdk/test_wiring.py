@@ -57,6 +57,22 @@ def test_wiring_errors():
         Wiring(sites=SITES[:1], groups=(LatentGroup("g", 2, ("m/a",), ("m/a",)),) * 2)
 
 
+@pytest.mark.parametrize(
+    ("ties", "message"),
+    [
+        ([[("g", "m/a"), ("h", "m/c")]], "one shape"),
+        ([[("g", "m/a"), ("h", "m/b")]], "does not write m/b"),
+        ([[("g", "m/a"), ("nope", "m/a")]], "no latent group is called 'nope'; there are g, h"),
+        ([[("g", "m/a"), ("h", "m/a")], [("h", "m/a"), ("h", "m/c")]], "tied twice"),
+    ],
+)
+def test_impossible_ties_are_refused(ties, message):
+    sites = (Site("m/a", 3), Site("m/b", 3), Site("m/c", 4))
+    groups = (LatentGroup("g", 2, ("m/a",), ("m/a", "m/b")), LatentGroup("h", 2, ("m/b",), ("m/a", "m/c")))
+    with pytest.raises(ConfigError, match=message):
+        Wiring(sites=sites, groups=groups, ties=ties)
+
+
 def test_costs_count_only_the_blocks_in_the_table():
     wiring = dedicated()
     crosscoder = Crosscoder(wiring)
