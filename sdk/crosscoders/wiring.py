@@ -141,8 +141,9 @@ class Wiring:
     def training_flops_per_token(self, active: float | None = None) -> int:
         """Operations of a training step's products.
 
-        Dense losses pay every product three times (forward, gradient of weights, gradient of values; the encoder has
-        no gradient of its input). With `active` latents only the encoder's forward product is dense.
+        Dense losses pay the decoder's product three times (forward, gradient of weights, gradient of values) and the
+        encoder's twice, since nothing needs the gradient of its input. With `active` latents per token only the
+        encoder's forward product is dense.
         """
         encode, decode = self.encoder_flops_per_token, self.decoder_flops_per_token(active)
         backward = encode if active is None else round(encode * active / self.num_latents)

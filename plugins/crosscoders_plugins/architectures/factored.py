@@ -73,4 +73,5 @@ def factored(options: FactoredConfig, sites: tuple[Site, ...]) -> FactoredCrossc
 
 
 def _rows(a_FRS: Tensor, u_FRD: Tensor) -> Tensor:
-    return torch.einsum("frs,frd->fsd", a_FRS, u_FRD).flatten(1)
+    with torch.autocast(a_FRS.device.type, enabled=False):  # norms and gradients need rows in full precision
+        return torch.einsum("frs,frd->fsd", a_FRS, u_FRD).flatten(1)

@@ -1,0 +1,116 @@
+"""Small versions of what `bench/claims` records: planted truth must come out in seconds of training."""
+
+import pytest
+import torch
+from torch.nn import functional
+
+from crosscoders import ArchitectureChoice, LossChoice, Site, TrainingConfig, fit
+from crosscoders.testing import DiffWorld, DiffWorldConfig, LayerWorld, LayerWorldConfig
+
+LAYERS = LayerWorld(LayerWorldConfig(num_layers=3, num_features=18, width=16, min_rate=0.03, max_rate=0.08))
+PAIR = DiffWorld(DiffWorldConfig(num_shared=12, num_weak=0, num_shifted=0, num_only_a=4, num_only_b=4, width=16,
+                                 min_rate=0.03, max_rate=0.08))  # fmt: skip
+RESIDUAL = tuple(f"layers.{i}" for i in range(3))
+OUTPUTS = tuple(f"layers.{i}.out" for i in range(3))
+STEPS = 800
+
+
+def train(architecture, sites, loss, sample, **options):
+    crosscoder = ArchitectureChoice.of(architecture.pop("name"), **architecture).make(sites)
+    made = LossChoice.of(loss.pop("name"), **loss).build()
+    batches = (sample(torch.arange(step * 256, step * 256 + 256)) for step in range(STEPS + 1))
+    config = TrainingConfig(num_tokens=STEPS * 256, batch_size=256, lr=5e-3, dead_after_share=0.05)
+    list(fit(crosscoder, made, batches, config, **options))
+    return crosscoder
+
+
+def on_layers(architecture, points=RESIDUAL, loss=None):
+    sites = tuple(Site(f"m/{point}", 16) for point in points)
+    return train(architecture, sites, loss or {"name": "l1", "weight": 0.5},
+                 lambda ids: torch.cat(list(LAYERS.activations(points, ids).values()), 1))  # fmt: skip
+
+
+def on_pair(architecture, loss):
+    sites = (Site("a/x", 16), Site("b/x", 16))
+    return train(architecture, sites, loss, lambda ids: torch.cat([PAIR.activations(m, ids) for m in "ab"], 1))
+
+
+def closest(crosscoder, site, directions_CD):
+    rows = functional.normalize(crosscoder.decoder_rows(site).detach(), dim=1)
+    return (rows @ directions_CD.T).max(dim=0)
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [{"name": "acausal", "num_latents": 27}, {"name": "weakly_causal", "num_latents": 66},
+     {"name": "local", "num_latents": 48, "window": 2}, {"name": "per_layer_saes", "num_latents": 66},
+     {"name": "factored", "num_latents": 27, "rank": 1}],
+    ids=lambda a: a["name"],
+)  # fmt: skip
+def test_features_are_found_at_every_layer_where_they_live(architecture):
+    crosscoder = on_layers(dict(architecture))
+    found = []
+    for layer, point in enumerate(RESIDUAL):
+        lives = LAYERS.strength_CL[:, layer] > 0
+        found += (closest(crosscoder, f"m/{point}", LAYERS.directions[point]).values[lives] > 0.8).tolist()
+    assert sum(found) / len(found) >= 0.8, sum(found) / len(found)
+
+
+def test_a_cross_layer_transcoder_reads_where_a_feature_begins_and_writes_all_its_outputs():
+    crosscoder = on_layers({"name": "strictly_causal", "num_latents": 66}, (*RESIDUAL, *OUTPUTS))
+    sizes = torch.tensor([group.num_latents for group in crosscoder.wiring.groups])
+    group_F = torch.arange(3).repeat_interleave(sizes)
+    found, at_start = 0, 0
+    for c, (start, stop) in enumerate(LAYERS.windows_C2.tolist()):
+        best = closest(crosscoder, f"m/{OUTPUTS[start]}", LAYERS.directions[OUTPUTS[start]])
+        latent = int(best.indices[c])
+        cosines = [
+            functional.cosine_similarity(crosscoder.decoder_rows(f"m/{p}")[latent], LAYERS.directions[p][c], dim=0)
+            for p in OUTPUTS[start:stop]
+        ]
+        if min(cosines) > 0.8:
+            found += 1
+            at_start += int(group_F[latent]) == start
+    assert found >= 13 and at_start >= 0.8 * found, (found, at_start)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "loss"),
+    [
+        ({"name": "acausal", "num_latents": 32}, {"name": "topk", "k": 2}),
+        ({"name": "acausal", "num_latents": 32}, {"name": "jumprelu", "weight": 0.5, "target_l0": 1.5}),
+        ({"name": "acausal", "num_latents": 32},
+         {"name": "jumprelu", "penalty": "quadratic", "weight": 5.0, "target_l0": 1.5, "ramp_share": 0.2}),
+        ({"name": "matryoshka", "levels": [0.75, 1.0], "of": {"name": "acausal", "num_latents": 32}},
+         {"name": "matryoshka_batchtopk", "k": 2}),
+        ({"name": "dedicated", "num_latents": 40, "exclusive_share": 0.2}, {"name": "batchtopk", "k": 2}),
+        ({"name": "dedicated", "num_latents": 40, "exclusive_share": 0.2}, {"name": "dfc", "k": 2}),
+        ({"name": "designated_shared", "num_latents": 40, "designated_share": 0.5},
+         {"name": "delta", "k": 2, "k_shared": 1}),
+        ({"name": "designated_shared", "num_latents": 40, "designated_share": 0.5},
+         {"name": "dsf", "weight": 0.5, "designated_share": 0.7}),
+    ],
+    ids=lambda table: table["name"],
+)  # fmt: skip
+def test_shared_and_exclusive_concepts_are_found(architecture, loss):
+    crosscoder = on_pair(dict(architecture), dict(loss))
+    kinds = {"shared": "b", "only_a": "a", "only_b": "b"}
+    share = {}
+    for kind, model in kinds.items():
+        concepts = PAIR.directions[model][torch.tensor([k == kind for k in PAIR.kinds])]
+        share[kind] = float((closest(crosscoder, f"{model}/x", concepts).values > 0.8).float().mean())
+    assert share["shared"] >= 0.75 and share["only_a"] + share["only_b"] >= 1.25, share
+
+
+def test_dedicated_latents_hold_what_belongs_to_their_model():
+    architecture = {"name": "dedicated", "num_latents": 40, "exclusive_share": 0.2}
+    crosscoder = on_pair(architecture, {"name": "batchtopk", "k": 2})
+    held = {}
+    for model in "ab":
+        own = crosscoder.decoder_rows(f"{model}/x").detach()[crosscoder.wiring.latent_slices[model]]
+        cosine_FC = functional.normalize(own, dim=1) @ PAIR.directions[model].T
+        for kind in ("shared", f"only_{model}"):
+            concepts = torch.tensor([k == kind for k in PAIR.kinds])
+            held[model, kind] = float((cosine_FC.max(dim=0).values[concepts] > 0.8).float().mean())
+    assert held["a", "only_a"] + held["b", "only_b"] >= 1.25, held
+    assert held["a", "shared"] + held["b", "shared"] <= 0.4, held
