@@ -2,6 +2,7 @@
 
     python bench/claims                       # everything, three seeds
     python bench/claims --only layers         # exact, diff, stability, layers or variants
+    python bench/claims --seeds 3 4           # further seeds, kept beside those recorded
     python bench/claims --quick               # one seed, fewer samples, nothing recorded
 
 Each prediction has a threshold; `bench/results/claims.json` keeps every number and `claims.md` the verdicts. Parts can
@@ -92,11 +93,11 @@ def _common(rows: list[Verdict]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", choices=PARTS)
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
-    seeds, scale = ([0], QUICK) if options.quick else (list(range(options.seeds)), FULL)
+    seeds, scale = ([0], QUICK) if options.quick else (options.seeds, FULL)
     record = {}
     for part in [options.only] if options.only else PARTS:
         record[part] = run(part, seeds, scale)
@@ -106,10 +107,14 @@ def main() -> None:
 
 
 def keep(part: str, found: dict[str, Any]) -> None:
-    """Put one part's record among those that are there."""
+    """Put one part's record among those that are there, its seeds beside others of the same scale."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / "claims.json"
     record = json.loads(path.read_text()) if path.exists() else {}
+    before = record.get(part)
+    if before and before["scale"] == found["scale"]:
+        for key in ("numbers", "verdicts"):
+            found[key] = dict(sorted({**before[key], **found[key]}.items()))
     record = {name: value for name, value in record.items() if name in PARTS} | {part: found}
     path.write_text(json.dumps({name: record[name] for name in PARTS if name in record}, indent=1) + "\n")
     path.with_suffix(".md").write_text(table_of(record))

@@ -35,7 +35,7 @@ class JumpReluConfig(LossConfig):
     penalty: str = field(default="tanh", validator=in_(("tanh", "quadratic")))
     """Which penalty."""
     weight: float = field(default=2.0, validator=ge(0.0))
-    """λ_S of `tanh`, λ of `quadratic`. (Published 20 for `tanh` is for errors at the scale of large models.)"""
+    """λ_S of `tanh`, λ of `quadratic`. (Published for `tanh`: 20, where errors sum over thousands of dimensions.)"""
     ramp_share: float = field(default=1.0, validator=and_(ge(0.0), le(1.0)))
     """Share of the run in which the weight rises linearly from 0."""
     target_l0: float = field(default=0.0, validator=ge(0.0))
