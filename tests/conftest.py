@@ -41,6 +41,15 @@ def hub(_hub):
     return _hub
 
 
+@pytest.fixture
+def restored_environment():
+    """For tests of commands, which set variables of their process."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
 @pytest.fixture(autouse=True)
 def _one_thread():
     """Tests run side by side, one process per core: more threads than cores would only wait for each other."""

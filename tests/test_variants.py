@@ -1,7 +1,6 @@
 """Every variant trains from its example file by the command, on the shipped pair's layers and on planted worlds."""
 
 import json
-import os
 import tomllib
 from pathlib import Path
 
@@ -19,12 +18,7 @@ NAMES = {"tiny-pair": [f.stem for f in FILES if f.parent.name == "tiny-pair"],
          "planted": [f.stem for f in FILES if f.parent.name == "planted"]}  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def _environment():
-    before = dict(os.environ)
-    yield
-    os.environ.clear()
-    os.environ.update(before)
+pytestmark = pytest.mark.usefixtures("restored_environment")
 
 
 def test_every_architecture_and_every_world_has_its_examples():

@@ -1,7 +1,6 @@
 """The commands, as a user runs them."""
 
 import json
-import os
 
 import pytest
 from click.testing import CliRunner
@@ -16,12 +15,7 @@ def run(*arguments, fails=False):
     return found.output
 
 
-@pytest.fixture(autouse=True)
-def _environment():
-    before = dict(os.environ)
-    yield
-    os.environ.clear()
-    os.environ.update(before)
+pytestmark = pytest.mark.usefixtures("restored_environment")
 
 
 def toml_of(data, prefix=""):
