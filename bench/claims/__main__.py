@@ -3,6 +3,7 @@
     python bench/claims                       # everything, three seeds
     python bench/claims --only layers         # exact, diff, stability, layers or variants
     python bench/claims --seeds 3 4           # further seeds, kept beside those recorded
+    python bench/claims --judge               # new verdicts on recorded numbers
     python bench/claims --quick               # one seed, fewer samples, nothing recorded
 
 Each prediction has a threshold; `bench/results/claims.json` keeps every number and `claims.md` the verdicts. Parts can
@@ -32,6 +33,12 @@ import variants
 from common import FULL, QUICK, Verdict
 
 RESULTS = Path(__file__).parent.parent / "results"
+VERDICTS = {
+    "diff": diff.verdicts,
+    "stability": diff.stability_verdicts,
+    "layers": layers.verdicts,
+    "variants": variants.verdicts,
+}
 PARTS = ("exact", "diff", "stability", "layers", "variants")
 
 
@@ -96,14 +103,29 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", choices=PARTS)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--judge", action="store_true", help="only hold recorded numbers against the predictions again")
     options = parser.parse_args()
     seeds, scale = ([0], QUICK) if options.quick else (options.seeds, FULL)
+    if options.judge:
+        judge()
+        return
     record = {}
     for part in [options.only] if options.only else PARTS:
         record[part] = run(part, seeds, scale)
         if not options.quick:
             keep(part, record[part])
     print(table_of(record))
+
+
+def judge() -> None:
+    """Verdicts anew from the recorded numbers, after a prediction was added or reworded."""
+    path = RESULTS / "claims.json"
+    record = json.loads(path.read_text())
+    for part, found in record.items():
+        for seed, numbers in found["numbers"].items():
+            found["verdicts"][seed] = [attrs.asdict(v) for v in VERDICTS[part](numbers)]
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    path.with_suffix(".md").write_text(table_of(record))
 
 
 def keep(part: str, found: dict[str, Any]) -> None:

@@ -131,8 +131,8 @@ def coherence(crosscoder: Crosscoder, world: LayerWorld, test: Tensor) -> dict[s
     return {
         "matched": float(good_C.double().mean()),
         "mean": driven_F[latent_C[good_C]].mean().item(),
-        "driven_by_span": {span: v.mean().item() for span, v in by_span.items() if len(v)},
-        "written_by_span": {span: v.mean().item() for span, v in written.items() if len(v)},
+        "driven_by_span": {str(span): v.mean().item() for span, v in by_span.items() if len(v)},
+        "written_by_span": {str(span): v.mean().item() for span, v in written.items() if len(v)},
         "spearman": spearman(driven_F[latent_C[good_C]], (stop - start)[good_C].double()),
     }
 
@@ -224,7 +224,7 @@ def verdicts(found: dict[str, Any]) -> list[Verdict]:
     largest = max(steps) / (curve[0] - curve[-1])
     weakly = (loss["saes 96"] - loss["weakly causal 96"]) / (loss["saes 96"] - loss["acausal 96"])
     coherence = {name: found[f"coherence {name}"] for name in ("l1", "l1 masked", "topk", "topk masked", "factored")}
-    single = coherence["l1"]["driven_by_span"].get(1, float("nan"))
+    single = coherence["l1"]["driven_by_span"].get("1", float("nan"))
     prof, clt, modes = found["profile"], found["clt"], found["pre/post k=2"]
     least = min(modes[name] for name in ("pre", "both", "post"))
 
@@ -253,6 +253,12 @@ def verdicts(found: dict[str, Any]) -> list[Verdict]:
               coherence[f"{short} masked"]["mean"] > coherence[short]["mean"])
             for short, name in (("l1", "L1"), ("topk", "BatchTopK"))
         ),
+        *(
+            v("L7", f"the same for features on all six layers, {name}", "> 0 (stated after seeing the curves)",
+              _whole(coherence[f"{short} masked"]) - _whole(coherence[short]),
+              _whole(coherence[f"{short} masked"]) > _whole(coherence[short]))
+            for short, name in (("l1", "L1"), ("topk", "BatchTopK"))
+        ),
         v("L7", "driving layers, factored (rank 2, masked) minus plain, BatchTopK", "report",
           coherence["factored"]["mean"] - coherence["topk"]["mean"], None),
         v("L8", "pre/post: live latents inside the three modes of norm share, k = 2", ">= 0.90", modes["in_modes"],
@@ -265,3 +271,8 @@ def verdicts(found: dict[str, Any]) -> list[Verdict]:
         v("CLT", "share of the window's outputs written in the planted direction", ">= 0.90", clt["window_written"],
           clt["window_written"] >= 0.9),
     ]  # fmt: skip
+
+
+def _whole(found: dict[str, Any]) -> float:
+    """Driving layers of the features that live on all layers."""
+    return found["driven_by_span"].get(str(LAYERS), float("nan"))
