@@ -7,7 +7,7 @@ x̃ are normalised activations. Lindsey et al. 2024, "Sparse Crosscoders"; no de
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from .errors import SiteError
 from .gates import Gate, ReluGate
-from .kernels import sparse_decode, sparse_encode
+from .kernels import row_dots, sparse_decode, sparse_encode, sparse_places
 from .latents import Latents
 from .normalise import Normaliser
 from .sites import Columns, Site, SiteLayout
@@ -26,8 +26,11 @@ from .wiring import LatentGroup, Wiring
 if TYPE_CHECKING:
     from .checkpoint import CheckpointInfo
 
-MAX_DENSE_ELEMENTS = 2**26
-"""`encode` works in pieces of at most this many pre-activations (256 MB in fp32)."""
+PIECE_ELEMENTS = 2**20
+"""Pre-activations are made in pieces of about this many (4 MB in fp32), so that they are in the cache when compared."""
+
+BF16_ERROR = 2.0**-7 * 1.01
+"""Largest error of a product of two vectors rounded to bf16, over the product of their norms (Cauchy and Schwarz)."""
 
 
 class Crosscoder(nn.Module):
@@ -132,12 +135,10 @@ class Crosscoder(nn.Module):
 
     def encode(self, x: Tensor | Mapping[str, Tensor]) -> Latents:
         """Latents of raw activations, by the inference gate; values are unscaled f (not times decoder norms)."""
-        x_BX = self.normalised(x)
-        rows = max(1, MAX_DENSE_ELEMENTS // self.num_latents)
         norm_F = self.score_norms()
         pieces = []
-        for start in range(0, max(1, len(x_BX)), rows):
-            f_BF = self.pre_activations(x_BX[start : start + rows]).relu()
+        for pre_BF in self.pre_activation_pieces(self.normalised(x)):
+            f_BF = pre_BF.relu()
             pieces.append(Latents.of_mask(self.gate.keep(f_BF.detach(), norm_F), f_BF))
         return Latents.concatenate(pieces)
 
@@ -177,6 +178,69 @@ class Crosscoder(nn.Module):
             for number, group in enumerate(self.wiring.groups)
         ]
         return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)).to(self.b_enc_F.dtype)
+
+    def pre_activation_pieces(self, x_BX: Tensor) -> Iterator[Tensor]:
+        """The same for some rows at a time, in order, so that no (B, F) tensor has to be held; at least one piece."""
+        rows = max(1, PIECE_ELEMENTS // self.num_latents)
+        for start in range(0, max(1, len(x_BX)), rows):
+            yield self.pre_activations(x_BX[start : start + rows])
+
+    def pre_activations_of(self, x_BX: Tensor, latent_K: Tensor) -> Tensor:
+        """W_enc x̃ + b_enc of some latents only, (B, K); `latent_K` in increasing order."""
+        parts = []
+        for number, group in enumerate(self.wiring.groups):
+            columns = self.wiring.latent_slices[group.name]
+            mine = latent_K[(latent_K >= columns.start) & (latent_K < columns.stop)]
+            W = self.encoder_weight(number)[mine - columns.start]
+            parts.append(functional.linear(x_BX[:, self._reads(group)], W, self.b_enc_F[mine]))
+        return torch.cat(parts, dim=1).to(self.b_enc_F.dtype)
+
+    @torch.no_grad()
+    def candidates(self, x_BX: Tensor, floor_F: Tensor) -> Latents:
+        """Latents whose pre-activation exceeds `floor_F` (non-negative): one encoder product, compared in pieces."""
+        pieces = []
+        for pre_BF in self.pre_activation_pieces(x_BX):
+            token_N, latent_N = sparse_places(pre_BF > floor_F)
+            value_N = pre_BF[token_N, latent_N]
+            pieces.append(Latents(token_N, latent_N, value_N, pre_BF.shape[0], pre_BF.shape[1]))
+        return Latents.concatenate(pieces)
+
+    @torch.no_grad()
+    def candidates_in_bf16(self, x_BX: Tensor, floor_F: Tensor) -> Latents:
+        """A few more than `candidates`, by a product in bf16 whose largest error is allowed for; values are exact.
+
+        None that exceeds the floor is missed; some that are below it may be among them.
+        """
+        limits, weights, inputs = [], [], []
+        for number, group in enumerate(self.wiring.groups):
+            W, columns = self.encoder_weight(number), self.wiring.latent_slices[group.name]
+            read_BX = x_BX[:, self._reads(group)]
+            largest = read_BX.norm(dim=1).max() if len(x_BX) else x_BX.new_zeros(())
+            limit_F = floor_F[columns] - self.b_enc_F[columns] - BF16_ERROR * largest * W.norm(dim=1)
+            # The product itself is rounded once more.
+            limits.append(limit_F - limit_F.abs() * 2.0**-7)
+            weights.append(W.to(torch.bfloat16))
+            inputs.append(read_BX.to(torch.bfloat16))
+        limit_F = torch.cat(limits)
+        rows = max(1, PIECE_ELEMENTS // self.num_latents)
+        pieces = []
+        for start in range(0, max(1, len(x_BX)), rows):
+            parts = [functional.linear(x[start : start + rows], W) for x, W in zip(inputs, weights, strict=True)]
+            rough_BF = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+            token_N, latent_N = sparse_places(rough_BF > limit_F)
+            pieces.append(Latents(token_N, latent_N, limit_F.new_zeros(len(token_N)), len(rough_BF), self.num_latents))
+        found = Latents.concatenate(pieces)
+        return Latents(found.token_N, found.latent_N, self._exact(x_BX, found), len(x_BX), self.num_latents)
+
+    def _exact(self, x_BX: Tensor, latents: Latents) -> Tensor:
+        """Pre-activations at the positions of `latents`, one by one in full precision."""
+        value_N = self.b_enc_F[latents.latent_N]
+        for number, group in enumerate(self.wiring.groups):
+            columns = self.wiring.latent_slices[group.name]
+            dots_N = row_dots(x_BX[:, self._reads(group)], self.encoder_weight(number), latents.of_group(columns))
+            here_N = (latents.latent_N >= columns.start) & (latents.latent_N < columns.stop)
+            value_N[here_N] += dots_N
+        return value_N
 
     def values(self, x_BX: Tensor, latents: Latents) -> Tensor:
         """The values of already selected `latents`, with gradients that touch only what fired: (N,)."""

@@ -121,8 +121,6 @@ class Loss(nn.Module, ABC):
 class Activation:
     """Which latents are on for a batch, and how much, with gradient; dense or sparse, whichever the loss has."""
 
-    candidate_BF: Tensor
-    """ReLU(W_enc x̃ + b_enc), before any selection, without gradient."""
     f_BF: Tensor | None = None
     """Dense activations, of losses that need them so."""
     sparse: tuple[Latents, Tensor] | None = None

@@ -565,3 +565,91 @@ def test_several_terms_compose_and_keep_their_names():
     assert torch.equal(found["group_l1"], found["group_l1_2"])
     with pytest.raises(ConfigError, match="no loss term is called 'nope'"):
         LossChoice.of("topk", terms=[{"name": "nope"}])
+
+
+# -- the sparse engine ----------------------------------------------------------------------------------------------
+
+
+class TestBatchTopKPreselectedInBf16(LossSuite):
+    name = "batchtopk"
+    options = {"k": 2, "preselect": "bf16"}
+
+
+WIRINGS = [
+    ("acausal", {}),
+    ("weakly_causal", {}),
+    ("per_layer_saes", {}),
+    ("local", {"window": 2}),
+    ("dedicated", {"exclusive_share": 0.2}),
+    ("factored", {"rank": 2}),
+]
+
+
+def wired(name, options, seed, dtype=torch.float32):
+    sites = (Site("a/0", 6), Site("a/1", 6), Site("b/0", 6))
+    crosscoder = ArchitectureChoice.of(name, num_latents=24, **options).make(sites).to(dtype)
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in crosscoder.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator, dtype=dtype)
+    return crosscoder, torch.randn(50, 18, generator=generator, dtype=dtype)
+
+
+@pytest.mark.parametrize(("name", "options"), WIRINGS)
+@pytest.mark.parametrize("pieces", [3, 1000])
+def test_candidates_are_what_exceeds_the_floor(name, options, pieces, monkeypatch):
+    monkeypatch.setattr("crosscoders.crosscoder.PIECE_ELEMENTS", 24 * pieces)
+    crosscoder, x_BX = wired(name, options, seed=1)
+    floor_F = torch.rand(24) * 4
+    pre_BF = crosscoder.pre_activations(x_BX).detach()
+    found = crosscoder.candidates(x_BX, floor_F)
+    torch.testing.assert_close(found.dense(), pre_BF * (pre_BF > floor_F))
+    rough = crosscoder.candidates_in_bf16(x_BX, floor_F)
+    places = rough.dense() != 0
+    assert places[pre_BF > floor_F].all() and len(rough.value_N) < 2 * len(found.value_N) + 50
+    torch.testing.assert_close(rough.dense(), pre_BF * places)
+    some_K = torch.tensor([0, 5, 6, 13, 23])
+    torch.testing.assert_close(crosscoder.pre_activations_of(x_BX, some_K).detach(), pre_BF[:, some_K])
+
+
+@pytest.mark.parametrize(("name", "options"), WIRINGS)
+@pytest.mark.parametrize("preselect", ["fp32", "bf16"])
+@pytest.mark.parametrize("scope", ["all", "group"])
+@pytest.mark.parametrize("k", [1, 3, 24])
+def test_losses_and_gradients_equal_the_dense_reference(name, options, preselect, scope, k):
+    """Dense reference: a mask over all pre-activations from a sort of all scores, decoded as a dense product."""
+    crosscoder, x_BX = wired(name, options, seed=2, dtype=torch.float64)
+    loss = LossChoice.of("batchtopk", k=k, scope=scope, preselect=preselect, aux_weight=0.0).build().train()
+    loss.attach(crosscoder)
+    for cut in (0.0, 1e-3, 1e6):  # no guess, a low one, and one that is far too high
+        loss.cut.fill_(cut)
+        crosscoder.zero_grad()
+        output = loss(crosscoder, x_BX, context(num_tokens=50))
+        output.terms["reconstruction"].backward()
+        found = {n: p.grad.clone() for n, p in crosscoder.named_parameters() if p.grad is not None}
+        crosscoder.zero_grad()
+        f_BF = crosscoder.pre_activations(x_BX).relu()
+        score_BF = (f_BF * crosscoder.score_norms()).detach()
+        mask_BF = torch.zeros_like(score_BF)
+        groups = crosscoder.wiring.latent_slices.values() if scope == "group" else [slice(0, 24)]
+        for latents in groups:
+            part = score_BF[:, latents]
+            order = part.flatten().argsort(descending=True)[: k * 50]
+            keep = torch.zeros(part.numel(), dtype=part.dtype).index_fill(0, order, 1.0).view_as(part)
+            mask_BF[:, latents] = keep * (part > 0)
+        residual = crosscoder.target(x_BX) - crosscoder.decode_normalised(f_BF * mask_BF, x_BX)
+        reference = residual.square().sum() / 50
+        reference.backward()
+        assert output.terms["reconstruction"].item() == pytest.approx(reference.item(), rel=1e-9)
+        assert int(output.num_active) == int(mask_BF.sum())
+        for parameter_name, parameter in crosscoder.named_parameters():
+            if parameter.grad is not None and parameter_name in found:
+                torch.testing.assert_close(found[parameter_name], parameter.grad, msg=parameter_name)
+    assert loss.repeats >= 1
+
+
+def test_a_batch_without_any_positive_activation_is_fine():
+    crosscoder, x_BX = make()
+    crosscoder.b_enc_F.data.fill_(-1e6)
+    output = LossChoice.of("batchtopk", k=3).build().train()(crosscoder, x_BX, context())
+    assert int(output.num_active) == 0
+    torch.testing.assert_close(output.residual_BX, (x_BX - crosscoder.b_dec_X).detach())

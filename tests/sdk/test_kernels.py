@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crosscoders import Latents
-from crosscoders.kernels import batch_topk_mask, row_dots, sparse_decode, sparse_encode, weighted_row_sums
+from crosscoders.kernels import batch_topk, row_dots, sparse_decode, sparse_encode, sparse_places, weighted_row_sums
 
 
 @st.composite
@@ -61,16 +61,24 @@ def test_empty_segments_sum_to_zero():
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.integers(1, 8), st.integers(1, 8), st.integers(1, 80), st.integers(0, 10_000), st.floats(0, 2), st.booleans())
-def test_batch_topk_keeps_exactly_the_largest(rows, columns, count, seed, hint, ties):
-    score_BF = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed)).relu()
+@given(st.integers(0, 60), st.integers(1, 80), st.integers(0, 10_000), st.booleans())
+def test_batch_topk_keeps_exactly_the_largest(number, count, seed, ties):
+    score_N = torch.randn(number, generator=torch.Generator().manual_seed(seed)).relu()
     if ties:
-        score_BF = (score_BF * 2).round() / 2
-    mask_BF, cut = batch_topk_mask(score_BF, count, hint=hint)
-    positive = score_BF[score_BF > 0].sort(descending=True).values[:count]
-    assert int(mask_BF.sum()) == len(positive)
-    assert torch.equal(score_BF[mask_BF].sort(descending=True).values, positive)
+        score_N = (score_N * 2).round() / 2
+    keep_N, cut = batch_topk(score_N, count)
+    positive = score_N[score_N > 0].sort(descending=True).values[:count]
+    assert int(keep_N.sum()) == len(positive)
+    assert torch.equal(score_N[keep_N].sort(descending=True).values, positive)
     assert float(cut) == (float(positive[-1]) if len(positive) else 0.0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 9), st.integers(1, 40), st.floats(0, 1), st.integers(0, 10_000))
+def test_places_of_a_mask_are_those_of_nonzero(rows, columns, density, seed):
+    mask_BF = torch.rand(rows, columns, generator=torch.Generator().manual_seed(seed)) < density
+    for found, expected in zip(sparse_places(mask_BF), mask_BF.nonzero(as_tuple=True)):
+        assert torch.equal(found, expected)
 
 
 def test_latents_select_groups_and_join():

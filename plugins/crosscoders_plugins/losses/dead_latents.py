@@ -42,13 +42,13 @@ def auxk(found: ForwardPass, step: StepContext, *, k_share: float) -> Tensor:
         return residual_BX.new_zeros(())
     mean_width = crosscoder.written.width / len(crosscoder.written.sites)
     with torch.no_grad():
-        f_BF = found.active.candidate_BF
         dead_D = step.dead_F.nonzero().squeeze(1)
-        score_BD = f_BF[:, dead_D] * crosscoder.score_norms()[dead_D]
+        f_BD = crosscoder.pre_activations_of(found.read_BX, dead_D).relu_()
+        score_BD = f_BD * crosscoder.score_norms()[dead_D]
         top = score_BD.topk(min(max(1, int(k_share * mean_width)), len(dead_D)), dim=1)
-        mask_BF = torch.zeros_like(f_BF, dtype=torch.bool)
-        mask_BF.scatter_(1, dead_D[top.indices], top.values > 0)
-        latents = Latents.of_mask(mask_BF, f_BF)
+        mask_BD = torch.zeros_like(f_BD, dtype=torch.bool).scatter_(1, top.indices, top.values > 0)
+        token_N, place_N = mask_BD.nonzero(as_tuple=True)
+        latents = Latents(token_N, dead_D[place_N], f_BD[token_N, place_N], len(f_BD), crosscoder.num_latents)
     value_N = crosscoder.values(found.read_BX, latents)
     predicted_BX = crosscoder.decode_blocks(latents, value_N=value_N)
     return step.mean((residual_BX - predicted_BX).square().sum())

@@ -77,7 +77,7 @@ class JumpRelu(ComposedLoss):
         pre_BF = crosscoder.pre_activations(read_BX)
         tanh = self.options.penalty == "tanh"
         f_BF = _JumpRelu.apply(pre_BF, self.threshold_F, self.options.bandwidth, tanh)  # type: ignore[no-untyped-call]
-        return Activation(pre_BF.detach().relu(), f_BF, pre_BF=pre_BF)
+        return Activation(f_BF, pre_BF=pre_BF)
 
     def penalties(self, found: ForwardPass, step: StepContext) -> Mapping[str, Tensor]:
         pre_BF, f_BF = found.active.pre_BF, found.active.f_BF

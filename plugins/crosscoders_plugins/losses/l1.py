@@ -41,7 +41,7 @@ class L1(ComposedLoss):
 
     def activate(self, crosscoder: Crosscoder, read_BX: Tensor, step: StepContext) -> Activation:
         f_BF = crosscoder.pre_activations(read_BX).relu()
-        return Activation(f_BF.detach(), f_BF)
+        return Activation(f_BF)
 
     def penalties(self, found: ForwardPass, step: StepContext) -> Mapping[str, Tensor]:
         norms_FS = found.crosscoder.decoder_norms()

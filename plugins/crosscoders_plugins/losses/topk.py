@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from attrs import frozen
 from torch import Tensor
 
-from crosscoders import Crosscoder, Gate, StepContext, TopKGate
+from crosscoders import Crosscoder, Gate, Latents, StepContext, TopKGate
 
 from .selection import SelectionConfig, SelectionLoss
 
@@ -19,10 +18,13 @@ class TopKConfig(SelectionConfig):
 class TopK(SelectionLoss):
     """Loss `topk`."""
 
-    def select(self, f_BF: Tensor, score_BF: Tensor, step: StepContext, crosscoder: Crosscoder) -> Tensor:
-        k = min(round(self.options.k_at(step)), f_BF.shape[1])
-        top = score_BF.topk(k, dim=1)
-        return torch.zeros_like(f_BF, dtype=torch.bool).scatter_(1, top.indices, top.values > 0)
+    def select(self, crosscoder: Crosscoder, read_BX: Tensor, step: StepContext) -> Latents:
+        gate, norm_F = TopKGate(round(self.options.k_at(step))), crosscoder.score_norms()
+        pieces = []
+        for pre_BF in crosscoder.pre_activation_pieces(read_BX):
+            f_BF = pre_BF.relu_()
+            pieces.append(Latents.of_mask(gate.keep(f_BF, norm_F), f_BF))
+        return Latents.concatenate(pieces)
 
     def gate(self) -> Gate:
         return TopKGate(self.options.k)

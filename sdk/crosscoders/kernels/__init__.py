@@ -1,6 +1,14 @@
 """Sparse products: the few operations whose cost grows with the latents that fired, not with the dictionary."""
 
 from .sparse import row_dots, sparse_decode, sparse_encode, weighted_row_sums
-from .topk import batch_topk_mask
+from .topk import batch_topk, enough, sparse_places
 
-__all__ = ["batch_topk_mask", "row_dots", "sparse_decode", "sparse_encode", "weighted_row_sums"]
+__all__ = [
+    "batch_topk",
+    "enough",
+    "row_dots",
+    "sparse_decode",
+    "sparse_encode",
+    "sparse_places",
+    "weighted_row_sums",
+]

@@ -6,36 +6,56 @@ import torch
 from torch import Tensor, distributed
 
 
-def batch_topk_mask(score_BF: Tensor, count: int, *, hint: float = 0.0) -> tuple[Tensor, Tensor]:
-    """Mask of the `count` largest positive scores of the global batch, and the smallest score kept.
+def batch_topk(score_N: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Which candidates are among the `count` largest positive scores of the global batch, and the smallest score kept.
 
-    `hint` is a guess of a lower bound (the last step's smallest score kept, less a margin): when at least `count`
-    scores lie above it, only those are sorted. A wrong guess costs time, never exactness. In a distributed run
-    `score_BF` is this process's part and `count` the total over processes; each learns the same global cut.
-    Fewer than `count` positive scores are all kept. With none at all the smallest score kept is 0.
+    `score_N` are this process's candidates, in a fixed order; those that it leaves out must be smaller than the cut. In
+    a distributed run `count` is the total over processes, and each learns the same cut. Fewer than `count` candidates
+    are all kept; without any, the smallest score kept is 0. Of equal scores at the cut the first are kept.
     """
-    alone = not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1
-    survivors_N = score_BF[score_BF > max(hint, 0.0)] if alone else _gather_largest(score_BF[score_BF > 0], count)
-    if alone and hint > 0 and survivors_N.numel() < count:
-        survivors_N = score_BF[score_BF > 0]
-    if survivors_N.numel() == 0:
-        return torch.zeros_like(score_BF, dtype=torch.bool), score_BF.new_zeros(())
-    if survivors_N.numel() > count:
-        cut = torch.topk(survivors_N, count, sorted=False).values.min()
+    contenders_N = score_N[score_N > 0]
+    if not _alone():
+        contenders_N = _gather_largest(contenders_N, count)
+    if contenders_N.numel() == 0:
+        return torch.zeros_like(score_N, dtype=torch.bool), score_N.new_zeros(())
+    if contenders_N.numel() > count:
+        cut = torch.topk(contenders_N, count, sorted=False).values.min()
     else:
-        cut = survivors_N.min()
-    mask_BF = score_BF >= cut
-    if alone:
-        _drop_surplus_ties(mask_BF, score_BF, cut, count)
-    return mask_BF, cut
+        cut = contenders_N.min()
+    keep_N = score_N >= cut
+    if _alone():
+        surplus = int(keep_N.count_nonzero()) - count
+        if surplus > 0:
+            keep_N[(score_N == cut).nonzero().squeeze(1)[-surplus:]] = False
+    return keep_N, cut
 
 
-def _drop_surplus_ties(mask_BF: Tensor, score_BF: Tensor, cut: Tensor, count: int) -> None:
-    """Equal scores at the cut can be more than fit: keep the first ones, so that exactly `count` are kept."""
-    surplus = int(mask_BF.count_nonzero()) - count
-    if surplus > 0:
-        tied_N = (score_BF == cut).flatten().nonzero().squeeze(1)
-        mask_BF.view(-1)[tied_N[-surplus:]] = False
+def enough(number: int, count: int, device: torch.device) -> bool:
+    """Whether the candidates of all processes, `number` of them here, reach `count`."""
+    if _alone():
+        return number >= count
+    total = torch.tensor(number, device=device)
+    distributed.all_reduce(total)
+    return int(total) >= count
+
+
+def sparse_places(mask_BF: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows and columns of the few true entries of a contiguous mask, row by row.
+
+    `nonzero` of a mask costs as much as a small product; looking at eight entries at a time makes it cheap.
+    """
+    if mask_BF.numel() % 8 or mask_BF.device.type != "cpu":
+        row_N, column_N = mask_BF.nonzero(as_tuple=True)
+        return row_N, column_N
+    words = mask_BF.view(-1).view(torch.int64)
+    word_N = words.nonzero().squeeze(1)
+    which_N, bit_N = mask_BF.view(-1, 8)[word_N].nonzero(as_tuple=True)
+    flat_N = word_N[which_N] * 8 + bit_N
+    return flat_N // mask_BF.shape[1], flat_N % mask_BF.shape[1]
+
+
+def _alone() -> bool:
+    return not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1
 
 
 def _gather_largest(score_N: Tensor, count: int) -> Tensor:

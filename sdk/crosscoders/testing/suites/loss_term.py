@@ -34,9 +34,9 @@ class _Plain(ComposedLoss):
     def activate(self, crosscoder: Crosscoder, read_BX: Tensor, step: StepContext) -> Activation:
         f_BF = crosscoder.pre_activations(read_BX).relu()
         if self.dense:
-            return Activation(f_BF.detach(), f_BF)
+            return Activation(f_BF)
         latents = Latents.of_mask(f_BF.detach() > 0, f_BF.detach())
-        return Activation(f_BF.detach(), sparse=(latents, crosscoder.values(read_BX, latents)))
+        return Activation(sparse=(latents, crosscoder.values(read_BX, latents)))
 
     def gate(self) -> Gate:
         return ReluGate()
