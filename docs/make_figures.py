@@ -10,6 +10,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 HERE = Path(__file__).parent
 BLUE, RED, GREEN, GREY = "#2f6fb3", "#d1603d", "#4a9a5b", "#8a8a8a"
@@ -81,13 +82,15 @@ def pareto(seeds: list[dict[str, Any]]) -> None:
             panels[0].plot(counts, [row["loss"] for row in rows], **style)
             panels[1].plot([row["flops"] for row in rows], [row["loss"] for row in rows], **style)
             panels[2].plot([row["l0"] for row in rows], [row["error"] for row in rows], **style)
-    panels[0].set(xscale="log", yscale="log", xlabel="latents in all", ylabel="evaluation loss", title="Equal latents")
-    panels[1].set(
-        xscale="log", yscale="log", xlabel="operations per token", ylabel="evaluation loss", title="Equal compute"
-    )
-    panels[2].set(
-        xscale="log", yscale="log", xlabel="L0 over all layers", ylabel="squared error", title="Error and sparsity"
-    )
+    panels[0].set(xlabel="latents in all", ylabel="evaluation loss", title="Equal latents")
+    panels[1].set(xlabel="operations per token", ylabel="evaluation loss", title="Equal compute")
+    panels[2].set(xlabel="L0 over all layers", ylabel="squared error", title="Error and sparsity")
+    for panel in panels:
+        panel.set(xscale="log", yscale="log")
+        for axis in (panel.xaxis, panel.yaxis):
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter(NullFormatter())
     panels[0].legend(fontsize=8)
     save(figure, "pareto")
 
