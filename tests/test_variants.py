@@ -33,11 +33,12 @@ def test_example_is_short_trains_by_command_and_reloads_bit_equal(file, tmp_path
     text = file.read_text()
     assert text.count("\n") < 25
     shorter = {
-        "num_tokens = 400_000": "num_tokens = 24_576", "batch_size = 1024": "batch_size = 256",
-        "lr = 1e-3": "lr = 4e-3", "evaluation_tokens = 32_768": "evaluation_tokens = 4096",
+        "num_tokens = 400_000": "num_tokens = 10_240", "batch_size = 1024": "batch_size = 128",
+        "lr = 1e-3": "lr = 4e-3", "evaluation_tokens = 32_768": "evaluation_tokens = 2048",
+        "num_latents = 2048": "num_latents = 512",
         "num_tokens = 500_000": "num_tokens = 49_152", "batch_size = 2048": "batch_size = 512",
         "[training]": "[initialisation]\nencoder_scale = 0.25\n[training]",  # so few steps do not undo a large start
-        "[activations]": "[activations]\nblock_tokens = 8192\ncalibration_tokens = 2048",
+        "[activations]": "[activations]\nblock_tokens = 4096\ncalibration_tokens = 1024",
     }  # fmt: skip
     for key, value in shorter.items():
         text = text.replace(key, value)
