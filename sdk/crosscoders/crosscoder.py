@@ -26,8 +26,11 @@ from .wiring import LatentGroup, Wiring
 if TYPE_CHECKING:
     from .checkpoint import CheckpointInfo
 
-PIECE_ELEMENTS = 2**20
-"""Pre-activations are made in pieces of about this many (4 MB in fp32), so that they are in the cache when compared."""
+PIECE_ELEMENTS = {"cpu": 2**20, "cuda": 2**28}
+"""Pre-activations are made in pieces of about this many: on a CPU 4 MB in fp32, so that they are in the cache when
+compared; on a GPU 1 GB, so that few kernels are launched."""
+PIECE_ROWS = 64
+"""Fewer rows than this make the product slow."""
 
 BF16_ERROR = 2.0**-7 * 1.01
 """Largest error of a product of two vectors rounded to bf16, over the product of their norms (Cauchy and Schwarz)."""
@@ -181,9 +184,13 @@ class Crosscoder(nn.Module):
 
     def pre_activation_pieces(self, x_BX: Tensor) -> Iterator[Tensor]:
         """The same for some rows at a time, in order, so that no (B, F) tensor has to be held; at least one piece."""
-        rows = max(1, PIECE_ELEMENTS // self.num_latents)
-        for start in range(0, max(1, len(x_BX)), rows):
-            yield self.pre_activations(x_BX[start : start + rows])
+        for rows in self._pieces(x_BX):
+            yield self.pre_activations(x_BX[rows])
+
+    def _pieces(self, x_BX: Tensor) -> Iterator[slice]:
+        elements = PIECE_ELEMENTS["cpu" if self.device.type == "cpu" else "cuda"]
+        step = max(PIECE_ROWS, elements // self.num_latents)
+        yield from (slice(start, start + step) for start in range(0, max(1, len(x_BX)), step))
 
     def pre_activations_of(self, x_BX: Tensor, latent_K: Tensor) -> Tensor:
         """W_enc x̃ + b_enc of some latents only, (B, K); `latent_K` in increasing order."""
@@ -222,10 +229,9 @@ class Crosscoder(nn.Module):
             weights.append(W.to(torch.bfloat16))
             inputs.append(read_BX.to(torch.bfloat16))
         limit_F = torch.cat(limits)
-        rows = max(1, PIECE_ELEMENTS // self.num_latents)
         pieces = []
-        for start in range(0, max(1, len(x_BX)), rows):
-            parts = [functional.linear(x[start : start + rows], W) for x, W in zip(inputs, weights, strict=True)]
+        for rows in self._pieces(x_BX):
+            parts = [functional.linear(x[rows], W) for x, W in zip(inputs, weights, strict=True)]
             rough_BF = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
             token_N, latent_N = sparse_places(rough_BF > limit_F)
             pieces.append(Latents(token_N, latent_N, limit_F.new_zeros(len(token_N)), len(rough_BF), self.num_latents))

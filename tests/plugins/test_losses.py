@@ -595,9 +595,10 @@ def wired(name, options, seed, dtype=torch.float32):
 
 
 @pytest.mark.parametrize(("name", "options"), WIRINGS)
-@pytest.mark.parametrize("pieces", [3, 1000])
-def test_candidates_are_what_exceeds_the_floor(name, options, pieces, monkeypatch):
-    monkeypatch.setattr("crosscoders.crosscoder.PIECE_ELEMENTS", 24 * pieces)
+@pytest.mark.parametrize("rows", [3, 1000])
+def test_candidates_are_what_exceeds_the_floor(name, options, rows, monkeypatch):
+    monkeypatch.setattr("crosscoders.crosscoder.PIECE_ELEMENTS", {"cpu": 24 * rows})
+    monkeypatch.setattr("crosscoders.crosscoder.PIECE_ROWS", 1)
     crosscoder, x_BX = wired(name, options, seed=1)
     floor_F = torch.rand(24) * 4
     pre_BF = crosscoder.pre_activations(x_BX).detach()
@@ -653,3 +654,12 @@ def test_a_batch_without_any_positive_activation_is_fine():
     output = LossChoice.of("batchtopk", k=3).build().train()(crosscoder, x_BX, context())
     assert int(output.num_active) == 0
     torch.testing.assert_close(output.residual_BX, (x_BX - crosscoder.b_dec_X).detach())
+
+
+def test_fewer_positive_latents_than_places_cost_no_repeated_products():
+    crosscoder, x_BX = make()
+    loss = LossChoice.of("batchtopk", k=11).build().train()
+    for step in range(4):
+        output = loss(crosscoder, x_BX, context(step=step))
+    assert int(output.num_active) == int((crosscoder.pre_activations(x_BX) > 0).sum()) < 11 * 17
+    assert loss.repeats == 0

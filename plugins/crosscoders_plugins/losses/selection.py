@@ -21,7 +21,7 @@ from crosscoders import (
     ScoreThresholdGate,
     StepContext,
 )
-from crosscoders.kernels import batch_topk, enough
+from crosscoders.kernels import batch_topk, enough, least_over_processes
 
 from .dead_latents import auxk
 
@@ -92,8 +92,8 @@ class BatchSelectionConfig(SelectionConfig):
     scope: str = field(default="all", validator=in_(("all", "group")))
     """`all` latent groups compete for B·k places, or each `group` has B·k places of its own."""
     preselect: str = field(default="fp32", validator=in_(("fp32", "bf16")))
-    """Find candidates by a product in bf16, whose error is bounded, and select among their exact values: the same
-    latents, at less than half the cost of the product where the processor has bf16."""
+    """`bf16`: find candidates by a product in bf16, whose error is bounded, and select among their exact values. The
+    same latents, by a cheaper product where the processor has bf16."""
     threshold_decay: float = field(default=0.999, validator=_share)
     """Decay per step of the moving average of the smallest selected score,"""
     threshold_window_share: float = field(default=0.02, validator=and_(gt(0.0), le(1.0)))
@@ -134,44 +134,46 @@ class BatchSelectionLoss(SelectionLoss):
         counts = [round(self.options.k_at(step, k) * step.num_tokens) for _, k in self._pools]
         guesses = [self._guess(crosscoder, read_BX, norm_F, number, count / step.num_tokens)
                    for number, count in enumerate(counts)]  # fmt: skip
-        found, score_N = self._candidates(crosscoder, read_BX, norm_F, guesses)
-        for attempt in (0.25, 0.0):
-            short = [
-                not enough(int(_inside(found, latents).count_nonzero()), count, read_BX.device)
-                for (latents, _), count in zip(self._pools, counts, strict=True)
-            ]
-            if not any(lacks and guess for lacks, guess in zip(short, guesses, strict=True)):
+        found, lacking = self._candidates(crosscoder, read_BX, norm_F, guesses, counts)
+        for factor in (0.25, 0.0):
+            if not any(guess for guess, lacks in zip(guesses, lacking, strict=True) if lacks):
                 break
             self.repeats += 1
-            guesses = [guess * attempt if lacks else guess for lacks, guess in zip(short, guesses, strict=True)]
-            found, score_N = self._candidates(crosscoder, read_BX, norm_F, guesses)
+            guesses = [guess * factor if lacks else guess for guess, lacks in zip(guesses, lacking, strict=True)]
+            found, lacking = self._candidates(crosscoder, read_BX, norm_F, guesses, counts)
+        score_N = found.value_N * norm_F[found.latent_N]
         keep_N = torch.zeros_like(score_N, dtype=torch.bool)
         for number, ((latents, _), count) in enumerate(zip(self._pools, counts, strict=True)):
             mine_N = _inside(found, latents)
             keep_N[mine_N], cut = batch_topk(score_N[mine_N], count)
-            self._update_threshold(number, cut, step)
+            self._note(number, cut, step, full=not lacking[number])
         return found.select(keep_N)
 
     def _candidates(
-        self, crosscoder: Crosscoder, read_BX: Tensor, norm_F: Tensor, guesses: list[float]
-    ) -> tuple[Latents, Tensor]:
-        """Latents that score above the guess for their pool, and the scores."""
+        self, crosscoder: Crosscoder, read_BX: Tensor, norm_F: Tensor, guesses: list[float], counts: list[int]
+    ) -> tuple[Latents, list[bool]]:
+        """Latents that score above the guess for their pool, and for each pool whether they are too few."""
         floor_F = torch.zeros_like(norm_F)
         for (latents, _), guess in zip(self._pools, guesses, strict=True):
             floor_F[latents] = guess / norm_F[latents]
         bf16 = self.options.preselect == "bf16"
         found = crosscoder.candidates_in_bf16(read_BX, floor_F) if bf16 else crosscoder.candidates(read_BX, floor_F)
-        return found, found.value_N * norm_F[found.latent_N]
+        positive_N = found.value_N > 0
+        numbers = [int((positive_N & _inside(found, latents)).count_nonzero()) for latents, _ in self._pools]
+        return found, [not enough(n, count, read_BX.device) for n, count in zip(numbers, counts, strict=True)]
 
     def _guess(self, crosscoder: Crosscoder, read_BX: Tensor, norm_F: Tensor, number: int, k: float) -> float:
-        """A score that the cut of a pool is probably above: a share of the last cut, or one from a sample of tokens."""
+        """A score that the cut of a pool is probably above: a share of the last cut, or one from a sample of tokens.
+
+        Equal on all processes, since each leaves out what is below it.
+        """
         if float(self.cut[number]) > 0:
             return HINT_MARGIN * float(self.cut[number])
         sample_BX = read_BX[:: max(1, len(read_BX) // SAMPLE_TOKENS)]
-        latents = self._pools[number][0]
-        score_BF = (crosscoder.pre_activations(sample_BX).relu_() * norm_F)[:, latents]
-        count = min(score_BF.numel(), max(1, round(k * len(sample_BX))))
-        return SAMPLE_MARGIN * float(score_BF.flatten().topk(count).values[-1]) if score_BF.numel() else 0.0
+        score_N = (crosscoder.pre_activations(sample_BX).relu_() * norm_F)[:, self._pools[number][0]].flatten()
+        count = max(1, round(k * len(sample_BX)))
+        cut = score_N.topk(count).values[-1] if len(score_N) >= count else score_N.new_zeros(())
+        return SAMPLE_MARGIN * float(least_over_processes(cut))
 
     def gate(self) -> Gate:
         if len(self._pools) <= 1:
@@ -187,10 +189,12 @@ class BatchSelectionLoss(SelectionLoss):
         self.register_buffer("cut", torch.zeros(count, device=device))
         self.register_buffer("averaging", torch.zeros(count, dtype=torch.bool, device=device))
 
-    def _update_threshold(self, number: int, cut: Tensor, step: StepContext) -> None:
+    def _note(self, number: int, cut: Tensor, step: StepContext, *, full: bool) -> None:
+        """Keep a pool's cut for the next guess, and let its threshold follow."""
         if not self.training or cut <= 0:
             return
-        self.cut[number] = cut
+        # Where fewer latents were positive than there are places, there is no cut to guess from.
+        self.cut[number] = cut if full else 0.0
         if step.warmed_up and bool(self.averaging[number]):
             window = max(1.0, self.options.threshold_window_share * step.total_steps)
             decay = min(self.options.threshold_decay, 1 - 1 / window)

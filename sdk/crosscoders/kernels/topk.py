@@ -39,6 +39,15 @@ def enough(number: int, count: int, device: torch.device) -> bool:
     return int(total) >= count
 
 
+def least_over_processes(value: Tensor) -> Tensor:
+    """The smallest of a scalar's values on all processes."""
+    if _alone():
+        return value
+    least = value.clone()
+    distributed.all_reduce(least, op=distributed.ReduceOp.MIN)
+    return least
+
+
 def sparse_places(mask_BF: Tensor) -> tuple[Tensor, Tensor]:
     """Rows and columns of the few true entries of a contiguous mask, row by row.
 
