@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..documents import Document, Text, TokenIds
+from ..documents import Chat, Document, Text, TokenIds
 from ..errors import ConfigError
 from ..protocols import ModelAdapter, Partner, TokenBatch, Tokenized, TokenSource
 from .alignment import align
@@ -74,22 +74,19 @@ class PairedReader(SequenceReader):
         rows: list[Row] = []
         beside: dict[str, list[tuple[Row, torch.Tensor]]] = {key: [] for key in self.others}
         while len(rows) < num_rows and (piece := self._next_piece()) is not None:
-            tokens = self.adapter.tokenize(piece)
-            row = _row(tokens)[: self.context_length]
+            row = _row(self.adapter.tokenize(piece))[: self.context_length]
             if not row:
                 continue
             rows.append(row)
             for key, other in self.others.items():
                 beside[key].append(self._pair(row, other, piece))
-        partners = {
-            key: Partner(
-                padded([row for row, _ in found], PARTNER_ROOM * self.context_length),
-                torch.stack([position for _, position in found])
-                if found
-                else torch.zeros(0, self.context_length, dtype=torch.int64),
-            )
-            for key, found in beside.items()
-        }
+        partners = {}
+        for key, found in beside.items():
+            # As long as the longest row: a model need not have room for what no document fills.
+            tokens = padded([row for row, _ in found], max((len(row) for row, _ in found), default=1))
+            positions = [position_T for _, position_T in found]
+            none = torch.zeros(0, self.context_length, dtype=torch.int64)
+            partners[key] = Partner(tokens, torch.stack(positions) if positions else none)
         own = padded(rows, self.context_length)
         return TokenBatch(own.ids, own.attention, own.bos, own.special, partners)
 
@@ -130,12 +127,10 @@ class PairedReader(SequenceReader):
         return [Text(self.adapter.text(ids[start : start + step])) for start in range(0, len(ids), step)]
 
     def _pair(self, row: Row, other: ModelAdapter, piece: Document) -> tuple[Row, torch.Tensor]:
-        try:
-            theirs = _row(other.tokenize(piece))[: PARTNER_ROOM * self.context_length]
-        except ConfigError:
-            # A model without chat template reads the conversation as the reading model lays it out.
-            text = Text(self.adapter.text([token for token, _, _ in row]))
-            theirs = _row(other.tokenize(text))[: PARTNER_ROOM * self.context_length]
+        if isinstance(piece, Chat) and not other.has_chat_template():
+            # Such a model reads the conversation as the reading model lays it out.
+            piece = Text(self.adapter.text([token for token, _, _ in row]))
+        theirs = _row(other.tokenize(piece))[: PARTNER_ROOM * self.context_length]
         pairs = align([t for t, _, _ in row], [t for t, _, _ in theirs], self.adapter.text, other.text)
         self.num_matched += pairs.num_matched
         self.num_tokens += pairs.num_tokens
