@@ -59,7 +59,7 @@ def _listing_text(listing: dict[str, Any]) -> str:
     lines = []
     for plugin in listing["plugins"]:
         lines.append(f"{plugin['plugin']}  ({plugin['distribution']} {plugin['version']})")
-        lines += [f"  {c['kind']:17s} {c['name']:16s} {c['summary']}" for c in plugin["components"]]
+        lines += [f"  {c['kind']:17s} {c['name']:20s} {c['summary']}" for c in plugin["components"]]
     if listing["set_aside"]:
         lines.append("set aside:")
         lines += [f"  {p['plugin']}  ({p['distribution']} {p['version']})  {p['reason']}" for p in listing["set_aside"]]
