@@ -469,7 +469,7 @@ def test_jumprelu_values_penalties_and_straight_through_gradients_by_hand():
         window = ((pre - 0.8).abs() < 0.75).double() / 1.5
         grad_theta = -(grad_f * 0.8 * window).sum(0) + 0.3 * ((pre < 0.8) * n_F).sum(0) / 17
         grad_pre = grad_f * ((pre > 0.8) + 0.8 * window) - 0.3 * (pre < 0.8) * n_F / 17
-    torch.testing.assert_close(loss.threshold_F.grad, grad_theta)
+    torch.testing.assert_close(loss.raw_F.grad, grad_theta)
     torch.testing.assert_close(crosscoder.b_enc_F.grad, grad_pre.sum(0))
 
 
@@ -487,7 +487,7 @@ def test_jumprelu_quadratic_penalty_and_its_gradient():
     terms["sparsity"].backward()
     slope = 0.7 * 2 * (l0 / 2 - 1) / 2
     expected = -slope * ((pre - 0.1).abs() < 0.5).double().sum(0) / 17
-    torch.testing.assert_close(loss.threshold_F.grad, expected)
+    torch.testing.assert_close(loss.raw_F.grad, expected)
     assert crosscoder.W_enc[0].grad is None
 
 

@@ -46,6 +46,8 @@ class JumpReluConfig(LossConfig):
     """λ_P."""
     threshold: float = field(default=0.1, validator=gt(0.0))
     """θ of every latent when training starts."""
+    threshold_speed: float = field(default=1.0, validator=gt(0.0))
+    """Adam moves θ by about this times the learning rate a step; short runs at small learning rates need more."""
     bandwidth: float = field(default=0.5, validator=gt(0.0))
     """Width around θ in which gradients reach it."""
     decoder_norm: float = field(default=0.1, validator=gt(0.0))
@@ -60,7 +62,7 @@ class JumpRelu(ComposedLoss):
     """Loss `jumprelu`."""
 
     options: JumpReluConfig
-    threshold_F: nn.Parameter
+    raw_F: nn.Parameter
 
     def __init__(self, options: JumpReluConfig) -> None:
         super().__init__(options)
@@ -70,8 +72,13 @@ class JumpRelu(ComposedLoss):
 
     def attach(self, crosscoder: Crosscoder) -> None:
         super().attach(crosscoder)
-        start_F = torch.full((crosscoder.num_latents,), self.options.threshold, device=crosscoder.device)
-        self.threshold_F = nn.Parameter(start_F)
+        start = self.options.threshold / self.options.threshold_speed
+        self.raw_F = nn.Parameter(torch.full((crosscoder.num_latents,), start, device=crosscoder.device))
+
+    @property
+    def threshold_F(self) -> Tensor:
+        """θ."""
+        return self.options.threshold_speed * self.raw_F
 
     def activate(self, crosscoder: Crosscoder, read_BX: Tensor, step: StepContext) -> Activation:
         pre_BF = crosscoder.pre_activations(read_BX)
