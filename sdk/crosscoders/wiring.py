@@ -122,8 +122,8 @@ class Wiring:
     def num_weights(self) -> int:
         """Weights without biases: the blocks in the table, tied ones once, and the skip map."""
         total = self.read.width * self.written.width if self.skip else 0
+        widths = {site.name: site.width for site in self.sites}
         for group in self.groups:
-            widths = {site.name: site.width for site in self.sites}
             total += group.num_latents * self.layout.subset(group.reads).width
             total += group.num_latents * sum(widths[name] for name in self.owned(group))
         return total

@@ -9,9 +9,9 @@ import torch
 
 from ..documents import Chat, Document, Text, TokenIds
 from ..errors import ConfigError
-from ..protocols import ModelAdapter, Partner, TokenBatch, Tokenized, TokenSource
+from ..protocols import ModelAdapter, Partner, TokenBatch, TokenSource
 from .alignment import align
-from .sequences import Row, SequenceReader, Split, padded
+from .sequences import Row, SequenceReader, Split, padded, row_of
 
 PARTNER_ROOM = 3
 """A partner's row may have this many times the reading model's tokens; what lies beyond is cut off."""
@@ -74,7 +74,7 @@ class PairedReader(SequenceReader):
         rows: list[Row] = []
         beside: dict[str, list[tuple[Row, torch.Tensor]]] = {key: [] for key in self.others}
         while len(rows) < num_rows and (piece := self._next_piece()) is not None:
-            row = _row(self.adapter.tokenize(piece))[: self.context_length]
+            row = row_of(self.adapter.tokenize(piece))[: self.context_length]
             if not row:
                 continue
             rows.append(row)
@@ -130,14 +130,10 @@ class PairedReader(SequenceReader):
         if isinstance(piece, Chat) and not other.has_chat_template():
             # Such a model reads the conversation as the reading model lays it out.
             piece = Text(self.adapter.text([token for token, _, _ in row]))
-        theirs = _row(other.tokenize(piece))[: PARTNER_ROOM * self.context_length]
+        theirs = row_of(other.tokenize(piece))[: PARTNER_ROOM * self.context_length]
         pairs = align([t for t, _, _ in row], [t for t, _, _ in theirs], self.adapter.text, other.text)
         self.num_matched += pairs.num_matched
         self.num_tokens += pairs.num_tokens
         position_T = torch.full((self.context_length,), -1, dtype=torch.int64)
         position_T[torch.tensor(pairs.first, dtype=torch.int64)] = torch.tensor(pairs.second, dtype=torch.int64)
         return theirs, position_T
-
-
-def _row(tokens: Tokenized) -> Row:
-    return list(zip(tokens.ids, tokens.bos, tokens.special, strict=True))

@@ -11,7 +11,7 @@ from attrs import asdict
 
 from ..documents import Document
 from ..errors import ConfigError
-from ..protocols import ModelAdapter, TokenBatch, TokenSource
+from ..protocols import ModelAdapter, TokenBatch, Tokenized, TokenSource
 
 Split = Literal["train", "held_out"]
 
@@ -33,6 +33,11 @@ def reading_adapter(adapters: Mapping[str, ModelAdapter], tokenizer: str = "") -
 
 Row = list[tuple[int, bool, bool]]
 """Tokens of a row: id, whether it begins a sequence, whether it is special."""
+
+
+def row_of(tokens: Tokenized) -> Row:
+    """A document's tokens as a row."""
+    return list(zip(tokens.ids, tokens.bos, tokens.special, strict=True))
 
 
 def padded(rows: list[Row], length: int) -> TokenBatch:
@@ -112,7 +117,7 @@ class SequenceReader:
         while (document := self._next_in_split()) is not None:
             tokens = self.adapter.tokenize(document)
             if len(tokens.ids):
-                return list(zip(tokens.ids, tokens.bos, tokens.special, strict=True))
+                return row_of(tokens)
         return []
 
     def _next_in_split(self) -> Document | None:
