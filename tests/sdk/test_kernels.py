@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crosscoders import Latents
-from crosscoders.kernels import batch_topk, row_dots, sparse_decode, sparse_encode, sparse_places, weighted_row_sums
+from crosscoders.kernels import batch_topk, row_dots, sparse_decode, sparse_encode, survivors, weighted_row_sums
 
 
 @st.composite
@@ -56,7 +56,7 @@ def test_sparse_products_and_gradients_equal_dense(case):
 
 
 def test_empty_segments_sum_to_zero():
-    out = weighted_row_sums(torch.ones(3, 2), torch.tensor([2]), torch.tensor([5.0]), torch.tensor([1]), 4)
+    out = weighted_row_sums(torch.ones(3, 2), torch.tensor([2]), torch.tensor([5.0]), torch.tensor([0, 0, 1, 1]))
     assert out.tolist() == [[0, 0], [5, 5], [0, 0], [0, 0]]
 
 
@@ -74,11 +74,16 @@ def test_batch_topk_keeps_exactly_the_largest(number, count, seed, ties):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 9), st.integers(1, 40), st.floats(0, 1), st.integers(0, 10_000))
-def test_places_of_a_mask_are_those_of_nonzero(rows, columns, density, seed):
-    mask_BF = torch.rand(rows, columns, generator=torch.Generator().manual_seed(seed)) < density
-    for found, expected in zip(sparse_places(mask_BF), mask_BF.nonzero(as_tuple=True)):
-        assert torch.equal(found, expected)
+@given(st.integers(0, 9), st.integers(1, 40), st.floats(-1, 3), st.integers(0, 10_000), st.booleans())
+def test_survivors_are_the_entries_above_their_floor(rows, columns, floor, seed, bf16):
+    generator = torch.Generator().manual_seed(seed)
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    score_BF = torch.randn(rows, columns, generator=generator).to(dtype)
+    floor_F = (floor + torch.rand(columns, generator=generator)).to(dtype)
+    place_N, value_N = survivors(score_BF, floor_F)
+    expected_BF = score_BF > floor_F
+    assert torch.equal(place_N, expected_BF.view(-1).nonzero().squeeze(1))
+    assert torch.equal(value_N, score_BF[expected_BF])
 
 
 def test_latents_select_groups_and_join():

@@ -21,12 +21,13 @@ from crosscoders import (
     ScoreThresholdGate,
     StepContext,
 )
+from crosscoders.candidates import candidates, candidates_in_bf16
 from crosscoders.kernels import batch_topk, enough, least_over_processes
 
 from .dead_latents import auxk
 
-HINT_MARGIN = 0.9
-"""The next step's cut is expected above this share of the present one; a wrong guess only costs time."""
+LEAST_MARGIN, MOST_MARGIN = 0.02, 0.1
+"""The next cut is expected no further below the present one than this share; a wrong guess only costs time."""
 
 SAMPLE_MARGIN = 0.5
 SAMPLE_TOKENS = 64
@@ -111,6 +112,7 @@ class BatchSelectionLoss(SelectionLoss):
     def __init__(self, options: BatchSelectionConfig) -> None:
         super().__init__(options)
         self._pools: list[tuple[slice, int]] = []
+        self._margins = [MOST_MARGIN]
         self.repeats = 0
         """How often a guess of the cut was too high and the encoder product was made again."""
         self._set_buffers(1)
@@ -144,7 +146,7 @@ class BatchSelectionLoss(SelectionLoss):
         score_N = found.value_N * norm_F[found.latent_N]
         keep_N = torch.zeros_like(score_N, dtype=torch.bool)
         for number, ((latents, _), count) in enumerate(zip(self._pools, counts, strict=True)):
-            mine_N = _inside(found, latents)
+            mine_N = slice(None) if len(self._pools) == 1 else _inside(found, latents)
             keep_N[mine_N], cut = batch_topk(score_N[mine_N], count)
             self._note(number, cut, step, full=not lacking[number])
         return found.select(keep_N)
@@ -157,9 +159,14 @@ class BatchSelectionLoss(SelectionLoss):
         for (latents, _), guess in zip(self._pools, guesses, strict=True):
             floor_F[latents] = guess / norm_F[latents]
         bf16 = self.options.preselect == "bf16"
-        found = crosscoder.candidates_in_bf16(read_BX, floor_F) if bf16 else crosscoder.candidates(read_BX, floor_F)
+        found = (candidates_in_bf16 if bf16 else candidates)(crosscoder, read_BX, floor_F)
+        # The bf16 product lets some through that are below the floor.
         positive_N = found.value_N > 0
-        numbers = [int((positive_N & _inside(found, latents)).count_nonzero()) for latents, _ in self._pools]
+        numbers = (
+            [int(positive_N.count_nonzero())]
+            if len(self._pools) == 1
+            else [int((positive_N & _inside(found, latents)).count_nonzero()) for latents, _ in self._pools]
+        )
         return found, [not enough(n, count, read_BX.device) for n, count in zip(numbers, counts, strict=True)]
 
     def _guess(self, crosscoder: Crosscoder, read_BX: Tensor, norm_F: Tensor, number: int, k: float) -> float:
@@ -168,7 +175,7 @@ class BatchSelectionLoss(SelectionLoss):
         Equal on all processes, since each leaves out what is below it.
         """
         if float(self.cut[number]) > 0:
-            return HINT_MARGIN * float(self.cut[number])
+            return (1 - self._margins[number]) * float(self.cut[number])
         sample_BX = read_BX[:: max(1, len(read_BX) // SAMPLE_TOKENS)]
         score_N = (crosscoder.pre_activations(sample_BX).relu_() * norm_F)[:, self._pools[number][0]].flatten()
         count = max(1, round(k * len(sample_BX)))
@@ -185,6 +192,7 @@ class BatchSelectionLoss(SelectionLoss):
 
     def _set_buffers(self, count: int) -> None:
         device = self.threshold.device if "threshold" in self._buffers else None
+        self._margins = [MOST_MARGIN] * count
         self.register_buffer("threshold", torch.zeros(count, device=device))
         self.register_buffer("cut", torch.zeros(count, device=device))
         self.register_buffer("averaging", torch.zeros(count, dtype=torch.bool, device=device))
@@ -193,6 +201,10 @@ class BatchSelectionLoss(SelectionLoss):
         """Keep a pool's cut for the next guess, and let its threshold follow."""
         if not self.training or cut <= 0:
             return
+        if full and self.cut[number] > 0:
+            # Cuts that stay where they are can be guessed closely, which leaves fewer candidates.
+            change = abs(float(cut / self.cut[number]) - 1)
+            self._margins[number] = min(MOST_MARGIN, max(LEAST_MARGIN, 4 * change, 0.9 * self._margins[number]))
         # Where fewer latents were positive than there are places, there is no cut to guess from.
         self.cut[number] = cut if full else 0.0
         if step.warmed_up and bool(self.averaging[number]):

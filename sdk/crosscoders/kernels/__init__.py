@@ -1,7 +1,7 @@
 """Sparse products: the few operations whose cost grows with the latents that fired, not with the dictionary."""
 
 from .sparse import row_dots, sparse_decode, sparse_encode, weighted_row_sums
-from .topk import batch_topk, enough, least_over_processes, sparse_places
+from .topk import batch_topk, enough, least_over_processes, survivors
 
 __all__ = [
     "batch_topk",
@@ -10,6 +10,6 @@ __all__ = [
     "row_dots",
     "sparse_decode",
     "sparse_encode",
-    "sparse_places",
+    "survivors",
     "weighted_row_sums",
 ]

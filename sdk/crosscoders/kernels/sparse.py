@@ -15,18 +15,11 @@ from torch.nn import functional
 from ..latents import Latents
 
 
-def weighted_row_sums(
-    table_RD: Tensor, row_N: Tensor, weight_N: Tensor, segment_N: Tensor, num_segments: int
-) -> Tensor:
-    """Sum `weight · table[row]` over each segment: (num_segments, D). `segment_N` must be sorted."""
+def weighted_row_sums(table_RD: Tensor, row_N: Tensor, weight_N: Tensor, starts_G: Tensor) -> Tensor:
+    """Sum `weight · table[row]` over each of G segments, which follow each other and start at `starts_G`: (G, D)."""
     return functional.embedding_bag(
-        row_N, table_RD, _starts(segment_N, num_segments), mode="sum", per_sample_weights=weight_N.to(table_RD.dtype)
+        row_N, table_RD, starts_G, mode="sum", per_sample_weights=weight_N.to(table_RD.dtype)
     )
-
-
-def _starts(segment_N: Tensor, num_segments: int) -> Tensor:
-    counts = torch.bincount(segment_N, minlength=num_segments)
-    return counts.cumsum(0) - counts
 
 
 def row_dots(rows_BD: Tensor, table_RD: Tensor, latents: Latents) -> Tensor:
@@ -36,20 +29,15 @@ def row_dots(rows_BD: Tensor, table_RD: Tensor, latents: Latents) -> Tensor:
         rows_BD.contiguous(),
         table_RD,
         latents.latent_N,
-        _starts(latents.token_N, latents.num_tokens),
+        latents.token_starts_B,
         latents.token_N,
         0,  # mode "sum"
     )
 
 
 def _sums_by_latent(rows_BD: Tensor, weight_N: Tensor, latents: Latents) -> Tensor:
-    order_N = latents.by_latent
     return weighted_row_sums(
-        rows_BD.contiguous(),
-        latents.token_N[order_N],
-        weight_N[order_N],
-        latents.latent_N[order_N],
-        latents.num_latents,
+        rows_BD.contiguous(), latents.token_of_latent_N, weight_N[latents.by_latent], latents.latent_starts_F
     )
 
 
@@ -58,7 +46,7 @@ class _SparseDecode(torch.autograd.Function):
     def forward(ctx: Any, value_N: Tensor, W_dec_FX: Tensor, latents: Latents) -> Tensor:
         ctx.save_for_backward(value_N, W_dec_FX)
         ctx.latents = latents
-        return weighted_row_sums(W_dec_FX, latents.latent_N, value_N, latents.token_N, latents.num_tokens)
+        return weighted_row_sums(W_dec_FX, latents.latent_N, value_N, latents.token_starts_B)
 
     @staticmethod
     def backward(ctx: Any, grad_BX: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
@@ -81,7 +69,7 @@ class _SparseEncode(torch.autograd.Function):
         latents: Latents = ctx.latents
         grad_x_BX = grad_W_FX = grad_b_F = None
         if ctx.needs_input_grad[0]:
-            grad_x_BX = weighted_row_sums(W_enc_FX, latents.latent_N, grad_N, latents.token_N, latents.num_tokens)
+            grad_x_BX = weighted_row_sums(W_enc_FX, latents.latent_N, grad_N, latents.token_starts_B)
         if ctx.needs_input_grad[1]:
             grad_W_FX = _sums_by_latent(x_BX, grad_N, latents)
         if ctx.needs_input_grad[2]:

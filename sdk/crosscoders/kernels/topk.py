@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy
 import torch
 from torch import Tensor, distributed
 
@@ -18,10 +19,7 @@ def batch_topk(score_N: Tensor, count: int) -> tuple[Tensor, Tensor]:
         contenders_N = _gather_largest(contenders_N, count)
     if contenders_N.numel() == 0:
         return torch.zeros_like(score_N, dtype=torch.bool), score_N.new_zeros(())
-    if contenders_N.numel() > count:
-        cut = torch.topk(contenders_N, count, sorted=False).values.min()
-    else:
-        cut = contenders_N.min()
+    cut = _kth_largest(contenders_N, count) if contenders_N.numel() > count else contenders_N.min()
     keep_N = score_N >= cut
     if _alone():
         surplus = int(keep_N.count_nonzero()) - count
@@ -48,19 +46,32 @@ def least_over_processes(value: Tensor) -> Tensor:
     return least
 
 
-def sparse_places(mask_BF: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows and columns of the few true entries of a contiguous mask, row by row.
+def survivors(score_BF: Tensor, floor_F: Tensor) -> tuple[Tensor, Tensor]:
+    """The few entries of a contiguous tensor that exceed their column's floor: places in it, row by row, and values."""
+    score_N = score_BF.view(-1)
+    if score_BF.device.type != "cpu" or score_BF.numel() % 8:
+        place_N = (score_BF > floor_F).view(-1).nonzero().squeeze(1)
+        return place_N, score_N[place_N]
+    # `nonzero` of a mask costs as much as a small product; looking at eight entries at a time makes it cheap.
+    mask_N = _exceeds(score_BF, floor_F).view(-1)
+    word_N = mask_N.view(torch.int64).nonzero().squeeze(1)
+    which_N, bit_N = mask_N.view(-1, 8)[word_N].nonzero().unbind(1)
+    place_N = word_N[which_N] * 8 + bit_N
+    return place_N, score_N[place_N]
 
-    `nonzero` of a mask costs as much as a small product; looking at eight entries at a time makes it cheap.
-    """
-    if mask_BF.numel() % 8 or mask_BF.device.type != "cpu":
-        row_N, column_N = mask_BF.nonzero(as_tuple=True)
-        return row_N, column_N
-    words = mask_BF.view(-1).view(torch.int64)
-    word_N = words.nonzero().squeeze(1)
-    which_N, bit_N = mask_BF.view(-1, 8)[word_N].nonzero(as_tuple=True)
-    flat_N = word_N[which_N] * 8 + bit_N
-    return flat_N // mask_BF.shape[1], flat_N % mask_BF.shape[1]
+
+def _exceeds(score_BF: Tensor, floor_F: Tensor) -> Tensor:
+    if score_BF.dtype == torch.bfloat16 and floor_F.dtype == torch.bfloat16 and bool((floor_F > 0).all()):
+        # Positive numbers are in the order of their bits, and those of negative ones are negative integers.
+        return score_BF.view(torch.int16) > floor_F.view(torch.int16)
+    return score_BF > floor_F
+
+
+def _kth_largest(score_N: Tensor, k: int) -> Tensor:
+    if score_N.device.type != "cpu":
+        return torch.topk(score_N, k, sorted=False).values.min()
+    # numpy selects with vector instructions: about ten times as fast as torch.topk.
+    return torch.from_numpy(numpy.partition(score_N.numpy(), len(score_N) - k))[-k]
 
 
 def _alone() -> bool:

@@ -15,6 +15,7 @@ from ..errors import TrainingError
 from ..initialise import InitialisationConfig, initialise
 from ..losses import Loss, LossOutput, StepContext
 from .config import TrainingConfig
+from .optimizer import gradient_norm
 from .progress import StepReport
 
 if TYPE_CHECKING:
@@ -28,8 +29,20 @@ class _TrainStep(nn.Module):
         super().__init__()
         self.crosscoder, self.loss = crosscoder, loss
 
-    def forward(self, x_BX: Tensor, step: StepContext) -> LossOutput:
-        return self.loss(self.crosscoder, self.crosscoder.normaliser(x_BX), step)  # type: ignore[no-any-return]
+    def forward(self, x_BX: Tensor, step: StepContext) -> tuple[LossOutput, Tensor]:
+        """What the loss says, and the sums that metrics are made of: see `_sums`."""
+        x_BX = self.crosscoder.normaliser(x_BX)
+        output = self.loss(self.crosscoder, x_BX, step)
+        return output, self._sums(x_BX, output)
+
+    @torch.no_grad()
+    def _sums(self, x_BX: Tensor, output: LossOutput) -> Tensor:
+        """Terms, active count, per site the squared residual; per written column the squared target and the target."""
+        target_BX = self.crosscoder.target(x_BX)
+        error = [part.square().sum() for part in self.crosscoder.split(output.residual_BX).values()]
+        terms = [term.detach() for term in output.terms.values()]
+        numbers = torch.stack([*terms, output.num_active.to(terms[0]), *error]).double()
+        return torch.cat([numbers, target_BX.square().sum(dim=0).double(), target_BX.sum(dim=0).double()])
 
 
 class Trainer:
@@ -78,10 +91,10 @@ class Trainer:
         fired_F = torch.zeros_like(self.tokens_since_fired_F, dtype=torch.bool)
         names: list[str] = []
         for number, x_BX in enumerate(parts):
-            output = self._forward_backward(x_BX, context, last=number == len(parts) - 1)
+            output, part_sums = self._forward_backward(x_BX, context, last=number == len(parts) - 1)
             names = list(output.terms)
             fired_F |= output.fired_F
-            sums.append(self._sums(x_BX, output))
+            sums.append(part_sums)
         totals = torch.stack(sums).sum(dim=0)
         if self.accelerator and self.num_processes > 1:
             totals = self.accelerator.reduce(totals, reduction="sum")
@@ -89,7 +102,7 @@ class Trainer:
         values = totals.tolist()
         terms = {name: values[i] / config.accumulation / self.num_processes for i, name in enumerate(names)}
         self._check_finite(terms)
-        grad_norm = float(nn.utils.clip_grad_norm_(self.parameters, config.grad_clip or math.inf))
+        grad_norm = self._clip()
         if not math.isfinite(grad_norm):
             self.optimizer.zero_grad()
             raise TrainingError(f"the gradient is not finite at step {self.step_number}; the loss was {terms}")
@@ -100,30 +113,29 @@ class Trainer:
         self.tokens_since_fired_F[fired_F] = 0
         return self._report(values[len(names) :], terms, grad_norm, fired_F)
 
-    def _forward_backward(self, x_BX: Tensor, context: StepContext, *, last: bool) -> LossOutput:
+    def _forward_backward(self, x_BX: Tensor, context: StepContext, *, last: bool) -> tuple[LossOutput, Tensor]:
         from contextlib import nullcontext
 
         # Gradients are exchanged once, with the last part.
         waiting = self.accelerator.no_sync(self.module) if self.accelerator and not last else nullcontext()
         with waiting:
-            output: LossOutput = self.module(x_BX.to(self.tokens_since_fired_F.device), context)
+            output: LossOutput
+            output, sums = self.module(x_BX.to(self.tokens_since_fired_F.device), context)
             loss = torch.stack(list(output.terms.values())).sum() / self.config.accumulation
             if self.accelerator:
                 self.accelerator.backward(loss)
             else:
                 loss.backward()  # type: ignore[no-untyped-call]
-        return output
+        return output, sums
 
-    def _sums(self, x_BX: Tensor, output: LossOutput) -> Tensor:
-        """Terms, active count, and per site squared residual, squared target and count; target means apart."""
-        with torch.no_grad():
-            target_BX = self.crosscoder.target(self.crosscoder.normaliser(x_BX.to(output.residual_BX.device)))
-            error = [part.square().sum() for part in self.crosscoder.split(output.residual_BX).values()]
-            square = target_BX.square().sum(dim=0)
-            means = target_BX.sum(dim=0)
-            terms = [term.detach() for term in output.terms.values()]
-            numbers = torch.stack([*terms, output.num_active.to(terms[0]), *error]).double()
-            return torch.cat([numbers, square.double(), means.double()])
+    def _clip(self) -> float:
+        """Let the optimizer scale the gradient to at most `grad_clip`; returns its norm before."""
+        grad_norm = gradient_norm(self.parameters)
+        if self.config.grad_clip:
+            # Fused Adam divides by this while it reads the gradient, which saves a pass over it.
+            self.optimizer.grad_scale = (grad_norm / self.config.grad_clip).clamp_min(1.0)
+            self.optimizer.found_inf = torch.zeros_like(grad_norm)
+        return float(grad_norm)
 
     def _check_finite(self, terms: dict[str, float]) -> None:
         bad = [name for name, value in terms.items() if not math.isfinite(value)]
