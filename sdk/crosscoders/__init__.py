@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .documents import Chat, Document, Message, Text, TokenIds
     from .errors import (
         AnalysisError,
+        CacheError,
         CheckpointError,
         ConfigError,
         CrosscodersError,
@@ -70,6 +71,7 @@ _HOMES = {
     "documents": ("Chat", "Document", "Message", "Text", "TokenIds"),
     "errors": (
         "AnalysisError",
+        "CacheError",
         "CheckpointError",
         "ConfigError",
         "CrosscodersError",
@@ -121,6 +123,7 @@ __all__ = [
     "AnalysisSpec",
     "ArchitectureChoice",
     "ArchitectureSpec",
+    "CacheError",
     "Chat",
     "CheckpointError",
     "CheckpointFormatSpec",

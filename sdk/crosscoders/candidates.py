@@ -24,6 +24,7 @@ SLACK = 1.01
 def candidates(crosscoder: Crosscoder, x_BX: Tensor, floor_F: Tensor) -> Latents:
     """Latents of normalised `x_BX` whose pre-activation exceeds `floor_F`."""
     pieces = crosscoder.pieces(x_BX)
+    products: Iterator[Tensor]
     if torch.is_autocast_enabled(x_BX.device.type):
         products = (crosscoder.pre_activations(x_BX[rows]) for rows in pieces)
     else:

@@ -55,7 +55,8 @@ class CheckpointInfo:
     ) -> CheckpointInfo:
         """The record of a finished run."""
         recipe = config.to_dict()
-        recipe.pop("output")
+        for key in ("output", "cache", "models_device"):
+            del recipe[key]
         return cls(
             architecture=_component(config.architecture, registry),
             loss=_component(config.loss, registry),

@@ -262,7 +262,8 @@ class Crosscoder(nn.Module):
         names = self.written.names
         if len(self.wiring.groups) == 1 and len({site.width for site in self.written.sites}) == 1:
             # All sites in one pass.
-            return self.decoder_weight(0).unflatten(1, (len(names), -1)).norm(dim=2)
+            by_site: Tensor = self.decoder_weight(0).view(self.num_latents, len(names), -1).norm(dim=2)
+            return by_site
         norms_FS = self.b_enc_F.new_zeros(self.num_latents, len(names))
         for number, group in enumerate(self.wiring.groups):
             latents = self.wiring.latent_slices[group.name]

@@ -9,6 +9,7 @@ from typing import Any
 
 from attrs import field, frozen
 
+from .activations import LiveActivations
 from .configs import ModelChoice, structure
 from .crosscoder import Crosscoder
 from .errors import ConfigError
@@ -71,6 +72,8 @@ def demo(
     run = run_config(config, registry=registry)
     say(f"Training a crosscoder on {', '.join(run.sites)}: {config.num_latents} latents, BatchTopK k = {config.k}.")
     runner = Runner(run, registry=registry)
+    live = runner.source
+    assert isinstance(live, LiveActivations), "the demo runs its models"
     crosscoder = runner.run(resume=False)
     assert crosscoder.info is not None
     metrics = crosscoder.info.metrics
@@ -82,12 +85,12 @@ def demo(
     say("Analysing on held-out text.")
     study = Study(
         crosscoder,
-        runner.adapters,
-        runner.source,
+        live.adapters,
+        live.tokens,
         activations=run.activations,
         num_tokens=config.study_tokens,
         seed=config.seed,
-        reading=runner.reading,
+        reading=live.reading,
     )
     patterns = TINY_PATTERNS if config.chat == TINY_CHAT else {}
     reports = analyse(

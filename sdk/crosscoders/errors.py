@@ -36,5 +36,9 @@ class TrainingError(CrosscodersError, RuntimeError):
     """A run met something it must not train on."""
 
 
+class CacheError(CrosscodersError, ValueError):
+    """A cache of activations is missing, damaged, unfinished, too small, or made from another config."""
+
+
 class AnalysisError(CrosscodersError, ValueError):
     """An analysis was asked of models or crosscoders it is not defined for."""

@@ -1,12 +1,13 @@
-"""Folders that appear whole or not at all."""
+"""Files and folders that appear whole or not at all, and what differs between two."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 
@@ -42,3 +43,29 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def write_whole(path: Path, content: str | Callable[[Path], None]) -> None:
+    """Write a file, by a text or by a function that is given the path, so that it appears whole or not at all."""
+    partial = path.with_name(f".partial-{path.name}-{uuid4().hex[:8]}")
+    try:
+        if isinstance(content, str):
+            partial.write_text(content)
+        else:
+            content(partial)
+        _sync(partial)
+        partial.rename(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def first_difference(then: Any, now: Any, path: str = "") -> str | None:
+    """Where two trees of JSON data first differ, in words; None where they are equal."""
+    if isinstance(then, dict) and isinstance(now, dict):
+        for key in sorted(then.keys() | now.keys()):
+            found = first_difference(then.get(key), now.get(key), f"{path}.{key}".lstrip("."))
+            if found:
+                return found
+        return None
+    return None if then == now else f"{path} was {then!r} and is now {now!r}"

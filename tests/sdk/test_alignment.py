@@ -27,6 +27,7 @@ from crosscoders.activations import (
     ActivationConfig,
     ActivationStream,
     Harvester,
+    LiveBlocks,
     PairedReader,
     SequenceReader,
     align,
@@ -212,7 +213,7 @@ def test_a_crosscoder_over_two_architectures_trains_and_is_analysed(tmp_path):
     harvester = Harvester(adapters, layout, rows_per_forward=32, device=torch.device("cpu"))
     source = TokenSourceChoice.of("python_library").build()
     reader = reader_of(source, adapters, tiny_model(), context_length=48)
-    stream = ActivationStream(reader, harvester, config, batch_size=256, seed=0)
+    stream = ActivationStream(LiveBlocks(reader, harvester, config), batch_size=256, seed=0)
     crosscoder = ArchitectureChoice.of("acausal", num_latents=512).make(layout.sites)
     training = TrainingConfig(num_tokens=80 * 256, batch_size=256, lr=2e-3)
     reports = list(fit(crosscoder, LossChoice.of("batchtopk", k=24).build(), iter(stream), training))

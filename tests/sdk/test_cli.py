@@ -91,3 +91,17 @@ def test_demo_on_two_local_models(tmp_path):
     assert "base/layers.1, chat/layers.1" in out and "explained variance base/layers.1" in out
     assert (tmp_path / "demo" / "report.html").is_file()
     assert (tmp_path / "demo" / "crosscoder" / "model.safetensors").is_file()
+
+
+def test_harvest_train_from_cache_and_sweep(tmp_path):
+    config = tmp_path / "run.toml"
+    config.write_text(toml_of(synthetic_run("unused", training={"num_tokens": 2048})))
+    assert "harvested" in run("harvest", config, tmp_path / "cache", "--quiet")
+    assert "shards, all as their checksums say" in run("harvest", config, tmp_path / "cache", "--verify")
+    cache = ("--cache", tmp_path / "cache", "--quiet")
+    assert "explained variance" in run("train", config, "--output", tmp_path / "run", *cache)
+    out = run(
+        "sweep", config, "--set", "loss.k=1,2", "--set", "training.seed=3", "--output", tmp_path / "sweep", *cache
+    )
+    assert out.count("saved: ") == 2 and (tmp_path / "sweep" / "k=2,seed=3" / "crosscoder" / "config.json").exists()
+    assert "KEY=VALUE" in run("sweep", config, "--set", "loss.k", fails=True)

@@ -4,10 +4,19 @@ import pytest
 import torch
 
 from crosscoders import ConfigError, ModelChoice, Text, TokenIds, TrainingError
-from crosscoders.activations import ActivationConfig, ActivationStream, Harvester, MaskConfig, SequenceReader, calibrate
+from crosscoders.activations import (
+    ActivationConfig,
+    ActivationStream,
+    Harvester,
+    LiveBlocks,
+    MaskConfig,
+    SequenceReader,
+    calibrate,
+)
 from crosscoders.activations.harvest import resolve_sites
 from crosscoders.activations.sequences import is_held_out
 from crosscoders.errors import SiteError
+from crosscoders.processes import ALONE, Processes
 
 CPU = torch.device("cpu")
 
@@ -44,7 +53,7 @@ class Numbers:
             yield TokenIds(tuple(range(number * self.length + 1, (number + 1) * self.length + 1)))
 
 
-def stream_of(*, rank=0, world=1, gather=lambda t: t, adapter=None, batch_size=16, source=None, median=None, **config):
+def stream_of(*, processes=ALONE, adapter=None, batch_size=16, source=None, median=None, options=None, **config):
     adapter = adapter or Counting()
     config = ActivationConfig(
         **{
@@ -57,17 +66,8 @@ def stream_of(*, rank=0, world=1, gather=lambda t: t, adapter=None, batch_size=1
     reader = SequenceReader(source or Numbers(), adapter, context_length=config.context_length, pack=config.pack)
     layout = resolve_sites({"m": adapter}, ["m/x"])
     harvester = Harvester({"m": adapter}, layout, rows_per_forward=4, device=CPU)
-    return ActivationStream(
-        reader,
-        harvester,
-        config,
-        batch_size=batch_size,
-        seed=0,
-        median_norm_S=median,
-        rank=rank,
-        world=world,
-        gather=gather,
-    )
+    blocks = LiveBlocks(reader, harvester, config, median_norm_S=median, processes=processes)
+    return ActivationStream(blocks, batch_size=batch_size, seed=0, **(options or {}))
 
 
 def take(stream, count):
@@ -99,7 +99,7 @@ def test_memory_is_bounded():
     batches = iter(stream)
     for _ in range(100):
         next(batches)
-        assert len(stream._blocks) <= 2 and len(stream._reader_states) <= 3
+        assert len(stream._held) <= 2 and len(stream._positions) <= 3
 
 
 @pytest.mark.parametrize("steps", [0, 1, 2, 3, 7, 16, 33])
@@ -126,7 +126,8 @@ def test_processes_share_the_batches_of_one(monkeypatch):
     shares = []
     for rank in range(2):
         # Nothing is masked here, so the other rank's mask is all true as well.
-        stream = stream_of(rank=rank, world=2, gather=lambda t: torch.cat([t, torch.ones_like(t)]))
+        monkeypatch.setattr(Processes, "gather", lambda self, t: torch.cat([t, torch.ones_like(t)]))
+        stream = stream_of(processes=Processes(rank=rank, world=2))
         shares.append(take(stream, 30))
     for whole, first, second in zip(single, *shares):
         assert sorted(first + second) == sorted(whole)
@@ -150,9 +151,8 @@ def test_outliers_are_dropped_at_both_sites_or_neither():
     harvester = Harvester({"a": calm, "b": spiky}, layout, rows_per_forward=4, device=CPU)
     config = ActivationConfig(context_length=8, block_tokens=64)
     reader = SequenceReader(Numbers(), calm, context_length=8)
-    stream = ActivationStream(
-        reader, harvester, config, batch_size=16, seed=0, median_norm_S=torch.tensor([60.0, 60.0])
-    )
+    blocks = LiveBlocks(reader, harvester, config, median_norm_S=torch.tensor([60.0, 60.0]))
+    stream = ActivationStream(blocks, batch_size=16, seed=0)
     for batch in (next(iter(stream)) for _ in range(5)):
         assert torch.equal(batch[:, :3], batch[:, 3:]) and 7 not in batch[:, 0]
 
@@ -170,7 +170,7 @@ def test_calibration_uses_up_no_data():
     reader = SequenceReader(Numbers(), adapter, context_length=8)
     harvester = Harvester({"m": adapter}, resolve_sites({"m": adapter}, ["m/x"]), rows_per_forward=4, device=CPU)
     before = reader.state()
-    found = calibrate(reader, harvester, config, rank=0, world=1, gather=lambda t: t)
+    found = calibrate(reader, harvester, config, processes=ALONE)
     assert reader.state() == before and found.num_tokens == 400
     assert found.mean_X.tolist() == pytest.approx([200.5] * 3)
     assert found.mean_norm_S.item() == pytest.approx(200.5 * 3**0.5, rel=1e-5)

@@ -1,18 +1,29 @@
 """From documents to shuffled activations of all sites."""
 
 from .alignment import Alignment, align
+from .blocks import Block, BlockSource, LiveBlocks
+from .cache import CachedActivations, verify_cache, write_cache
+from .calibration import Calibration, calibrate
+from .config import ActivationConfig
 from .harvest import Harvester
 from .masks import MaskConfig, keep_mask
 from .paired import PairedReader, reader_of
 from .sequences import SequenceReader, reading_adapter
-from .stream import ActivationConfig, ActivationStream, Calibration, calibrate
+from .source import ActivationSource, LiveActivations
+from .stream import ActivationStream
 
 __all__ = [
     "ActivationConfig",
+    "ActivationSource",
     "ActivationStream",
     "Alignment",
+    "Block",
+    "BlockSource",
+    "CachedActivations",
     "Calibration",
     "Harvester",
+    "LiveActivations",
+    "LiveBlocks",
     "MaskConfig",
     "PairedReader",
     "SequenceReader",
@@ -21,4 +32,6 @@ __all__ = [
     "keep_mask",
     "reader_of",
     "reading_adapter",
+    "verify_cache",
+    "write_cache",
 ]

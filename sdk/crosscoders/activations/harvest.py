@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,18 +33,25 @@ class Harvester:
     """
 
     def __init__(
-        self, adapters: Mapping[str, ModelAdapter], layout: SiteLayout, *, rows_per_forward: int, device: torch.device
+        self,
+        adapters: Mapping[str, ModelAdapter],
+        layout: SiteLayout,
+        *,
+        rows_per_forward: int,
+        device: torch.device,
+        autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         self.adapters = {key: adapter for key, adapter in adapters.items() if any(s.model == key for s in layout.sites)}
-        self.layout, self.rows_per_forward, self.device = layout, rows_per_forward, device
+        self.layout, self.rows_per_forward, self.device, self.autocast = layout, rows_per_forward, device, autocast
 
     @torch.no_grad()
     def __call__(self, tokens: TokenBatch) -> Tensor:
         """Raw activations side by side, (B, T, X) in fp32. `TrainingError` names a site that is not finite."""
-        pieces = [
-            self._forward(tokens.rows(start, start + self.rows_per_forward).to(self.device))
-            for start in range(0, len(tokens.ids), self.rows_per_forward)
-        ]
+        with self.autocast():
+            pieces = [
+                self._forward(tokens.rows(start, start + self.rows_per_forward).to(self.device))
+                for start in range(0, len(tokens.ids), self.rows_per_forward)
+            ]
         if not pieces:
             return torch.zeros(0, tokens.ids.shape[1], self.layout.width, device=self.device)
         return torch.cat(pieces)

@@ -3,7 +3,8 @@
 from .config import RunConfig, TrainingConfig
 from .evaluate import Metrics, evaluate
 from .progress import RunView, StepReport
-from .runner import Runner, train
+from .runner import Runner, harvest, train
+from .sweep import sweep, sweep_configs
 from .trainer import Trainer, fit
 
 __all__ = [
@@ -16,5 +17,8 @@ __all__ = [
     "TrainingConfig",
     "evaluate",
     "fit",
+    "harvest",
+    "sweep",
+    "sweep_configs",
     "train",
 ]

@@ -38,8 +38,12 @@ class TrainingConfig:
     """Tokens of one global batch, over all processes and accumulated parts."""
     accumulation: int = field(default=1, validator=ge(1))
     """Parts that a batch is computed in; BatchTopK selects within a part."""
+    optimizer: str = field(default="adam", validator=in_(("adam", "adafactor", "adam_8bit")))
+    """`adam` holds 8 bytes for each parameter, `adam_8bit` (bitsandbytes') about 2, `adafactor` (torch's, with factored
+    second moments and no first ones) next to none."""
     lr: float = field(default=1e-4, validator=gt(0.0))
-    """Peak learning rate of Adam."""
+    """Peak learning rate. Adafactor's is relative to the size of each parameter: use about ten to a hundred times
+    Adam's."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Adam's decay rates."""
     warmup_share: float = field(default=0.05, validator=_share)
@@ -98,6 +102,10 @@ def _site_names(value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _optional_path(value: Any) -> Path | None:
+    return None if value is None else Path(value)
+
+
 @frozen(kw_only=True)
 class RunConfig:
     """A training run: which models at which sites, on which tokens, with which architecture and loss."""
@@ -126,6 +134,10 @@ class RunConfig:
     """Observers to call during the run."""
     device: str = field(default="auto", validator=in_(("auto", "cpu")))
     """`auto` takes what accelerate finds."""
+    models_device: str = field(default="", validator=instance_of(str))
+    """Where the models run, e.g. `cuda:1`; empty: on the device of the crosscoder."""
+    cache: Path | None = field(default=None, converter=_optional_path)
+    """Folder with activations that `crosscoders harvest` has written for this config; without, the models run."""
     output: Path = field(default=Path("runs/crosscoder"), converter=Path)
     """Folder for checkpoints and the trained crosscoder."""
 

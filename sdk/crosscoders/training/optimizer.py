@@ -1,15 +1,42 @@
-"""The optimizer and the norm of the gradient."""
+"""The optimizer that a config names, and clipping by the norm of the whole gradient."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from ..errors import ConfigError
+from .config import TrainingConfig
+
+
+def make_optimizer(config: TrainingConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """`adam` (fused), `adafactor` (torch's) or `adam_8bit` (bitsandbytes'), as `config.optimizer` says."""
+    if config.optimizer == "adam":
+        return torch.optim.Adam(parameters, lr=config.lr, betas=config.betas, fused=True)
+    if config.optimizer == "adafactor":
+        return torch.optim.Adafactor(parameters, lr=config.lr)
+    try:
+        from bitsandbytes.optim import Adam8bit  # type: ignore[import-not-found]
+    except ImportError as error:
+        raise ConfigError("training.optimizer: 'adam_8bit' needs the package bitsandbytes, not installed") from error
+    optimizer: torch.optim.Optimizer = Adam8bit(parameters, lr=config.lr, betas=config.betas)
+    return optimizer
+
 
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
     """The norm of the gradient of all `parameters` together."""
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    # A product of the gradient with itself reads it at twice the speed of the norm.
-    return torch.stack([torch.dot(g.flatten(), g.flatten()) for g in gradients]).sum().sqrt()
+    gradients = [parameter.grad.flatten() for parameter in parameters if parameter.grad is not None]
+    # The product of a gradient with itself reads it at twice the speed of its norm.
+    return torch.stack([torch.dot(gradient, gradient) for gradient in gradients]).sum().sqrt()
+
+
+def scale_gradient(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], factor: Tensor) -> None:
+    """Let the next step of `optimizer` see the gradient times `factor`."""
+    if isinstance(optimizer, torch.optim.Adam):
+        # Fused Adam divides by this while it reads the gradient, which saves a pass over it.
+        optimizer.grad_scale = 1 / factor  # type: ignore[attr-defined]
+        optimizer.found_inf = torch.zeros_like(factor)  # type: ignore[attr-defined]
+        return
+    torch._foreach_mul_([parameter.grad for parameter in parameters if parameter.grad is not None], factor)

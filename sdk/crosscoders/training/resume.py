@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..errors import CheckpointError
-from ..files import whole_folder
+from ..files import first_difference, whole_folder
 from .trainer import Trainer
 
 FORMAT = 1
@@ -62,14 +62,18 @@ def load_state(path: Path, trainer: Trainer, *, config: dict[str, Any]) -> tuple
         raise CheckpointError(f"the checkpoint {path} cannot be read: {error}") from error
     if state.get("format") != FORMAT:
         raise CheckpointError(f"the checkpoint {path} has format {state.get('format')}; this version reads {FORMAT}")
-    difference = _first_difference(state["config"], config)
+    difference = first_difference(state["config"], config)
     if difference:
         raise CheckpointError(f"the checkpoint {path} is of another run: {difference}; choose another output folder")
     trainer.crosscoder.load_state_dict(_part(tensors, "crosscoder."))
     trainer.loss.load_state_dict(_part(tensors, "loss."))
     for number, parameter in enumerate(trainer.parameters):
         entries = _part(tensors, f"optimizer.{number}.")
-        trainer.optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in entries.items()}
+        trainer.optimizer.state[parameter] = {
+            # Some optimizers count steps in a plain number, which was saved as an integer tensor.
+            key: int(value) if value.dim() == 0 and not value.is_floating_point() else value.to(parameter.device)
+            for key, value in entries.items()
+        }
     trainer.tokens_since_fired_F.copy_(tensors["tokens_since_fired_F"])
     trainer.step_number = state["step"]
     torch.set_rng_state(tensors["rng.cpu"])
@@ -84,13 +88,3 @@ def _checkpoints(folder: Path) -> list[Path]:
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-
-
-def _first_difference(then: Any, now: Any, path: str = "") -> str | None:
-    if isinstance(then, dict) and isinstance(now, dict):
-        for key in sorted(then.keys() | now.keys()):
-            found = _first_difference(then.get(key), now.get(key), f"{path}.{key}".lstrip("."))
-            if found:
-                return found
-        return None
-    return None if then == now else f"{path} was {then!r} and is now {now!r}"

@@ -1,266 +1,145 @@
-"""The runner: from a config to a trained crosscoder, on one process or several."""
+"""The runner: from a config to a trained crosscoder, or from several to several, on one process or many."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import attrs
 import torch
 from accelerate import Accelerator
-from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..activations import (
-    ActivationStream,
-    Calibration,
-    Harvester,
-    SequenceReader,
-    calibrate,
-    keep_mask,
-    reader_of,
-    reading_adapter,
-)
-from ..activations.harvest import resolve_sites
-from ..activations.sequences import Split
-from ..checkpoint import CheckpointInfo
+from ..activations import ActivationSource, ActivationStream, CachedActivations, LiveActivations, write_cache
 from ..configs import unstructure
 from ..crosscoder import Crosscoder
 from ..errors import TrainingError
-from ..initialise import initialise
-from ..losses import Loss
 from ..plugins import Registry, get_registry
-from ..protocols import ModelAdapter, TokenSource
+from ..processes import Processes
 from .config import RunConfig
-from .evaluate import Metrics, evaluate
-from .progress import RunView, StepReport
-from .resume import latest_state, load_state, save_state
-from .trainer import Trainer
+from .progress import StepReport
+from .run import TrainingRun
 
 
 class Runner:
-    """One training run. `run()` trains, evaluates, saves to `config.output / "crosscoder"` and returns it."""
+    """Trains one crosscoder, or several on the same batches. `run()` evaluates and saves each to its config's
+    `output / "crosscoder"`.
 
-    def __init__(self, config: RunConfig, *, registry: Registry | None = None) -> None:
+    Several configs must harvest the same activations in the same order; `sweep` makes such ones.
+    """
+
+    def __init__(self, config: RunConfig, *others: RunConfig, registry: Registry | None = None) -> None:
         self.config = config
         self.registry = registry or get_registry()
-        self.accelerator = Accelerator(
-            cpu=config.device == "cpu",
-            mixed_precision=config.training.mixed_precision,
-            log_with=list(config.trackers) or None,
-            project_dir=str(config.output),
-        )
-        self.adapters: dict[str, ModelAdapter] = {
-            key: choice.build(registry=self.registry).to(self.accelerator.device)
-            for key, choice in config.models.items()
-        }
-        self.layout = resolve_sites(self.adapters, config.sites)
-        self.reading = reading_adapter(self.adapters, config.tokenizer)
-        self.source: TokenSource = config.tokens.build(registry=self.registry)
-        self.crosscoder: Crosscoder = config.architecture.make(self.layout.sites, registry=self.registry)
-        self.loss: Loss = config.loss.build(registry=self.registry)
-        self.harvester = Harvester(
-            self.adapters,
-            self.layout,
-            rows_per_forward=config.activations.rows_per_forward,
-            device=self.accelerator.device,
-        )
-        self._median_norm_S: Tensor | None = None
-        self._history: list[dict[str, float]] = []
+        self.accelerator = _accelerator(config)
+        self.processes = Processes.of(self.accelerator.process_index, self.accelerator.num_processes)
+        self.source: ActivationSource = self._source()
+        self.runs = [
+            TrainingRun(
+                each,
+                self.source.layout,
+                self.accelerator,
+                self.processes,
+                self.registry,
+                prefix=f"{each.output.name}/" if others else "",
+            )
+            for each in (config, *others)
+        ]
+
+    @property
+    def crosscoder(self) -> Crosscoder:
+        """The crosscoder of the first config."""
+        return self.runs[0].crosscoder
 
     def run(self, *, resume: bool = True, quiet: bool = False) -> Crosscoder:
-        """Train to the end. With `resume`, go on from the newest checkpoint in the output folder, if there is one."""
-        config, training = self.config, self.config.training
-        checkpoints = config.output / "checkpoints"
-        trainer = Trainer(self.crosscoder, self.loss, training, accelerator=self.accelerator)
-        start = latest_state(checkpoints) if resume else None
-        stream = self._start() if start is None else self._resume(trainer, start)
-        self._start_trackers()
-        observers = [choice.build(registry=self.registry) for choice in config.observers]
-        view = RunView(self.crosscoder, config.output, training.num_steps, self.accelerator.is_main_process)
+        """Train to the end; returns the first crosscoder.
+
+        With `resume`, go on from the newest checkpoint that all have, if there is one.
+        """
+        training = self.config.training
+        stream = self._stream(resume)
+        if self.config.trackers:
+            self.accelerator.init_trackers("crosscoders", config={"config": json.dumps(unstructure(self.config))})
+        step = self.runs[0].trainer.step_number
         bar = tqdm(
             total=training.num_steps * training.batch_size,
-            initial=trainer.step_number * training.batch_size,
+            initial=step * training.batch_size,
             unit="tok",
             unit_scale=True,
-            disable=quiet or not self.accelerator.is_main_process,
+            disable=quiet or not self.processes.is_main,
             desc="training",
         )
         batches = iter(stream)
-        while trainer.step_number < training.num_steps:
-            report = trainer.step(self._parts(batches, trainer.step_number))
-            bar.update(training.batch_size)
-            self._show(bar, report)
-            for observer in observers:
-                observer.step_end(view, report)
-            if training.evaluate_every and report.step % training.evaluate_every == 0:
-                self._evaluate(report.step)
-            if training.save_every and report.step % training.save_every == 0:
-                self._save_state(checkpoints, trainer, stream)
-        bar.close()
-        self._finish(training.num_steps)
-        for observer in observers:
-            observer.run_end(view)
+        try:
+            while step < training.num_steps:
+                try:
+                    parts = [next(batches) for _ in range(training.accumulation)]
+                except TrainingError as error:
+                    raise TrainingError(f"step {step}: {error}") from error
+                reports = [run.step(parts) for run in self.runs]
+                step += 1
+                bar.update(training.batch_size)
+                if step % training.log_every == 0 or step == training.num_steps:
+                    bar.set_postfix_str(_summary(reports))
+                if training.evaluate_every and step % training.evaluate_every == 0:
+                    for run in self.runs:
+                        run.evaluate(self._held_out())
+                if training.save_every and step % training.save_every == 0:
+                    for run in self.runs:
+                        run.save(stream.state(), self._median_norm_S)
+        finally:
+            stream.close()
+            bar.close()
+        for run in self.runs:
+            run.finish(self.source.models, self._held_out())
         self.accelerator.end_training()
         return self.crosscoder
 
-    # -- start and end ------------------------------------------------------------------------------------------
+    def _source(self) -> ActivationSource:
+        if self.config.cache is not None:
+            return CachedActivations(self.config.cache, self.config, processes=self.processes)
+        return _live(self.config, self.registry, self.accelerator, self.processes)
 
-    def _start(self) -> ActivationStream:
-        accelerator = self.accelerator
-        found = calibrate(
-            self._reader("train"),
-            self.harvester,
-            self.config.activations,
-            rank=accelerator.process_index,
-            world=accelerator.num_processes,
-            gather=accelerator.gather,
+    def _stream(self, resume: bool) -> ActivationStream:
+        """The stream at the position where training goes on, with the runs set to the same one."""
+        steps = [run.latest() for run in self.runs] if resume else []
+        found = [step for step in steps if step is not None]
+        position: dict[str, Any] | None = None
+        if found and len(found) == len(self.runs):
+            for run in self.runs:
+                position, self._median_norm_S = run.resume(min(found))
+        else:
+            calibration = self.source.calibrate()
+            self._median_norm_S = calibration.median_norm_S
+            for run in self.runs:
+                run.start(calibration)
+        training = self.config.training
+        blocks = self.source.blocks(self._median_norm_S)
+        wanted = self.config.activations.prefetch
+        free = isinstance(self.source, CachedActivations) or blocks.device.type != "cpu"
+        stream = ActivationStream(
+            blocks,
+            batch_size=training.batch_size // training.accumulation,
+            seed=training.seed if self.config.activations.seed is None else self.config.activations.seed,
+            prefetch=wanted == "on" or (wanted == "auto" and free),
+            num_batches=training.num_steps * training.accumulation,
         )
-        self._median_norm_S = found.median_norm_S
-        self._initialise(found)
-        return self._stream()
-
-    def _initialise(self, found: Calibration) -> None:
-        crosscoder = self.crosscoder
-        crosscoder.normaliser.set_mean_norms(found.mean_norm_S)
-        initialise(
-            crosscoder,
-            self.config.initialisation,
-            decoder_norm=self.loss.decoder_norm,
-            generator=torch.Generator().manual_seed(self.config.training.seed),
-            mean_X=crosscoder.normaliser(found.mean_X.to(crosscoder.device)),
-            sample_BX=crosscoder.normaliser(found.sample_BX.to(crosscoder.device)),
-            firing_threshold=self.loss.firing_threshold,
-        )
-
-    def _resume(self, trainer: Trainer, path: Path) -> ActivationStream:
-        position, extra = load_state(path, trainer, config=self._identity())
-        self._median_norm_S = extra["median_norm_S"]
-        self._history = position["history"]
-        stream = self._stream()
-        stream.restore(position["stream"])
+        if position is not None:
+            stream.restore(position)
         return stream
 
-    def _save_state(self, folder: Path, trainer: Trainer, stream: ActivationStream) -> None:
-        if self.accelerator.is_main_process:
-            assert self._median_norm_S is not None
-            save_state(
-                folder,
-                trainer,
-                config=self._identity(),
-                position={"stream": stream.state(), "history": self._history},
-                keep=self.config.training.keep_checkpoints,
-                extra={"median_norm_S": self._median_norm_S},
-            )
-        self.accelerator.wait_for_everyone()
+    def _held_out(self) -> Any:
+        return self.source.held_out(self._median_norm_S, self.config.training.evaluation_tokens)
 
-    def _identity(self) -> dict[str, Any]:
-        """What must be equal for a run to be resumed: everything but where it writes and what watches it."""
-        data = self.config.to_dict()
-        for key in ("output", "trackers", "observers"):
-            del data[key]
-        for key in ("save_every", "keep_checkpoints", "evaluate_every", "log_every"):
-            del data["training"][key]
-        return data
 
-    def _finish(self, steps: int) -> None:
-        metrics = self._evaluate(steps)
-        self.crosscoder.eval()
-        self.crosscoder.info = CheckpointInfo.of_run(
-            self.config,
-            registry=self.registry,
-            models={key: adapter.describe() for key, adapter in self.adapters.items()},
-            metrics=attrs.asdict(metrics),
-        )
-        if self.accelerator.is_main_process:
-            self.crosscoder.save_pretrained(self.config.output / "crosscoder")
-            (self.config.output / "history.json").write_text(json.dumps(self._history, indent=1))
-        self.accelerator.wait_for_everyone()
-
-    # -- data ---------------------------------------------------------------------------------------------------
-
-    def _reader(self, split: Split) -> SequenceReader:
-        activations = self.config.activations
-        return reader_of(
-            self.source,
-            self.adapters,
-            self.reading,
-            context_length=activations.context_length,
-            pack=activations.pack,
-            split=split,
-            held_out_share=activations.held_out_share,
-        )
-
-    def _stream(self) -> ActivationStream:
-        training = self.config.training
-        return ActivationStream(
-            self._reader("train"),
-            self.harvester,
-            self.config.activations,
-            batch_size=training.batch_size // training.accumulation,
-            seed=training.seed,
-            median_norm_S=self._median_norm_S,
-            rank=self.accelerator.process_index,
-            world=self.accelerator.num_processes,
-            gather=self.accelerator.gather,
-        )
-
-    def _parts(self, batches: Iterator[Tensor], step: int) -> list[Tensor]:
-        try:
-            with self.accelerator.autocast():
-                return [next(batches) for _ in range(self.config.training.accumulation)]
-        except TrainingError as error:
-            raise TrainingError(f"step {step}: {error}") from error
-
-    def _held_out(self) -> Iterator[Tensor]:
-        """This process's share of the held-out activations, one forward pass at a time."""
-        activations = self.config.activations
-        split: Split = "held_out" if activations.held_out_share else "train"
-        reader = self._reader(split)
-        rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        for _ in range(
-            -(-self.config.training.evaluation_tokens // activations.context_length // activations.rows_per_forward)
-        ):
-            rows = reader.read(activations.rows_per_forward)
-            mine = rows.rows(
-                rank * activations.rows_per_forward // world, (rank + 1) * activations.rows_per_forward // world
-            )
-            with self.accelerator.autocast():
-                x_BTX = self.harvester(mine)
-            keep_BT = keep_mask(
-                activations.masks, mine.to(self.accelerator.device), self.harvester.norms(x_BTX), self._median_norm_S
-            )
-            yield x_BTX[keep_BT]
-
-    # -- metrics ------------------------------------------------------------------------------------------------
-
-    def _evaluate(self, step: int) -> Metrics:
-        self.crosscoder.gate = self.loss.gate().to(self.accelerator.device)
-        metrics = evaluate(
-            self.crosscoder, self._held_out(), total=lambda t: self.accelerator.reduce(t, reduction="sum")
-        )
-        numbers = {"evaluation/l0": metrics.l0, "evaluation/dead_share": metrics.dead_share}
-        numbers |= {f"evaluation/explained_variance/{k}": v for k, v in metrics.explained_variance.items()}
-        self._log(numbers, step)
-        return metrics
-
-    def _start_trackers(self) -> None:
-        if self.config.trackers:
-            flat = {"config": json.dumps(unstructure(self.config))}
-            self.accelerator.init_trackers("crosscoders", config=flat)
-
-    def _log(self, numbers: dict[str, float], step: int) -> None:
-        self._history.append({"step": step, **numbers})
-        if self.config.trackers:
-            self.accelerator.log(numbers, step=step)
-
-    def _show(self, bar: Any, report: StepReport) -> None:
-        if report.step % self.config.training.log_every == 0 or report.step == self.config.training.num_steps:
-            explained = " ".join(f"{value:.3f}" for value in report.explained_variance.values())
-            bar.set_postfix_str(f"EV {explained}, L0 {report.l0:.1f}, dead {report.dead_share:.1%}")
-            self._log(report.scalars(), report.step)
+def _summary(reports: Sequence[StepReport]) -> str:
+    """The progress bar's numbers: of one crosscoder, or the range of several."""
+    values = [value for report in reports for value in report.explained_variance.values()]
+    if len(reports) > 1:
+        return f"{len(reports)} crosscoders, EV {min(values):.3f} to {max(values):.3f}"
+    explained = " ".join(f"{value:.3f}" for value in values)
+    return f"EV {explained}, L0 {reports[0].l0:.1f}, dead {reports[0].dead_share:.1%}"
 
 
 def train(
@@ -268,3 +147,30 @@ def train(
 ) -> Crosscoder:
     """Run `config` to its end: see `Runner`. With `quiet`, no progress bar."""
     return Runner(config, registry=registry).run(resume=resume, quiet=quiet)
+
+
+def harvest(
+    config: RunConfig, folder: str | Path, *, num_tokens: int = 0, quiet: bool = False, registry: Registry | None = None
+) -> None:
+    """Write the activations that `config` trains on (or of `num_tokens` tokens) into `folder`, for `config.cache`.
+
+    Run under `accelerate launch`, the processes share the work. Called again, it goes on where it was stopped.
+    """
+    accelerator = _accelerator(config)
+    processes = Processes.of(accelerator.process_index, accelerator.num_processes)
+    live = _live(config, registry or get_registry(), accelerator, processes)
+    write_cache(Path(folder), config, live, num_tokens=num_tokens, processes=processes, quiet=quiet)
+
+
+def _accelerator(config: RunConfig) -> Accelerator:
+    return Accelerator(
+        cpu=config.device == "cpu",
+        mixed_precision=config.training.mixed_precision,
+        log_with=list(config.trackers) or None,
+        project_dir=str(config.output),
+    )
+
+
+def _live(config: RunConfig, registry: Registry, accelerator: Accelerator, processes: Processes) -> LiveActivations:
+    device = torch.device(config.models_device or accelerator.device)
+    return LiveActivations(config, registry, device, processes=processes, autocast=accelerator.autocast)

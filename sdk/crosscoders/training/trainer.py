@@ -14,8 +14,9 @@ from ..crosscoder import Crosscoder
 from ..errors import TrainingError
 from ..initialise import InitialisationConfig, initialise
 from ..losses import Loss, LossOutput, StepContext
+from ..processes import ALONE, Processes
 from .config import TrainingConfig
-from .optimizer import gradient_norm
+from .optimizer import gradient_norm, make_optimizer, scale_gradient
 from .progress import StepReport
 
 if TYPE_CHECKING:
@@ -49,21 +50,24 @@ class Trainer:
     """Holds what changes from step to step: weights, optimizer, loss buffers, dead counters, the step number."""
 
     def __init__(
-        self, crosscoder: Crosscoder, loss: Loss, config: TrainingConfig, *, accelerator: Accelerator | None = None
+        self,
+        crosscoder: Crosscoder,
+        loss: Loss,
+        config: TrainingConfig,
+        *,
+        accelerator: Accelerator | None = None,
+        processes: Processes = ALONE,
     ) -> None:
         self.crosscoder, self.loss, self.config = crosscoder, loss, config
-        self.accelerator = accelerator
+        self.accelerator, self.processes = accelerator, processes
         self.step_number = 0
         device = accelerator.device if accelerator else crosscoder.device
         loss.attach(crosscoder)
         module = _TrainStep(crosscoder, loss).to(device)
-        self.optimizer: torch.optim.Optimizer = torch.optim.Adam(
-            module.parameters(), lr=config.lr, betas=config.betas, fused=True
-        )
         self.parameters = list(module.parameters())
+        self.optimizer = make_optimizer(config, self.parameters)
         self.module: nn.Module = accelerator.prepare(module) if accelerator else module
         self.tokens_since_fired_F = torch.zeros(crosscoder.num_latents, dtype=torch.int64, device=device)
-        self.num_processes = accelerator.num_processes if accelerator else 1
 
     @property
     def dead_F(self) -> Tensor:
@@ -82,7 +86,7 @@ class Trainer:
             total_steps=config.num_steps,
             warmed_up=self.step_number >= config.warmup_steps,
             num_tokens=config.batch_size // config.accumulation,
-            num_processes=self.num_processes,
+            num_processes=self.processes.num_replicas,
             dead_F=self.dead_F,
         )
         for group in self.optimizer.param_groups:
@@ -95,12 +99,9 @@ class Trainer:
             names = list(output.terms)
             fired_F |= output.fired_F
             sums.append(part_sums)
-        totals = torch.stack(sums).sum(dim=0)
-        if self.accelerator and self.num_processes > 1:
-            totals = self.accelerator.reduce(totals, reduction="sum")
-            fired_F = self.accelerator.reduce(fired_F.int(), reduction="sum") > 0
-        values = totals.tolist()
-        terms = {name: values[i] / config.accumulation / self.num_processes for i, name in enumerate(names)}
+        values = self.processes.over_replicas(torch.stack(sums).sum(dim=0)).tolist()
+        fired_F = self.processes.over_replicas(fired_F.int()) > 0
+        terms = {name: values[i] / config.accumulation / self.processes.num_replicas for i, name in enumerate(names)}
         self._check_finite(terms)
         grad_norm = self._clip()
         if not math.isfinite(grad_norm):
@@ -130,12 +131,10 @@ class Trainer:
 
     def _clip(self) -> float:
         """Let the optimizer scale the gradient to at most `grad_clip`; returns its norm before."""
-        grad_norm = gradient_norm(self.parameters)
+        norm = gradient_norm(self.parameters)
         if self.config.grad_clip:
-            # Fused Adam divides by this while it reads the gradient, which saves a pass over it.
-            self.optimizer.grad_scale = (grad_norm / self.config.grad_clip).clamp_min(1.0)
-            self.optimizer.found_inf = torch.zeros_like(grad_norm)
-        return float(grad_norm)
+            scale_gradient(self.optimizer, self.parameters, (self.config.grad_clip / norm).clamp_max(1.0))
+        return float(norm)
 
     def _check_finite(self, terms: dict[str, float]) -> None:
         bad = [name for name, value in terms.items() if not math.isfinite(value)]

@@ -1,0 +1,289 @@
+"""Harvested activations on disk: written once, by one or several processes, and read by any number of them.
+
+A folder of safetensors shards, each with some rows of one block, and a manifest that says what they were made from.
+Shards are memory-mapped. A training run that reads them sees the very batches that it would have harvested.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from hashlib import file_digest
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..errors import CacheError
+from ..files import first_difference, write_whole
+from ..processes import ALONE, Processes
+from ..sites import Site, SiteLayout
+from .blocks import Block, LiveBlocks
+from .calibration import Calibration
+from .source import LiveActivations, num_passes
+
+if TYPE_CHECKING:
+    from ..training.config import RunConfig
+
+FORMAT = 1
+MANIFEST, CALIBRATION = "manifest.json", "calibration.safetensors"
+
+
+def identity(config: RunConfig) -> dict[str, Any]:
+    """What decides which activations a config harvests."""
+    data = config.to_dict()
+    chosen = {key: data[key] for key in ("models", "sites", "tokens", "tokenizer", "activations")}
+    for key in ("rows_per_forward", "prefetch", "seed"):
+        del chosen["activations"][key]
+    return {**chosen, "mixed_precision": config.training.mixed_precision}
+
+
+def write_cache(
+    folder: Path,
+    config: RunConfig,
+    live: LiveActivations,
+    *,
+    num_tokens: int = 0,
+    processes: Processes = ALONE,
+    quiet: bool = False,
+) -> None:
+    """Harvest `num_tokens` training tokens (by default those of the run) and the held-out ones into `folder`.
+
+    Goes on where an earlier call with the same config stopped. `CacheError` where the folder holds something else.
+    """
+    num_tokens = num_tokens or config.training.num_steps * config.training.batch_size
+    manifest = {
+        "format": FORMAT,
+        "identity": identity(config),
+        "models": live.models,
+        "sites": [attrs.asdict(site) for site in live.layout.sites],
+        "held_out_rows": config.activations.rows_per_forward,
+        "shards": [],
+    }
+    if processes.is_main:
+        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / MANIFEST).exists():
+            _check(folder, _manifest(folder), config)
+        else:
+            write_whole(folder / MANIFEST, json.dumps(manifest, indent=1))
+    processes.wait()
+    shards = {(s["split"], s["block"], s["rows"][0]): s for s in _shards(folder)}
+    calibration = _calibration(folder) if (folder / CALIBRATION).exists() else live.calibrate()
+    processes.wait()
+    if processes.is_main and not (folder / CALIBRATION).exists():
+        tensors = {key: torch.as_tensor(value) for key, value in attrs.asdict(calibration).items()}
+        write_whole(folder / CALIBRATION, lambda path: save_file(tensors, path))
+    writer = _Writer(folder, list(shards.values()), processes)
+    held_out = live.held_out_blocks(calibration.median_norm_S)
+    writer.write(
+        "held_out",
+        held_out,
+        num_passes(config.training.evaluation_tokens, config.activations.context_length, held_out.num_rows),
+    )
+    train = live.blocks(calibration.median_norm_S)
+    with tqdm(total=num_tokens, unit="tok", unit_scale=True, disable=quiet or not processes.is_main) as bar:
+        writer.write_tokens("train", train, num_tokens, bar)
+    processes.wait()
+    if processes.is_main:
+        manifest = _manifest(folder)
+        manifest["shards"] = _shards(folder)
+        write_whole(folder / MANIFEST, json.dumps(manifest, indent=1))
+        for path in folder.glob("*.part.json"):
+            path.unlink()
+    processes.wait()
+
+
+class _Writer:
+    """Writes this process's rows of the blocks that are not there yet."""
+
+    def __init__(self, folder: Path, shards: list[dict[str, Any]], processes: Processes) -> None:
+        self.folder, self.processes = folder, processes
+        self.found: dict[tuple[str, int], list[dict[str, Any]]] = {}
+        for shard in shards:
+            self.found.setdefault((shard["split"], shard["block"]), []).append(shard)
+
+    def write(self, split: str, blocks: LiveBlocks, count: int) -> None:
+        """The first `count` blocks."""
+        position = blocks.start()
+        for number in range(count):
+            position, _ = self._block(split, number, blocks, position)
+
+    def write_tokens(self, split: str, blocks: LiveBlocks, num_tokens: int, bar: tqdm[Any]) -> None:
+        """Blocks until those before the last one have `num_tokens` kept tokens: as many as a run can come to need."""
+        position, number, before, kept = blocks.start(), 0, 0, 0
+        while before < num_tokens:
+            before += kept
+            position, kept = self._block(split, number, blocks, position)
+            number += 1
+            bar.update(min(kept, num_tokens - bar.n))
+
+    def _block(
+        self, split: str, number: int, blocks: LiveBlocks, position: dict[str, Any]
+    ) -> tuple[dict[str, Any], int]:
+        """Where the next block begins, and how many tokens of all processes are kept in this one."""
+        there = self.found.get((split, number), [])
+        if sum(shard["rows"][1] - shard["rows"][0] for shard in there) == blocks.num_rows:
+            return there[0]["after"], sum(shard["kept"] for shard in there)
+        keep_BT, x_RX, after = blocks.harvest(position)
+        rows = self.processes.share(blocks.num_rows)
+        name = f"{split}-{number:08d}-{rows[0]:06d}-{rows[1]:06d}"
+        path = self.folder / f"{name}.safetensors"
+        tensors = {"keep_BT": keep_BT.contiguous(), "x_RX": x_RX.cpu().contiguous()}
+        write_whole(path, lambda partial: save_file(tensors, partial))
+        shard = {
+            "file": path.name,
+            "split": split,
+            "block": number,
+            "rows": list(rows),
+            "kept": len(x_RX),
+            "sha256": _digest(path),
+            "after": after,
+        }
+        write_whole(self.folder / f"{name}.part.json", json.dumps(shard))
+        counts = self.processes.gather(torch.tensor([len(x_RX)]))
+        return after, int(counts.sum())
+
+
+class CachedActivations:
+    """Reads what `write_cache` wrote for the same config; needs no model. `CacheError` where it does not fit.
+
+    With `verify`, the checksum of a shard is compared when it is first read.
+    """
+
+    def __init__(self, folder: Path, config: RunConfig, *, processes: Processes = ALONE, verify: bool = True) -> None:
+        self.folder, self.processes, self.verify = folder, processes, verify
+        self.manifest = _manifest(folder)
+        _check(folder, self.manifest, config)
+        if not self.manifest["shards"]:
+            raise CacheError(f"the cache {folder} is not finished; run the same `crosscoders harvest` again")
+        self.config = config
+        self.layout = SiteLayout(tuple(Site(**site) for site in self.manifest["sites"]))
+        self.models = self.manifest["models"]
+
+    def calibrate(self) -> Calibration:
+        return _calibration(self.folder)
+
+    def blocks(self, median_norm_S: Tensor) -> CachedBlocks:
+        return self._blocks("train")
+
+    def held_out(self, median_norm_S: Tensor, num_tokens: int) -> Iterator[Tensor]:
+        blocks = self._blocks("held_out")
+        rows, position = self.manifest["held_out_rows"], blocks.start()
+        for number in range(num_passes(num_tokens, self.config.activations.context_length, rows)):
+            block, position = blocks.read(number, position)
+            yield block.x_RX.float()
+
+    def _blocks(self, split: str) -> CachedBlocks:
+        shards = [shard for shard in self.manifest["shards"] if shard["split"] == split]
+        dtype = getattr(torch, self.config.activations.buffer_dtype)
+        return CachedBlocks(self.folder, shards, self.layout.width, dtype, self.processes, verify=self.verify)
+
+
+class CachedBlocks:
+    """Blocks from the shards of one split."""
+
+    device = torch.device("cpu")
+
+    def __init__(
+        self,
+        folder: Path,
+        shards: list[dict[str, Any]],
+        width: int,
+        dtype: torch.dtype,
+        processes: Processes,
+        *,
+        verify: bool,
+    ) -> None:
+        self.folder, self.width, self.dtype, self.processes = folder, width, dtype, processes
+        self.shards: dict[int, list[dict[str, Any]]] = {}
+        for shard in sorted(shards, key=lambda shard: (shard["block"], shard["rows"])):
+            self.shards.setdefault(shard["block"], []).append(shard)
+        self._unchecked = {shard["file"] for shard in shards} if verify else set()
+
+    def start(self) -> dict[str, Any]:
+        return {}
+
+    def read(self, number: int, position: dict[str, Any]) -> tuple[Block, dict[str, Any]]:
+        if number not in self.shards:
+            kept = sum(shard["kept"] for block in self.shards.values() for shard in block)
+            raise CacheError(
+                f"the cache {self.folder} has {kept:,} tokens, fewer than this run needs; "
+                "run `crosscoders harvest` with --tokens to add more"
+            )
+        shards = self.shards[number]
+        begin, stop = self.processes.share(shards[-1]["rows"][1])
+        keeps, parts, first = [], [], 0
+        for shard in shards:
+            low, high = (min(max(row, shard["rows"][0]), shard["rows"][1]) - shard["rows"][0] for row in (begin, stop))
+            keep_BT, x_RX = self._rows(shard, low, high)
+            first = begin * keep_BT.shape[1]
+            keeps.append(keep_BT.flatten())
+            parts.append(x_RX)
+        return Block(torch.cat(keeps), first, torch.cat(parts) if len(parts) > 1 else parts[0]), shards[0]["after"]
+
+    def _rows(self, shard: dict[str, Any], low: int, high: int) -> tuple[Tensor, Tensor]:
+        """Which tokens of a whole shard are kept, and the activations of its rows `low` to `high`."""
+        path = self.folder / shard["file"]
+        try:
+            if low < high and shard["file"] in self._unchecked:
+                if _digest(path) != shard["sha256"]:
+                    raise CacheError(f"the shard {path} is damaged: its checksum is not that of the manifest")
+                self._unchecked.remove(shard["file"])
+            with safe_open(path, framework="pt") as file:
+                keep_BT = file.get_tensor("keep_BT")
+                start, count = int(keep_BT[:low].sum()), int(keep_BT[low:high].sum())
+                return keep_BT, file.get_slice("x_RX")[start : start + count]
+        except (OSError, SafetensorError) as error:
+            raise CacheError(f"the shard {path} cannot be read: {error}") from error
+
+
+def verify_cache(folder: Path) -> int:
+    """Compare every shard with its checksum; returns how many there are. `CacheError` names those that are damaged."""
+    shards = _manifest(folder)["shards"]
+    bad = [s["file"] for s in shards if not (folder / s["file"]).exists() or _digest(folder / s["file"]) != s["sha256"]]
+    if bad:
+        raise CacheError(f"the cache {folder} has damaged or missing shards: {', '.join(bad)}")
+    return len(shards)
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    try:
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise CacheError(
+            f"{folder} is no cache of activations: {error}; make one with `crosscoders harvest`"
+        ) from error
+    if manifest.get("format") != FORMAT:
+        raise CacheError(f"the cache {folder} has format {manifest.get('format')}; this version reads {FORMAT}")
+    return manifest
+
+
+def _check(folder: Path, manifest: dict[str, Any], config: RunConfig) -> None:
+    # Through JSON, so that tuples and lists are alike.
+    difference = first_difference(manifest["identity"], json.loads(json.dumps(identity(config))))
+    if difference:
+        raise CacheError(f"the cache {folder} was made from another config: {difference}")
+
+
+def _shards(folder: Path) -> list[dict[str, Any]]:
+    """What is written: the manifest's shards and those that an unfinished harvest has added."""
+    added = [json.loads(path.read_text()) for path in sorted(folder.glob("*.part.json"))]
+    return [*_manifest(folder)["shards"], *added]
+
+
+def _calibration(folder: Path) -> Calibration:
+    try:
+        tensors = load_file(folder / CALIBRATION)
+        return Calibration(num_tokens=int(tensors.pop("num_tokens")), **tensors)
+    except (OSError, SafetensorError) as error:
+        raise CacheError(f"the calibration of {folder} cannot be read: {error}") from error
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()

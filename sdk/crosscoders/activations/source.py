@@ -1,0 +1,114 @@
+"""Where a run's activations come from: models that run now, or what they gave before (`cache`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ..plugins import Registry
+from ..processes import ALONE, Processes
+from ..protocols import ModelAdapter, TokenSource
+from ..sites import SiteLayout
+from .blocks import BlockSource, LiveBlocks, rows_per_block
+from .calibration import Calibration, calibrate
+from .harvest import Harvester, resolve_sites
+from .paired import reader_of
+from .sequences import SequenceReader, Split, reading_adapter
+
+if TYPE_CHECKING:
+    from ..training.config import RunConfig
+
+
+class ActivationSource(Protocol):
+    """Activations for training and evaluation, of one or several crosscoders."""
+
+    layout: SiteLayout
+    models: Mapping[str, Any]
+    """What each model says of itself, by key."""
+
+    def calibrate(self) -> Calibration:
+        """Statistics of the first tokens."""
+
+    def blocks(self, median_norm_S: Tensor) -> BlockSource:
+        """Blocks of the training tokens, from the first on."""
+
+    def held_out(self, median_norm_S: Tensor, num_tokens: int) -> Iterator[Tensor]:
+        """This process's share of the held-out activations, equally many pieces on every process."""
+
+
+class LiveActivations:
+    """Runs the models of a config whenever activations are asked for."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        registry: Registry,
+        device: torch.device,
+        *,
+        processes: Processes = ALONE,
+        autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> None:
+        self.config, self.processes = config, processes
+        self.adapters: dict[str, ModelAdapter] = {
+            key: choice.build(registry=registry).to(device) for key, choice in config.models.items()
+        }
+        self.layout = resolve_sites(self.adapters, config.sites)
+        self.models: Mapping[str, Any] = {key: adapter.describe() for key, adapter in self.adapters.items()}
+        self.reading = reading_adapter(self.adapters, config.tokenizer)
+        self.tokens: TokenSource = config.tokens.build(registry=registry)
+        self.harvester = Harvester(
+            self.adapters,
+            self.layout,
+            rows_per_forward=config.activations.rows_per_forward,
+            device=device,
+            autocast=autocast,
+        )
+
+    def calibrate(self) -> Calibration:
+        return calibrate(self._reader("train"), self.harvester, self.config.activations, processes=self.processes)
+
+    def blocks(self, median_norm_S: Tensor) -> LiveBlocks:
+        return self._blocks("train", median_norm_S, rows_per_block(self.config.activations, self.processes.world))
+
+    def held_out_blocks(self, median_norm_S: Tensor) -> LiveBlocks:
+        """The held-out tokens, one forward pass in a block."""
+        split: Split = "held_out" if self.config.activations.held_out_share else "train"
+        return self._blocks(split, median_norm_S, self.config.activations.rows_per_forward)
+
+    def held_out(self, median_norm_S: Tensor, num_tokens: int) -> Iterator[Tensor]:
+        blocks = self.held_out_blocks(median_norm_S)
+        position = blocks.start()
+        for _ in range(num_passes(num_tokens, self.config.activations.context_length, blocks.num_rows)):
+            _, x_RX, position = blocks.harvest(position)
+            yield x_RX.float()
+
+    def _blocks(self, split: Split, median_norm_S: Tensor, num_rows: int) -> LiveBlocks:
+        return LiveBlocks(
+            self._reader(split),
+            self.harvester,
+            self.config.activations,
+            num_rows=num_rows,
+            median_norm_S=median_norm_S,
+            processes=self.processes,
+        )
+
+    def _reader(self, split: Split) -> SequenceReader:
+        activations = self.config.activations
+        return reader_of(
+            self.tokens,
+            self.adapters,
+            self.reading,
+            context_length=activations.context_length,
+            pack=activations.pack,
+            split=split,
+            held_out_share=activations.held_out_share,
+        )
+
+
+def num_passes(num_tokens: int, context_length: int, rows: int) -> int:
+    """Forward passes of `rows` sequences each that have `num_tokens` tokens."""
+    return -(-num_tokens // context_length // rows)

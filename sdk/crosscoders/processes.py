@@ -1,0 +1,122 @@
+"""The processes of a run: replicas train on different tokens, shards hold different latents of the same crosscoder.
+
+Process r is shard r mod S of replica r div S. Alone, every operation here gives back what it got.
+"""
+
+from __future__ import annotations
+
+import torch
+from attrs import field, frozen
+from torch import Tensor, distributed
+
+from .errors import ConfigError
+
+
+@frozen(kw_only=True, eq=False)
+class Processes:
+    """Who this process is, and sums and joins over the others."""
+
+    rank: int = 0
+    world: int = 1
+    num_shards: int = 1
+    """Processes that share one crosscoder's latents."""
+    shard_group: distributed.ProcessGroup | None = field(default=None, repr=False)
+    """The shards of this replica."""
+    replica_group: distributed.ProcessGroup | None = field(default=None, repr=False)
+    """The processes that hold the same latents as this one."""
+    data_group: distributed.ProcessGroup | None = field(default=None, repr=False)
+    """All, for the thread that harvests: its messages must not meet those of training."""
+
+    @classmethod
+    def of(cls, rank: int, world: int, *, num_shards: int = 1) -> Processes:
+        """Make the groups; every process calls this. `ConfigError` where the shards do not divide the processes."""
+        if world % num_shards:
+            raise ConfigError(f"{world} processes cannot be parted into replicas of {num_shards} shards each")
+        if world == 1:
+            return cls()
+        shard_groups = [
+            distributed.new_group(list(range(first, first + num_shards))) for first in range(0, world, num_shards)
+        ]
+        replica_groups = [distributed.new_group(list(range(first, world, num_shards))) for first in range(num_shards)]
+        return cls(
+            rank=rank,
+            world=world,
+            num_shards=num_shards,
+            shard_group=shard_groups[rank // num_shards],
+            replica_group=replica_groups[rank % num_shards],
+            data_group=distributed.new_group(backend="gloo"),
+        )
+
+    @property
+    def num_replicas(self) -> int:
+        """How many copies of the crosscoder train."""
+        return self.world // self.num_shards
+
+    @property
+    def shard(self) -> int:
+        """Which part of the latents this process holds."""
+        return self.rank % self.num_shards
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes what is written once."""
+        return self.rank == 0
+
+    def share(self, count: int) -> tuple[int, int]:
+        """This process's part of `count` things, from and to."""
+        return self.rank * count // self.world, (self.rank + 1) * count // self.world
+
+    def total(self, tensor: Tensor) -> Tensor:
+        """The sum over all processes."""
+        return tensor if self.world == 1 else _summed(tensor, None)
+
+    def over_replicas(self, tensor: Tensor) -> Tensor:
+        """The sum over the processes that hold the same latents."""
+        return tensor if self.num_replicas == 1 else _summed(tensor, self.replica_group)
+
+    def over_shards(self, tensor: Tensor) -> Tensor:
+        """The sum over the processes that see the same tokens."""
+        return tensor if self.num_shards == 1 else _summed(tensor, self.shard_group)
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """Tensors of one shape from all processes, joined along dimension 0 in the order of ranks, on the CPU."""
+        if self.world == 1:
+            return tensor.cpu()
+        return torch.cat(_gathered(tensor.cpu(), self.world, self.data_group))
+
+    def gather_shards(self, tensor: Tensor, dim: int = 0) -> Tensor:
+        """Tensors of one shape from the shards of this replica, joined along `dim`."""
+        if self.num_shards == 1:
+            return tensor
+        return torch.cat(_gathered(tensor, self.num_shards, self.shard_group), dim=dim)
+
+    def gather_rows(self, rows_BX: Tensor) -> Tensor:
+        """Rows of all shards of this replica, however many each has, in the order of ranks."""
+        if self.num_shards == 1:
+            return rows_BX
+        counts = self.gather_shards(torch.tensor([len(rows_BX)], device=rows_BX.device)).tolist()
+        padded_BX = rows_BX.new_zeros(max(counts), rows_BX.shape[1])
+        padded_BX[: len(rows_BX)] = rows_BX
+        parts = _gathered(padded_BX, self.num_shards, self.shard_group)
+        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+    def wait(self) -> None:
+        """Go on when all have come here."""
+        if self.world > 1:
+            distributed.barrier()
+
+
+ALONE = Processes()
+"""A run of one process."""
+
+
+def _summed(tensor: Tensor, group: distributed.ProcessGroup | None) -> Tensor:
+    total = tensor.clone()
+    distributed.all_reduce(total, group=group)
+    return total
+
+
+def _gathered(tensor: Tensor, count: int, group: distributed.ProcessGroup | None) -> list[Tensor]:
+    parts = [torch.empty_like(tensor) for _ in range(count)]
+    distributed.all_gather(parts, tensor.contiguous(), group=group)
+    return parts

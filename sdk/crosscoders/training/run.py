@@ -1,0 +1,150 @@
+"""One crosscoder in training: its weights, loss, checkpoints, metrics and observers, fed by somebody else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from ..activations import Calibration
+from ..checkpoint import CheckpointInfo
+from ..crosscoder import Crosscoder
+from ..initialise import initialise
+from ..losses import Loss
+from ..plugins import Registry
+from ..processes import Processes
+from ..sites import SiteLayout
+from .config import RunConfig
+from .evaluate import Metrics, evaluate
+from .progress import RunView, StepReport
+from .resume import latest_state, load_state, save_state
+from .trainer import Trainer
+
+
+class TrainingRun:
+    """Builds what `config` names and trains it on the batches that it is given.
+
+    `prefix` sets its lines in the trackers apart from those of other runs of the same sweep.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        layout: SiteLayout,
+        accelerator: Accelerator,
+        processes: Processes,
+        registry: Registry,
+        *,
+        prefix: str = "",
+    ) -> None:
+        self.config, self.accelerator, self.processes, self.registry = config, accelerator, processes, registry
+        self.prefix = prefix
+        self.crosscoder: Crosscoder = config.architecture.make(layout.sites, registry=registry)
+        self.loss: Loss = config.loss.build(registry=registry)
+        self.trainer = Trainer(
+            self.crosscoder, self.loss, config.training, accelerator=accelerator, processes=processes
+        )
+        self.view = RunView(self.crosscoder, config.output, config.training.num_steps, processes.is_main)
+        self.observers = [choice.build(registry=registry) for choice in config.observers]
+        self.history: list[dict[str, float]] = []
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints to resume from."""
+        return self.config.output / "checkpoints"
+
+    # -- start and end ------------------------------------------------------------------------------------------
+
+    def start(self, found: Calibration) -> None:
+        """Set norms and initial weights from what the first tokens have shown."""
+        crosscoder = self.crosscoder
+        crosscoder.normaliser.set_mean_norms(found.mean_norm_S)
+        initialise(
+            crosscoder,
+            self.config.initialisation,
+            decoder_norm=self.loss.decoder_norm,
+            generator=torch.Generator().manual_seed(self.config.training.seed),
+            mean_X=crosscoder.normaliser(found.mean_X.to(crosscoder.device)),
+            sample_BX=crosscoder.normaliser(found.sample_BX.to(crosscoder.device)),
+            firing_threshold=self.loss.firing_threshold,
+        )
+
+    def latest(self) -> int | None:
+        """The step of the newest checkpoint, if there is one."""
+        path = latest_state(self.checkpoints)
+        return None if path is None else int(path.name.removeprefix("step-"))
+
+    def resume(self, step: int) -> tuple[dict[str, Any], Tensor]:
+        """Go to the checkpoint of a step; the stream's position and the median norms it was saved with."""
+        path = self.checkpoints / f"step-{step:08d}"
+        position, extra = load_state(path, self.trainer, config=self._identity())
+        self.history = position["history"]
+        return position["stream"], extra["median_norm_S"]
+
+    def save(self, stream: Mapping[str, Any], median_norm_S: Tensor) -> None:
+        """Write a checkpoint to resume from."""
+        if self.processes.is_main:
+            save_state(
+                self.checkpoints,
+                self.trainer,
+                config=self._identity(),
+                position={"stream": stream, "history": self.history},
+                keep=self.config.training.keep_checkpoints,
+                extra={"median_norm_S": median_norm_S},
+            )
+        self.processes.wait()
+
+    def finish(self, models: Mapping[str, Any], held_out: Iterable[Tensor]) -> None:
+        """Evaluate, write the crosscoder and its history, tell the observers."""
+        metrics = self.evaluate(held_out)
+        self.crosscoder.eval()
+        self.crosscoder.info = CheckpointInfo.of_run(
+            self.config, registry=self.registry, models=dict(models), metrics=attrs.asdict(metrics)
+        )
+        if self.processes.is_main:
+            self.crosscoder.save_pretrained(self.config.output / "crosscoder")
+            (self.config.output / "history.json").write_text(json.dumps(self.history, indent=1))
+        self.processes.wait()
+        for observer in self.observers:
+            observer.run_end(self.view)
+
+    # -- on the way ---------------------------------------------------------------------------------------------
+
+    def step(self, parts: Sequence[Tensor]) -> StepReport:
+        """Train on one global batch."""
+        report = self.trainer.step(parts)
+        if report.step % self.config.training.log_every == 0 or report.step == self.config.training.num_steps:
+            self._log(report.scalars(), report.step)
+        for observer in self.observers:
+            observer.step_end(self.view, report)
+        return report
+
+    def evaluate(self, held_out: Iterable[Tensor]) -> Metrics:
+        """Metrics of the inference gate as training stands now."""
+        self.crosscoder.gate = self.loss.gate().to(self.crosscoder.device)
+        metrics = evaluate(self.crosscoder, held_out, total=self.processes.total)
+        numbers = {"evaluation/l0": metrics.l0, "evaluation/dead_share": metrics.dead_share}
+        numbers |= {f"evaluation/explained_variance/{k}": v for k, v in metrics.explained_variance.items()}
+        self._log(numbers, self.trainer.step_number)
+        return metrics
+
+    def _log(self, numbers: Mapping[str, float], step: int) -> None:
+        self.history.append({"step": step, **numbers})
+        if self.config.trackers:
+            self.accelerator.log({self.prefix + name: value for name, value in numbers.items()}, step=step)
+
+    def _identity(self) -> dict[str, Any]:
+        """What must be equal for a run to be resumed: everything but where it writes and what watches it."""
+        data = self.config.to_dict()
+        for key in ("output", "trackers", "observers", "cache", "models_device"):
+            del data[key]
+        for key in ("save_every", "keep_checkpoints", "evaluate_every", "log_every"):
+            del data["training"][key]
+        del data["activations"]["prefetch"]
+        return data

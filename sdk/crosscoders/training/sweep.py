@@ -1,0 +1,93 @@
+"""Several crosscoders from one harvest: the models run once, and every batch trains them all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from ..crosscoder import Crosscoder
+from ..errors import ConfigError
+from ..plugins import Registry
+from .config import RunConfig
+from .runner import Runner
+
+SHARED = (
+    "models",
+    "sites",
+    "tokens",
+    "tokenizer",
+    "activations",
+    "device",
+    "models_device",
+    "cache",
+    "trackers",
+    "output",
+)
+"""Parts of a config that all crosscoders of a sweep have in common,"""
+SHARED_TRAINING = (
+    "num_tokens", "batch_size", "accumulation", "mixed_precision", "evaluate_every", "evaluation_tokens", "save_every",
+    "log_every", "shards",
+)  # fmt: skip
+"""and those of its `training` table."""
+
+
+def sweep_configs(
+    config: RunConfig, values: Mapping[str, Sequence[Any]], *, registry: Registry | None = None
+) -> list[RunConfig]:
+    """A config for each combination of `values`, lists by dotted key such as `loss.k` or `training.seed`.
+
+    Each writes to a folder of its own within `config.output`, named after its values, and reads tokens in the order of
+    `config`, so that it can also be run alone, with the same result. `ConfigError` names a key that cannot differ.
+    """
+    for key, choices in values.items():
+        first, _, second = key.partition(".")
+        if first in SHARED or (first == "training" and second in SHARED_TRAINING):
+            raise ConfigError(f"'{key}' cannot be swept: all crosscoders of a sweep train on the same batches")
+        if not choices:
+            raise ConfigError(f"'{key}' has no values to sweep over")
+    seed = config.training.seed if config.activations.seed is None else config.activations.seed
+    configs = []
+    for chosen in product(*values.values()):
+        data = config.to_dict()
+        data["activations"]["seed"] = seed
+        for key, value in zip(values, chosen, strict=True):
+            _set(data, key.split("."), value, key)
+        names = [f"{key.rpartition('.')[2]}={_short(value)}" for key, value in zip(values, chosen, strict=True)]
+        found = RunConfig.from_dict(data, registry=registry)
+        configs.append(attrs.evolve(found, output=config.output / (",".join(names) or "run")))
+    if len({each.output for each in configs}) < len(configs):
+        raise ConfigError("two combinations of this sweep would write to the same folder; their values look alike")
+    return configs
+
+
+def sweep(
+    config: RunConfig,
+    values: Mapping[str, Sequence[Any]],
+    *,
+    resume: bool = True,
+    quiet: bool = False,
+    registry: Registry | None = None,
+) -> dict[Path, Crosscoder]:
+    """Train a crosscoder for each combination of `values`, all from one harvest; by the folder that each is in."""
+    configs = sweep_configs(config, values, registry=registry)
+    runner = Runner(*configs, registry=registry)
+    runner.run(resume=resume, quiet=quiet)
+    return {run.config.output: run.crosscoder for run in runner.runs}
+
+
+def _set(data: dict[str, Any], path: Sequence[str], value: Any, key: str) -> None:
+    for part in path[:-1]:
+        if not isinstance(data.get(part), dict):
+            raise ConfigError(f"'{key}' is no key of the config: there is no table '{part}'")
+        data = data[part]
+    data[path[-1]] = value
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+    return "".join(letter if letter.isalnum() or letter in ".-_" else "_" for letter in text)
