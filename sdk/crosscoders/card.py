@@ -11,7 +11,9 @@ from jinja2 import Environment
 from .reports.figures import histogram
 
 if TYPE_CHECKING:
-    from .crosscoder import Crosscoder
+    from torch import Tensor
+
+from .crosscoder import Crosscoder
 
 _CARD = """\
 ---
@@ -78,13 +80,12 @@ Made with crosscoders {{ info.made_with.crosscoders }} and torch {{ info.made_wi
 """
 
 
-def write_card(crosscoder: Crosscoder, folder: Path) -> None:
-    """Write `README.md` and `figures/` for `crosscoder` into `folder`."""
+def write_card(crosscoder: Crosscoder, norms_FS: Tensor, folder: Path) -> None:
+    """Write `README.md` and `figures/` for `crosscoder`, whose latents have these decoder norms, into `folder`."""
     info = crosscoder.info
     assert info is not None
     figures = folder / "figures"
     figures.mkdir()
-    norms_FS = crosscoder.decoder_norms().detach().cpu()
     total_F = norms_FS.sum(dim=1).clamp_min(1e-30)
     names = crosscoder.written.names
     if len(names) == 2:

@@ -14,22 +14,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 from attrs import field, frozen
 from attrs.validators import instance_of
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from .configs import ArchitectureChoice, structure, unstructure
 from .crosscoder import Crosscoder
 from .errors import CheckpointError, ConfigError, PluginError
-from .files import whole_folder
 from .gates import gate_of
 from .plugins import Registry, get_registry
+from .processes import ALONE, Processes
+from .shards import StoredTensors, save_tensors, shared_folder
 from .sites import Site
 
 if TYPE_CHECKING:
     from .training.config import RunConfig
 
 FORMAT = 1
-CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+CONFIG, WEIGHTS, CARD = "config.json", "model", "README.md"
 
 
 @frozen(kw_only=True)
@@ -95,10 +94,13 @@ def save_crosscoder(crosscoder: Crosscoder, folder: Path) -> Path:
             "this crosscoder does not know its architecture's name; "
             "set crosscoder.info = CheckpointInfo.of_architecture(...)"
         )
-    with whole_folder(folder) as partial:
-        (partial / CONFIG).write_text(json.dumps(describe(crosscoder), indent=2) + "\n")
-        save_file(_tensors(crosscoder), partial / WEIGHTS, metadata={"format": "pt"})
-        write_card(crosscoder, partial)
+    processes = crosscoder.processes
+    norms_FS = processes.gather_shards(crosscoder.decoder_norms().detach())
+    with shared_folder(folder, processes) as partial:
+        save_tensors(partial, WEIGHTS, crosscoder.state_dict(), crosscoder.rows, processes)
+        if processes.shard == 0:
+            (partial / CONFIG).write_text(json.dumps(describe(crosscoder), indent=2) + "\n")
+            write_card(crosscoder, norms_FS.cpu(), partial)
     return folder
 
 
@@ -111,25 +113,37 @@ def describe(crosscoder: Crosscoder) -> dict[str, Any]:
         "format": FORMAT,
         "architecture": info.architecture,
         "loss": info.loss,
-        "gate": {"name": crosscoder.gate.name, **crosscoder.gate.options()},
+        "gate": _scaled({"name": crosscoder.gate.name, **crosscoder.gate.options()}, crosscoder.processes.num_shards),
         "sites": [{"name": site.name, "width": site.width} for site in crosscoder.sites],
         "models": info.models,
-        "num_latents": crosscoder.num_latents,
+        "num_latents": crosscoder.num_latents * crosscoder.processes.num_shards,
         "metrics": info.metrics,
         "recipe": info.recipe,
         "made_with": info.made_with,
     }
 
 
-def load_crosscoder(folder: Path, *, registry: Registry | None = None, device: str = "cpu") -> Crosscoder:
-    """Read a folder that `save_crosscoder` wrote. `CheckpointError` says what is wrong with any other."""
+def _scaled(gate: dict[str, Any], factor: float) -> dict[str, Any]:
+    """A gate's options for more or fewer latents: a config speaks of all, a process that shares them has its part."""
+    count = gate.get("num_latents")
+    return {**gate, "num_latents": round(count * factor)} if isinstance(count, int) else gate
+
+
+def load_crosscoder(
+    folder: Path, *, registry: Registry | None = None, device: str = "cpu", processes: Processes = ALONE
+) -> Crosscoder:
+    """Read a folder that `save_crosscoder` wrote. `CheckpointError` says what is wrong with any other.
+
+    With `processes` that share latents, each reads its part, however many wrote it.
+    """
     registry = registry or get_registry()
     config = read_config(folder)
     sites = tuple(_site(entry) for entry in _expect(config, "sites", list))
     architecture = _expect(config, "architecture", dict)
-    crosscoder = _build(architecture, sites, registry, folder)
-    crosscoder.gate = gate_of(_expect(config, "gate", dict))
-    _load_weights(crosscoder, folder / WEIGHTS)
+    stored = StoredTensors.open(folder, WEIGHTS)
+    crosscoder = _build(architecture, sites, registry, stored, processes)
+    crosscoder.gate = gate_of(_scaled(_expect(config, "gate", dict), 1 / processes.num_shards))
+    _load_weights(crosscoder, stored)
     crosscoder.info = CheckpointInfo(
         architecture=architecture,
         **{key: _expect(config, key, dict) for key in ("loss", "models", "recipe", "metrics", "made_with")},
@@ -169,7 +183,14 @@ def _site(entry: Any) -> Site:
         raise CheckpointError(f"{CONFIG} has a malformed site {entry!r}") from error
 
 
-def _build(architecture: dict[str, Any], sites: tuple[Site, ...], registry: Registry, folder: Path) -> Crosscoder:
+def _build(
+    architecture: dict[str, Any],
+    sites: tuple[Site, ...],
+    registry: Registry,
+    stored: StoredTensors,
+    processes: Processes,
+) -> Crosscoder:
+    folder = stored.folder
     name, plugin = _expect(architecture, "name", str), _expect(architecture, "plugin", str)
     made_by = (
         f"the plugin '{plugin}' of the distribution '{architecture.get('distribution')}' "
@@ -195,23 +216,12 @@ def _build(architecture: dict[str, Any], sites: tuple[Site, ...], registry: Regi
             f"the config of the architecture '{name}' in {folder} does not fit what is installed; it was saved by "
             f"{made_by}: {error}"
         ) from error
-    _compare({key: tuple(value.shape) for key, value in expected.items()}, _shapes(folder), folder)
-    return choice.make(sites, registry=registry)
+    found = {key: shape for key, shape in stored.shapes().items() if not key.startswith("gate.")}
+    _compare({key: tuple(value.shape) for key, value in expected.items()}, found, stored)
+    return choice.make(sites, registry=registry, processes=processes)
 
 
-def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Shapes of the stored tensors, the gate's left out."""
-    try:
-        with safe_open(folder / WEIGHTS, framework="pt") as file:
-            shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-    except FileNotFoundError:
-        raise CheckpointError(f"{folder} has no {WEIGHTS}") from None
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{folder / WEIGHTS} is damaged or incomplete: {error}") from error
-    return {key: shape for key, shape in shapes.items() if not key.startswith("gate.")}
-
-
-def _compare(expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]], folder: Path) -> None:
+def _compare(expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]], stored: StoredTensors) -> None:
     problems = [f"no tensor '{key}'" for key in sorted(expected.keys() - found.keys())]
     problems += [f"an unknown tensor '{key}'" for key in sorted(found.keys() - expected.keys())]
     problems += [
@@ -220,23 +230,20 @@ def _compare(expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, .
         if key in found and found[key] != shape
     ]
     if problems:
-        raise CheckpointError(f"{folder / WEIGHTS} does not fit {CONFIG}: it has {'; '.join(problems)}")
+        raise CheckpointError(f"{stored.path} does not fit {CONFIG}: it has {'; '.join(problems)}")
 
 
-def _load_weights(crosscoder: Crosscoder, path: Path) -> None:
-    with safe_open(path, framework="pt") as file:
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+def _load_weights(crosscoder: Crosscoder, stored: StoredTensors) -> None:
+    parts = crosscoder.processes.num_shards
+    sizes = [group.num_latents * parts for group in crosscoder.wiring.groups]
+    tensors = stored.read(sizes, crosscoder.processes.shard, parts, rows=crosscoder.rows)
     expected = crosscoder.state_dict()
     _compare(
         {key: tuple(value.shape) for key, value in expected.items()},
         {key: tuple(value.shape) for key, value in tensors.items()},
-        path.parent,
+        stored,
     )
     wrong = [key for key, value in tensors.items() if value.dtype != expected[key].dtype]
     if wrong:
-        raise CheckpointError(f"{path} should be in fp32, but {wrong[0]} is {tensors[wrong[0]].dtype}")
+        raise CheckpointError(f"{stored.path} should be in fp32, but {wrong[0]} is {tensors[wrong[0]].dtype}")
     crosscoder.load_state_dict(tensors, strict=True)
-
-
-def _tensors(crosscoder: Crosscoder) -> dict[str, torch.Tensor]:
-    return {key: value.detach().cpu().contiguous() for key, value in crosscoder.state_dict().items()}

@@ -20,6 +20,7 @@ from .plugins import Offer, Registry, get_registry
 
 if TYPE_CHECKING:
     from .crosscoder import Crosscoder
+    from .processes import Processes
     from .sites import Site
 
 T = TypeVar("T")
@@ -52,12 +53,19 @@ class ArchitectureChoice(Choice):
 
     kind = "architecture"
 
-    def make(self, sites: tuple[Site, ...], *, registry: Registry | None = None) -> Crosscoder:
-        """A crosscoder of this architecture over `sites`, its weights zero."""
+    def make(
+        self, sites: tuple[Site, ...], *, registry: Registry | None = None, processes: Processes | None = None
+    ) -> Crosscoder:
+        """A crosscoder of this architecture over `sites`, its weights zero; one process's part where they share it."""
         from .crosscoder import Crosscoder
+        from .processes import ALONE
 
         made = self.build(sites, registry=registry)
-        return made if isinstance(made, Crosscoder) else Crosscoder(made)
+        if not isinstance(made, Crosscoder):
+            return Crosscoder(made, processes or ALONE)
+        if processes is not None and processes.num_shards > 1:
+            raise ConfigError(f"the architecture '{self.name}' has weights of its own kind: training.shards must be 1")
+        return made
 
 
 class LossChoice(Choice):

@@ -20,6 +20,7 @@ from .gates import Gate, ReluGate
 from .kernels import sparse_decode, sparse_encode
 from .latents import Latents
 from .normalise import Normaliser
+from .processes import ALONE, Processes
 from .sites import Columns, Site, SiteLayout
 from .wiring import LatentGroup, Wiring
 
@@ -44,12 +45,17 @@ class Crosscoder(nn.Module):
     info: CheckpointInfo | None
     """Where the crosscoder came from: recipe, models, metrics. None until trained or loaded."""
 
-    def __init__(self, wiring: Wiring) -> None:
+    processes: Processes
+    """Where several share the latents (`training.shards`), this crosscoder holds its process's part of each group."""
+
+    def __init__(self, wiring: Wiring, processes: Processes = ALONE) -> None:
         super().__init__()
-        self.wiring = wiring
+        self.wiring = wiring.part(processes.num_shards)
+        self.processes = processes
         self.info = None
         self.normaliser = Normaliser(wiring.layout)
         self.gate: Gate = ReluGate()
+        wiring = self.wiring
         self._make_weights()
         self.b_enc_F = nn.Parameter(torch.zeros(wiring.num_latents))
         self.b_dec_X = nn.Parameter(torch.zeros(wiring.written.width))
@@ -126,6 +132,18 @@ class Crosscoder(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.b_enc_F.device
+
+    @property
+    def rows(self) -> dict[str, str]:
+        """For each tensor of the state that has a row for each latent: `group` of one group, or `latents` of all."""
+        found = dict.fromkeys(("b_enc_F",), "latents")
+        found |= {name: "latents" for name, tensor in self.gate.named_buffers(prefix="gate") if tensor.dim() == 1}
+        return found | {f"{table}.{i}": "group" for table in ("W_enc", "W_dec") for i in range(len(self.wiring.groups))}
+
+    @property
+    def replicated(self) -> list[nn.Parameter]:
+        """Parameters that every process holds alike, even where the latents are parted."""
+        return [self.b_dec_X] if self.W_skip is None else [self.b_dec_X, self.W_skip]
 
     def extra_repr(self) -> str:
         groups = ", ".join(f"{g.name}: {g.num_latents}" for g in self.wiring.groups)
@@ -227,7 +245,8 @@ class Crosscoder(nn.Module):
         `latents` may be dense `f_BF`. `value_N` replaces the values of sparse ones, so that they carry a gradient.
         """
         with torch.autocast(self.device.type, enabled=False):
-            x_hat_BX = self.decode_blocks(latents, value_N=value_N) + self.b_dec_X
+            blocks_BX = self.decode_blocks(latents, value_N=value_N)
+            x_hat_BX = self.processes.sum_with_gradient(blocks_BX) + self.b_dec_X
             if self.W_skip is not None:
                 if x_BX is None:
                     raise SiteError("a crosscoder with a skip connection needs the input to decode; pass x")

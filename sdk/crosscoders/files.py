@@ -12,13 +12,17 @@ from uuid import uuid4
 
 
 @contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
+def whole_folder(target: Path, partial: Path | None = None) -> Iterator[Path]:
     """A new folder to write into, which takes the place of `target` only once everything is on disk.
 
-    A kill at any moment leaves either the old `target` or the new one; left-overs begin with `.partial-`.
+    A kill at any moment leaves either the old `target` or the new one; left-overs begin with `.partial-`. `partial`
+    names the new folder, for others to find.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.parent / f".partial-{target.name}-{uuid4().hex[:8]}"
+    if partial is None:
+        partial = target.parent / f".partial-{target.name}-{uuid4().hex[:8]}"
+    else:
+        shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
         yield partial

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .crosscoder import Crosscoder
     from .plugins import Registry
 
-FILES = (CONFIG, WEIGHTS, CARD, "figures/*", "report.html")
+FILES = (CONFIG, f"{WEIGHTS}*.safetensors", f"{WEIGHTS}.safetensors.index.json", CARD, "figures/*", "report.html")
 
 
 def load_pretrained(
@@ -50,7 +50,8 @@ def download(
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         where = f"'{repo_id}'" + (f" at revision '{revision}'" if revision else "")
         raise CheckpointError(f"{where} is no folder here and could not be fetched from the Hub: {error}") from error
-    _check_digest(repo_id, folder / subfolder / WEIGHTS)
+    for path in sorted((folder / subfolder).glob(f"{WEIGHTS}*.safetensors")):
+        _check_digest(repo_id, path)
     return folder
 
 

@@ -74,6 +74,8 @@ def initialise(
     crosscoder.b_enc_F.zero_()
     crosscoder.b_dec_X.copy_(_decoder_bias(crosscoder, config, mean_X, sample_BX))
     if config.from_saes:
+        if crosscoder.processes.num_shards > 1:
+            raise ConfigError("initialisation.from_saes needs all latents in one process: training.shards must be 1")
         take_latents(crosscoder, config.from_saes, duplicate_response=config.duplicate_response, norm=norm,
                      spread=config.same_across_sites)  # fmt: skip
     if config.firing_rate:
@@ -90,7 +92,10 @@ def _directions(
     found: dict[str, Tensor] = {}
     for site in crosscoder.layout.subset(sorted(names)).sites:
         if site.width not in rows or not config.same_across_sites:
-            drawn_FD = torch.randn(count, site.width, generator=generator)
+            # All latents are drawn, so that the parts of several processes make up what one would have.
+            processes = crosscoder.processes
+            drawn_FD = torch.randn(count * processes.num_shards, site.width, generator=generator)
+            drawn_FD = drawn_FD.chunk(processes.num_shards)[processes.shard]
             rows[site.width] = drawn_FD / drawn_FD.norm(dim=1, keepdim=True)
         found[site.name] = rows[site.width]
     return found

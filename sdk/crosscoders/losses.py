@@ -13,13 +13,14 @@ from functools import cached_property
 import torch
 from attrs import field, frozen
 from attrs.validators import and_, ge, in_, lt
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from .attributes import as_tuple
 from .configs import LossTermChoice
 from .crosscoder import Crosscoder
 from .gates import Gate
 from .latents import Latents
+from .processes import ALONE, Processes
 
 
 @frozen(kw_only=True)
@@ -34,6 +35,9 @@ class StepContext:
     num_tokens: int
     """Tokens of the global batch, over all processes."""
     num_processes: int = 1
+    """How many processes have tokens of their own."""
+    processes: Processes = field(default=ALONE, eq=False)
+    """Those of the run: only what concerns all tokens or all latents needs them."""
     dead_F: Tensor | None = field(default=None, eq=False)
     """Latents that have not been selected for the run's dead window; None where nobody counts."""
 
@@ -54,12 +58,16 @@ class StepContext:
         return total * (self.num_processes / self.num_tokens)
 
     def global_mean(self, total: Tensor) -> Tensor:
-        """The same without gradient and equal on every process: the true mean, for terms that are not sums."""
-        mean = self.mean(total.detach())
-        if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
-            distributed.all_reduce(mean)
-            mean = mean / distributed.get_world_size()
-        return mean
+        """The same without gradient and equal on every process: the true mean, for terms that are not sums.
+
+        Of a total over latents: where processes share them, those of all.
+        """
+        return self.processes.total(self.mean(total.detach())) / self.processes.num_replicas
+
+    def over_latents(self, total: Tensor) -> Tensor:
+        """A total over this process's latents as one over all of them, with gradient: where processes share latents,
+        penalties go through here."""
+        return self.processes.sum_with_gradient(total)
 
 
 @frozen(kw_only=True, eq=False)
@@ -102,6 +110,8 @@ class Loss(nn.Module, ABC):
 
     decoder_norm: float
     """Norm of each latent's decoder row at each site when training starts."""
+    shardable: bool = False
+    """Whether it may be trained with latents parted over processes (`training.shards`)."""
     firing_threshold: float = 0.0
     """Pre-activation above which a latent is on when training starts, for biases set from data."""
 
@@ -253,9 +263,8 @@ class ComposedLoss(Loss):
         share = self.options.site_masking
         if not share or not self.training:
             return x_BX
-        rank = distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
         # A function of step and process, so that a resumed run masks alike.
-        generator = torch.Generator().manual_seed(step.step * 4099 + rank)
+        generator = torch.Generator().manual_seed(step.step * 4099 + step.processes.replica)
         sites = crosscoder.layout.sites
         keep_BS = torch.rand(len(x_BX), len(sites), generator=generator) >= share
         widths = torch.tensor([site.width for site in sites])

@@ -5,6 +5,8 @@ Process r is shard r mod S of replica r div S. Alone, every operation here gives
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from attrs import field, frozen
 from torch import Tensor, distributed
@@ -58,6 +60,11 @@ class Processes:
         return self.rank % self.num_shards
 
     @property
+    def replica(self) -> int:
+        """Which share of the tokens this process trains on."""
+        return self.rank // self.num_shards
+
+    @property
     def is_main(self) -> bool:
         """Whether this process writes what is written once."""
         return self.rank == 0
@@ -78,8 +85,27 @@ class Processes:
         """The sum over the processes that see the same tokens."""
         return tensor if self.num_shards == 1 else _summed(tensor, self.shard_group)
 
+    def sum_with_gradient(self, tensor: Tensor) -> Tensor:
+        """`over_shards`, where every shard goes on to compute the same loss: each part gets the gradient of the sum."""
+        if self.num_shards == 1:
+            return tensor
+        summed: Tensor = _SumOverShards.apply(tensor, self)  # type: ignore[no-untyped-call]
+        return summed
+
+    def least(self, tensor: Tensor) -> Tensor:
+        """The smallest over all processes."""
+        if self.world == 1:
+            return tensor
+        least = tensor.clone()
+        distributed.all_reduce(least, op=distributed.ReduceOp.MIN)
+        return least
+
     def gather(self, tensor: Tensor) -> Tensor:
-        """Tensors of one shape from all processes, joined along dimension 0 in the order of ranks, on the CPU."""
+        """Tensors of one shape from all processes, joined along dimension 0 in the order of ranks."""
+        return tensor if self.world == 1 else torch.cat(_gathered(tensor, self.world, None))
+
+    def gather_for_harvest(self, tensor: Tensor) -> Tensor:
+        """The same for the thread that harvests, on the CPU."""
         if self.world == 1:
             return tensor.cpu()
         return torch.cat(_gathered(tensor.cpu(), self.world, self.data_group))
@@ -100,10 +126,25 @@ class Processes:
         parts = _gathered(padded_BX, self.num_shards, self.shard_group)
         return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
+    def wait_for_shards(self) -> None:
+        """Go on when all shards of this replica have come here."""
+        if self.num_shards > 1:
+            distributed.barrier(group=self.shard_group)
+
     def wait(self) -> None:
         """Go on when all have come here."""
         if self.world > 1:
             distributed.barrier()
+
+
+class _SumOverShards(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, processes: Processes) -> Tensor:
+        return processes.over_shards(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad, None
 
 
 ALONE = Processes()

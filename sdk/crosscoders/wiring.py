@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 from itertools import pairwise
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 from attrs.validators import ge, instance_of, min_len
 
 from .attributes import as_tuple
@@ -99,6 +99,17 @@ class Wiring:
             if group.name == name:
                 return group
         raise ConfigError(f"no latent group is called '{name}'; there are {', '.join(g.name for g in self.groups)}")
+
+    def part(self, count: int) -> Wiring:
+        """The wiring of one of `count` processes that share every group's latents; `ConfigError` where they cannot."""
+        if count == 1:
+            return self
+        if self.nesting:
+            raise ConfigError("nested latents cannot be parted over processes: training.shards must be 1")
+        uneven = [group.name for group in self.groups if group.num_latents % count]
+        if uneven:
+            raise ConfigError(f"training.shards = {count} does not divide the latents of group {', '.join(uneven)}")
+        return evolve(self, groups=tuple(evolve(g, num_latents=g.num_latents // count) for g in self.groups))
 
     @cached_property
     def owners(self) -> Mapping[Block, Block]:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from crosscoders import CheckpointError, ConfigError, Crosscoder, RunConfig, TrainingError, train
 from crosscoders.testing import synthetic_run
 from crosscoders.training.resume import latest_state
-from runs import assert_bit_equal, config_of, launch, weights
+from runs import assert_bit_equal, config_of, weights
 
 
 def test_a_run_learns_and_reports_with_the_inference_gate(planted_run):
@@ -221,39 +221,3 @@ def test_progress_bar_shows_what_matters(tmp_path, capsys):
     train(config_of(tmp_path))
     shown = capsys.readouterr().err
     assert re.search(r"tok/s.*EV -?\d\.\d+ -?\d\.\d+, L0 \d+\.\d, dead \d+\.\d%", shown)
-
-
-LAUNCH = """
-import json, sys, torch
-torch.set_num_threads(1)
-from accelerate import PartialState
-from crosscoders import RunConfig, train
-train(RunConfig.from_dict(json.load(open(sys.argv[1]))), quiet=True)
-assert PartialState().num_processes == int(sys.argv[2])
-"""
-
-
-@pytest.mark.parametrize(
-    "loss",
-    [{"name": "batchtopk", "k": 2}, {"name": "l1", "weight": 0.5, "target_l0": 3.0},
-     {"name": "jumprelu", "penalty": "quadratic", "target_l0": 2.0}, {"name": "delta", "k": 1, "k_shared": 2}],
-    ids=lambda loss: loss["name"],
-)  # fmt: skip
-def test_two_processes_agree_with_one(tmp_path, loss):
-    """The same global batches, one selection over both, the same weights."""
-    (tmp_path / "launch.py").write_text(LAUNCH)
-    for number in (1, 2):
-        data = synthetic_run(str(tmp_path / str(number)), training={"num_tokens": 7680, "dead_after_share": 0.02})
-        data["loss"] = loss
-        if loss["name"] == "delta":
-            data["architecture"] = {"name": "designated_shared", "num_latents": 32, "designated_share": 0.5}
-        (tmp_path / f"{number}.json").write_text(json.dumps(data))
-    subprocess.run([sys.executable, tmp_path / "launch.py", tmp_path / "1.json", "1"], check=True, capture_output=True)
-    launch(tmp_path / "launch.py", tmp_path / "2.json", "2", processes=2)
-    one, two = weights(tmp_path / "1"), weights(tmp_path / "2")
-    for key in one:
-        torch.testing.assert_close(two[key], one[key], rtol=1e-3, atol=1e-4, msg=lambda text, key=key: f"{key}: {text}")
-    histories = [json.loads((tmp_path / n / "history.json").read_text()) for n in ("1", "2")]
-    assert [h.keys() for h in histories[0]] == [h.keys() for h in histories[1]]
-    for first, second in zip(*histories):
-        assert second == pytest.approx(first, rel=1e-3, abs=1e-4)

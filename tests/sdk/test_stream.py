@@ -126,7 +126,7 @@ def test_processes_share_the_batches_of_one(monkeypatch):
     shares = []
     for rank in range(2):
         # Nothing is masked here, so the other rank's mask is all true as well.
-        monkeypatch.setattr(Processes, "gather", lambda self, t: torch.cat([t, torch.ones_like(t)]))
+        monkeypatch.setattr(Processes, "gather_for_harvest", lambda self, t: torch.cat([t, torch.ones_like(t)]))
         stream = stream_of(processes=Processes(rank=rank, world=2))
         shares.append(take(stream, 30))
     for whole, first, second in zip(single, *shares):

@@ -38,17 +38,24 @@ class AuxK(LossTerm):
 def auxk(found: ForwardPass, step: StepContext, *, k_share: float) -> Tensor:
     """mean over tokens of ‖residual − Σ top dead f·d‖²; 0 without dead latents."""
     residual_BX, crosscoder = found.residual_BX.detach(), found.crosscoder
-    if step.dead_F is None or not bool(step.dead_F.any()):
+    processes = step.processes
+    if step.dead_F is None or not bool(processes.over_shards(step.dead_F.sum()) > 0):
         return residual_BX.new_zeros(())
     mean_width = crosscoder.written.width / len(crosscoder.written.sites)
     with torch.no_grad():
         dead_D = step.dead_F.nonzero().squeeze(1)
         f_BD = crosscoder.pre_activations_of(found.read_BX, dead_D).relu_()
         score_BD = f_BD * crosscoder.score_norms()[dead_D]
-        top = score_BD.topk(min(max(1, int(k_share * mean_width)), len(dead_D)), dim=1)
-        mask_BD = torch.zeros_like(f_BD, dtype=torch.bool).scatter_(1, top.indices, top.values > 0)
+        k = max(1, int(k_share * mean_width))
+        top = score_BD.topk(min(k, len(dead_D)), dim=1)
+        keep_BK = top.values > 0
+        if processes.num_shards > 1:
+            # The largest over all shards are among the largest of each.
+            mine_BK = torch.nn.functional.pad(top.values, (0, k - top.values.shape[1]))
+            keep_BK &= top.values >= processes.gather_shards(mine_BK, dim=1).topk(k, dim=1).values[:, -1:]
+        mask_BD = torch.zeros_like(f_BD, dtype=torch.bool).scatter_(1, top.indices, keep_BK)
         token_N, place_N = mask_BD.nonzero(as_tuple=True)
         latents = Latents(token_N, dead_D[place_N], f_BD[token_N, place_N], len(f_BD), crosscoder.num_latents)
     value_N = crosscoder.values(found.read_BX, latents)
-    predicted_BX = crosscoder.decode_blocks(latents, value_N=value_N)
+    predicted_BX = processes.sum_with_gradient(crosscoder.decode_blocks(latents, value_N=value_N))
     return step.mean((residual_BX - predicted_BX).square().sum())

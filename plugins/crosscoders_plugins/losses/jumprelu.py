@@ -61,6 +61,7 @@ class JumpReluConfig(LossConfig):
 class JumpRelu(ComposedLoss):
     """Loss `jumprelu`."""
 
+    shardable = True
     options: JumpReluConfig
     raw_F: nn.Parameter
 
@@ -94,13 +95,14 @@ class JumpRelu(ComposedLoss):
         if self.options.penalty == "tanh":
             weight *= float(self.control.factor)
             self.control.update(f_BF.count_nonzero(), step)
-            sparsity = step.mean((self.options.tanh_scale * f_BF * norm_F).tanh().sum())
+            sparsity = step.mean(step.over_latents((self.options.tanh_scale * f_BF * norm_F).tanh().sum()))
         else:
             sparsity = self._quadratic(pre_BF, step)
         below_BF = (self.threshold_F - pre_BF).relu()
         return {
             "sparsity": weight * sparsity,
-            "pre_activation": self.options.pre_weight * step.mean((below_BF.sum(dim=0) * norm_F).sum()),
+            "pre_activation": self.options.pre_weight
+            * step.mean(step.over_latents((below_BF.sum(dim=0) * norm_F).sum())),
         }
 
     def gate(self) -> Gate:

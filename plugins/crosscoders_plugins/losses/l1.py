@@ -32,6 +32,7 @@ class L1Config(LossConfig):
 class L1(ComposedLoss):
     """Loss `l1`; the decoder norms in the penalty carry gradients."""
 
+    shardable = True
     options: L1Config
 
     def __init__(self, options: L1Config) -> None:
@@ -50,7 +51,7 @@ class L1(ComposedLoss):
         assert found.active.f_BF is not None
         self.control.update(found.active.f_BF.count_nonzero(), step)
         charge_F = found.active.total_F() * norm_F
-        return {"sparsity": weight * step.mean(self.charge(charge_F, found.crosscoder))}
+        return {"sparsity": weight * step.mean(step.over_latents(self.charge(charge_F, found.crosscoder)))}
 
     def charge(self, charge_F: Tensor, crosscoder: Crosscoder) -> Tensor:
         """The total over latents of what each would pay."""

@@ -22,7 +22,8 @@ from crosscoders import (
     StepContext,
 )
 from crosscoders.candidates import candidates, candidates_in_bf16
-from crosscoders.kernels import batch_topk, enough, least_over_processes
+from crosscoders.kernels import batch_topk
+from crosscoders.processes import Processes
 
 from .dead_latents import auxk
 
@@ -104,6 +105,7 @@ class BatchSelectionConfig(SelectionConfig):
 class BatchSelectionLoss(SelectionLoss):
     """Keeps the B·k largest scores of the batch, over all groups or in each."""
 
+    shardable = True
     options: BatchSelectionConfig
     threshold: Tensor
     cut: Tensor
@@ -134,25 +136,31 @@ class BatchSelectionLoss(SelectionLoss):
             self.attach(crosscoder)
         norm_F = crosscoder.score_norms()
         counts = [round(self.options.k_at(step, k) * step.num_tokens) for _, k in self._pools]
-        guesses = [self._guess(crosscoder, read_BX, norm_F, number, count / step.num_tokens)
+        guesses = [self._guess(crosscoder, read_BX, norm_F, number, count / step.num_tokens, step.processes)
                    for number, count in enumerate(counts)]  # fmt: skip
-        found, lacking = self._candidates(crosscoder, read_BX, norm_F, guesses, counts)
+        found, lacking = self._candidates(crosscoder, read_BX, norm_F, guesses, counts, step.processes)
         for factor in (0.25, 0.0):
             if not any(guess for guess, lacks in zip(guesses, lacking, strict=True) if lacks):
                 break
             self.repeats += 1
             guesses = [guess * factor if lacks else guess for guess, lacks in zip(guesses, lacking, strict=True)]
-            found, lacking = self._candidates(crosscoder, read_BX, norm_F, guesses, counts)
+            found, lacking = self._candidates(crosscoder, read_BX, norm_F, guesses, counts, step.processes)
         score_N = found.value_N * norm_F[found.latent_N]
         keep_N = torch.zeros_like(score_N, dtype=torch.bool)
         for number, ((latents, _), count) in enumerate(zip(self._pools, counts, strict=True)):
             mine_N = slice(None) if len(self._pools) == 1 else _inside(found, latents)
-            keep_N[mine_N], cut = batch_topk(score_N[mine_N], count)
+            keep_N[mine_N], cut = batch_topk(score_N[mine_N], count, step.processes)
             self._note(number, cut, step, full=not lacking[number])
         return found.select(keep_N)
 
     def _candidates(
-        self, crosscoder: Crosscoder, read_BX: Tensor, norm_F: Tensor, guesses: list[float], counts: list[int]
+        self,
+        crosscoder: Crosscoder,
+        read_BX: Tensor,
+        norm_F: Tensor,
+        guesses: list[float],
+        counts: list[int],
+        processes: Processes,
     ) -> tuple[Latents, list[bool]]:
         """Latents that score above the guess for their pool, and for each pool whether they are too few."""
         floor_F = torch.zeros_like(norm_F)
@@ -160,16 +168,25 @@ class BatchSelectionLoss(SelectionLoss):
             floor_F[latents] = guess / norm_F[latents]
         bf16 = self.options.preselect == "bf16"
         found = (candidates_in_bf16 if bf16 else candidates)(crosscoder, read_BX, floor_F)
-        # The bf16 product lets some through that are below the floor.
-        positive_N = found.value_N > 0
+        # The bf16 product lets some of those through that are below the floor, and those are not all.
+        above_N = found.value_N > floor_F[found.latent_N]
         numbers = (
-            [int(positive_N.count_nonzero())]
+            above_N.count_nonzero()[None]
             if len(self._pools) == 1
-            else [int((positive_N & _inside(found, latents)).count_nonzero()) for latents, _ in self._pools]
+            else torch.stack([(above_N & _inside(found, latents)).count_nonzero() for latents, _ in self._pools])
         )
-        return found, [not enough(n, count, read_BX.device) for n, count in zip(numbers, counts, strict=True)]
+        totals = processes.total(numbers).tolist()
+        return found, [total < count for total, count in zip(totals, counts, strict=True)]
 
-    def _guess(self, crosscoder: Crosscoder, read_BX: Tensor, norm_F: Tensor, number: int, k: float) -> float:
+    def _guess(
+        self,
+        crosscoder: Crosscoder,
+        read_BX: Tensor,
+        norm_F: Tensor,
+        number: int,
+        k: float,
+        processes: Processes,
+    ) -> float:
         """A score that the cut of a pool is probably above: a share of the last cut, or one from a sample of tokens.
 
         Equal on all processes, since each leaves out what is below it.
@@ -179,8 +196,9 @@ class BatchSelectionLoss(SelectionLoss):
         sample_BX = read_BX[:: max(1, len(read_BX) // SAMPLE_TOKENS)]
         score_N = (crosscoder.pre_activations(sample_BX).relu_() * norm_F)[:, self._pools[number][0]].flatten()
         count = max(1, round(k * len(sample_BX)))
+        score_N = processes.gather_shards(score_N)
         cut = score_N.topk(count).values[-1] if len(score_N) >= count else score_N.new_zeros(())
-        return SAMPLE_MARGIN * float(least_over_processes(cut))
+        return SAMPLE_MARGIN * float(processes.least(cut))
 
     def gate(self) -> Gate:
         if len(self._pools) <= 1:

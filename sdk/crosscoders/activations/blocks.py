@@ -77,7 +77,7 @@ class LiveBlocks:
 
     def read(self, number: int, position: dict[str, Any]) -> tuple[Block, dict[str, Any]]:
         keep_BT, x_RX, after = self.harvest(position)
-        all_keep = self.processes.gather(keep_BT).flatten()
+        all_keep = self.processes.gather_for_harvest(keep_BT).flatten()
         return Block(all_keep, self.processes.rank * keep_BT.numel(), x_RX), after
 
     def harvest(self, position: dict[str, Any]) -> tuple[Tensor, Tensor, dict[str, Any]]:

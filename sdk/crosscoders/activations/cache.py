@@ -145,7 +145,7 @@ class _Writer:
             "after": after,
         }
         write_whole(self.folder / f"{name}.part.json", json.dumps(shard))
-        counts = self.processes.gather(torch.tensor([len(x_RX)]))
+        counts = self.processes.gather_for_harvest(torch.tensor([len(x_RX)]))
         return after, int(counts.sum())
 
 

@@ -40,7 +40,7 @@ def calibrate(
     mask, what the means are taken over.
     """
     state = reader.state()
-    world, gather = processes.world, processes.gather
+    world, gather = processes.world, processes.gather_for_harvest
     rows = -(-max(1, config.calibration_tokens // config.context_length) // world) * world
     tokens = reader.read(rows)
     reader.restore(state)

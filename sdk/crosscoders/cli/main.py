@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,16 @@ def _errors() -> Iterator[None]:
         if os.environ.get("CROSSCODERS_TRACEBACK"):
             raise
         raise click.ClickException(str(error)) from error
+    finally:
+        _part_processes()
+
+
+def _part_processes() -> None:
+    """Under a launcher, say good-bye to the other processes."""
+    if "torch.distributed" in sys.modules:
+        distributed = sys.modules["torch.distributed"]
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.destroy_process_group()
 
 
 def _quiet_libraries() -> None:

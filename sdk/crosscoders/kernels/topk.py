@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
+
+from ..processes import ALONE, Processes
 
 
-def batch_topk(score_N: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def batch_topk(score_N: Tensor, count: int, processes: Processes = ALONE) -> tuple[Tensor, Tensor]:
     """Which candidates are among the `count` largest positive scores of the global batch, and the smallest score kept.
 
     `score_N` are this process's candidates, in a fixed order; those that it leaves out must be smaller than the cut. In
@@ -15,35 +17,17 @@ def batch_topk(score_N: Tensor, count: int) -> tuple[Tensor, Tensor]:
     are all kept; without any, the smallest score kept is 0. Of equal scores at the cut the first are kept.
     """
     contenders_N = score_N[score_N > 0]
-    if not _alone():
-        contenders_N = _gather_largest(contenders_N, count)
+    if processes.world > 1:
+        contenders_N = _gather_largest(contenders_N, count, processes)
     if contenders_N.numel() == 0:
         return torch.zeros_like(score_N, dtype=torch.bool), score_N.new_zeros(())
     cut = _kth_largest(contenders_N, count) if contenders_N.numel() > count else contenders_N.min()
     keep_N = score_N >= cut
-    if _alone():
+    if processes.world == 1:
         surplus = int(keep_N.count_nonzero()) - count
         if surplus > 0:
             keep_N[(score_N == cut).nonzero().squeeze(1)[-surplus:]] = False
     return keep_N, cut
-
-
-def enough(number: int, count: int, device: torch.device) -> bool:
-    """Whether the candidates of all processes, `number` of them here, reach `count`."""
-    if _alone():
-        return number >= count
-    total = torch.tensor(number, device=device)
-    distributed.all_reduce(total)
-    return int(total) >= count
-
-
-def least_over_processes(value: Tensor) -> Tensor:
-    """The smallest of a scalar's values on all processes."""
-    if _alone():
-        return value
-    least = value.clone()
-    distributed.all_reduce(least, op=distributed.ReduceOp.MIN)
-    return least
 
 
 def survivors(score_BF: Tensor, floor_F: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,16 +58,10 @@ def _kth_largest(score_N: Tensor, k: int) -> Tensor:
     return torch.from_numpy(numpy.partition(score_N.numpy(), len(score_N) - k))[-k]
 
 
-def _alone() -> bool:
-    return not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1
-
-
-def _gather_largest(score_N: Tensor, count: int) -> Tensor:
+def _gather_largest(score_N: Tensor, count: int, processes: Processes) -> Tensor:
     """The `count` largest scores of each process, from all of them: enough to find the global cut exactly."""
     largest_N = torch.topk(score_N, min(count, score_N.numel()), sorted=False).values
     padded_N = score_N.new_zeros(count)
     padded_N[: largest_N.numel()] = largest_N
-    parts = [torch.empty_like(padded_N) for _ in range(distributed.get_world_size())]
-    distributed.all_gather(parts, padded_N)
-    gathered_N = torch.cat(parts)
+    gathered_N = processes.gather(padded_N)
     return gathered_N[gathered_N > 0]

@@ -38,6 +38,9 @@ class TrainingConfig:
     """Tokens of one global batch, over all processes and accumulated parts."""
     accumulation: int = field(default=1, validator=ge(1))
     """Parts that a batch is computed in; BatchTopK selects within a part."""
+    shards: int = field(default=1, validator=ge(1))
+    """Processes that share the latents of one crosscoder, for dictionaries that do not fit on one device; all
+    processes over this is the number of replicas, which train on different tokens."""
     optimizer: str = field(default="adam", validator=in_(("adam", "adafactor", "adam_8bit")))
     """`adam` holds 8 bytes for each parameter, `adam_8bit` (bitsandbytes') about 2, `adafactor` (torch's, with factored
     second moments and no first ones) next to none."""
@@ -74,6 +77,8 @@ class TrainingConfig:
     def __attrs_post_init__(self) -> None:
         if self.batch_size % self.accumulation:
             raise ConfigError(f"batch_size {self.batch_size} is no multiple of accumulation {self.accumulation}")
+        if self.shards > 1 and self.optimizer != "adam":
+            raise ConfigError(f"shards = {self.shards} needs the optimizer 'adam', not '{self.optimizer}'")
 
     @property
     def num_steps(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from attrs import frozen
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..crosscoder import Crosscoder
 from ..errors import TrainingError
+from ..processes import ALONE, Processes
 
 
 @frozen(kw_only=True)
@@ -27,15 +28,12 @@ class Metrics:
     num_tokens: int
 
 
-def _alone(tensor: Tensor) -> Tensor:
-    return tensor
-
-
 @torch.no_grad()
-def evaluate(
-    crosscoder: Crosscoder, batches: Iterable[Tensor], *, total: Callable[[Tensor], Tensor] = _alone
-) -> Metrics:
-    """Metrics over `batches` of raw activations (B, X). `total` sums a tensor over processes."""
+def evaluate(crosscoder: Crosscoder, batches: Iterable[Tensor], *, processes: Processes = ALONE) -> Metrics:
+    """Metrics over `batches` of raw activations (B, X), this process's share of them.
+
+    Where processes share the latents, each gets the tokens of its whole replica.
+    """
     written = crosscoder.written
     columns = crosscoder.layout.columns(written.names)
     width, sites = written.width, len(written.sites)
@@ -55,7 +53,8 @@ def evaluate(
         counts = torch.tensor([len(latents.latent_N), len(x_BX)], dtype=torch.float64, device=x_BX.device)
         sums += torch.cat([shifted_BX.sum(dim=0), shifted_BX.square().sum(dim=0), torch.stack(errors), counts])
         fired_F += latents.fired_F
-    sums, fired_F = total(sums), total(fired_F)
+    sums[-2] = processes.over_shards(sums[-2])
+    sums, fired_F = processes.over_replicas(sums), processes.over_replicas(fired_F)
     num_tokens = int(sums[-1])
     if num_tokens == 0:
         raise TrainingError("there is no held-out token to evaluate on")
@@ -65,7 +64,7 @@ def evaluate(
     return Metrics(
         explained_variance={name: 1 - by_site[name] / max(float(variance[name]), 1e-300) for name in by_site},
         l0=float(sums[-2]) / num_tokens,
-        dead_share=float((fired_F == 0).double().mean()),
+        dead_share=float(processes.over_shards((fired_F == 0).double().mean())) / processes.num_shards,
         mean_squared_error={name: value / num_tokens for name, value in by_site.items()},
         num_tokens=num_tokens,
     )

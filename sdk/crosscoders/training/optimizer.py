@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from ..processes import ALONE, Processes
 from .config import TrainingConfig
 
 
@@ -25,11 +26,19 @@ def make_optimizer(config: TrainingConfig, parameters: Iterable[nn.Parameter]) -
     return optimizer
 
 
-def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
-    """The norm of the gradient of all `parameters` together."""
-    gradients = [parameter.grad.flatten() for parameter in parameters if parameter.grad is not None]
-    # The product of a gradient with itself reads it at twice the speed of its norm.
-    return torch.stack([torch.dot(gradient, gradient) for gradient in gradients]).sum().sqrt()
+def gradient_norm(
+    parameters: Iterable[nn.Parameter], replicated: Sequence[nn.Parameter] = (), processes: Processes = ALONE
+) -> Tensor:
+    """The norm of the gradient of all `parameters` together, those of other shards too; `replicated` count once."""
+    alike = {id(parameter) for parameter in replicated}
+    own: list[Tensor] = []
+    shared: list[Tensor] = []
+    for parameter in parameters:
+        if parameter.grad is not None:
+            gradient = parameter.grad.flatten()
+            # The product of a gradient with itself reads it at twice the speed of its norm.
+            (shared if id(parameter) in alike else own).append(torch.dot(gradient, gradient))
+    return torch.stack([processes.over_shards(torch.stack(own).sum()), *shared]).sum().sqrt()
 
 
 def scale_gradient(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], factor: Tensor) -> None:

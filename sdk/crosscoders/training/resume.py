@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..errors import CheckpointError
-from ..files import first_difference, whole_folder
+from ..files import first_difference
+from ..shards import StoredTensors, save_tensors, shared_folder
 from .trainer import Trainer
 
 FORMAT = 1
@@ -22,7 +21,7 @@ FORMAT = 1
 
 def save_state(folder: Path, trainer: Trainer, *, config: dict[str, Any], position: dict[str, Any], keep: int,
                extra: dict[str, Tensor]) -> Path:  # fmt: skip
-    """Write `step-N` into `folder` and remove all but the newest `keep`."""
+    """Write `step-N` into `folder` and remove all but the newest `keep`. The shards of one replica call this."""
     tensors = {f"extra.{name}": tensor for name, tensor in extra.items()}
     # The gate follows from the loss, and which gate the crosscoder has depends on whether it was evaluated before.
     weights = {k: v for k, v in trainer.crosscoder.state_dict().items() if not k.startswith("gate.")}
@@ -36,12 +35,14 @@ def save_state(folder: Path, trainer: Trainer, *, config: dict[str, Any], positi
     if torch.cuda.is_available():
         tensors["rng.cuda"] = torch.cuda.get_rng_state()
     target = folder / f"step-{trainer.step_number:08d}"
-    with whole_folder(target) as partial:
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, partial / "state.safetensors")
-        state = {"format": FORMAT, "step": trainer.step_number, "config": config, "position": position}
-        (partial / "state.json").write_text(json.dumps(state, indent=1))
-    for old in _checkpoints(folder)[:-keep]:
-        shutil.rmtree(old)
+    with shared_folder(target, trainer.processes) as partial:
+        save_tensors(partial, "state", tensors, _rows(trainer), trainer.processes)
+        if trainer.processes.shard == 0:
+            state = {"format": FORMAT, "step": trainer.step_number, "config": config, "position": position}
+            (partial / "state.json").write_text(json.dumps(state, indent=1))
+    if trainer.processes.shard == 0:
+        for old in _checkpoints(folder)[:-keep]:
+            shutil.rmtree(old)
     return target
 
 
@@ -57,8 +58,11 @@ def load_state(path: Path, trainer: Trainer, *, config: dict[str, Any]) -> tuple
     """
     try:
         state = json.loads((path / "state.json").read_text())
-        tensors = load_file(path / "state.safetensors")
-    except (OSError, json.JSONDecodeError, SafetensorError) as error:
+        processes, groups = trainer.processes, trainer.crosscoder.wiring.groups
+        sizes = [group.num_latents * processes.num_shards for group in groups]
+        stored = StoredTensors.open(path, "state")
+        tensors = stored.read(sizes, processes.shard, processes.num_shards, rows=_rows(trainer))
+    except (OSError, json.JSONDecodeError, CheckpointError) as error:
         raise CheckpointError(f"the checkpoint {path} cannot be read: {error}") from error
     if state.get("format") != FORMAT:
         raise CheckpointError(f"the checkpoint {path} has format {state.get('format')}; this version reads {FORMAT}")
@@ -80,6 +84,22 @@ def load_state(path: Path, trainer: Trainer, *, config: dict[str, Any]) -> tuple
     if "rng.cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["rng.cuda"])
     return state["position"], _part(tensors, "extra.")
+
+
+def _rows(trainer: Trainer) -> dict[str, str]:
+    """Which tensors of a state have rows for latents: see `shards`."""
+    rows = {f"crosscoder.{name}": kind for name, kind in trainer.crosscoder.rows.items()}
+    count = trainer.crosscoder.num_latents
+    rows |= {f"loss.{k}": "latents" for k, v in trainer.loss.state_dict().items() if v.dim() == 1 and len(v) == count}
+    names = {id(parameter): name for name, parameter in trainer.crosscoder.named_parameters()}
+    names |= {id(parameter): f"loss.{name}" for name, parameter in trainer.loss.named_parameters()}
+    for number, parameter in enumerate(trainer.parameters):
+        name = names[id(parameter)]
+        kind = rows.get(name if name.startswith("loss.") else f"crosscoder.{name}")
+        if kind:
+            rows |= {f"optimizer.{number}.{key}": kind for key in trainer.optimizer.state[parameter]}
+            rows |= {f"optimizer.{number}.{key}": kind for key in ("exp_avg", "exp_avg_sq")}
+    return {**rows, "tokens_since_fired_F": "latents"}
 
 
 def _checkpoints(folder: Path) -> list[Path]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..activations import Calibration
 from ..checkpoint import CheckpointInfo
 from ..crosscoder import Crosscoder
+from ..errors import ConfigError
 from ..initialise import initialise
 from ..losses import Loss
 from ..plugins import Registry
@@ -45,8 +46,11 @@ class TrainingRun:
     ) -> None:
         self.config, self.accelerator, self.processes, self.registry = config, accelerator, processes, registry
         self.prefix = prefix
-        self.crosscoder: Crosscoder = config.architecture.make(layout.sites, registry=registry)
+        self.crosscoder: Crosscoder = config.architecture.make(layout.sites, registry=registry, processes=processes)
         self.loss: Loss = config.loss.build(registry=registry)
+        terms = getattr(config.loss.options, "terms", None)
+        if processes.num_shards > 1 and (terms or not self.loss.shardable):
+            raise ConfigError(f"the loss '{config.loss.name}', with its terms, is not defined for training.shards > 1")
         self.trainer = Trainer(
             self.crosscoder, self.loss, config.training, accelerator=accelerator, processes=processes
         )
@@ -89,7 +93,7 @@ class TrainingRun:
 
     def save(self, stream: Mapping[str, Any], median_norm_S: Tensor) -> None:
         """Write a checkpoint to resume from."""
-        if self.processes.is_main:
+        if self.processes.replica == 0:
             save_state(
                 self.checkpoints,
                 self.trainer,
@@ -107,8 +111,9 @@ class TrainingRun:
         self.crosscoder.info = CheckpointInfo.of_run(
             self.config, registry=self.registry, models=dict(models), metrics=attrs.asdict(metrics)
         )
-        if self.processes.is_main:
+        if self.processes.replica == 0:
             self.crosscoder.save_pretrained(self.config.output / "crosscoder")
+        if self.processes.is_main:
             (self.config.output / "history.json").write_text(json.dumps(self.history, indent=1))
         self.processes.wait()
         for observer in self.observers:
@@ -128,7 +133,7 @@ class TrainingRun:
     def evaluate(self, held_out: Iterable[Tensor]) -> Metrics:
         """Metrics of the inference gate as training stands now."""
         self.crosscoder.gate = self.loss.gate().to(self.crosscoder.device)
-        metrics = evaluate(self.crosscoder, held_out, total=self.processes.total)
+        metrics = evaluate(self.crosscoder, held_out, processes=self.processes)
         numbers = {"evaluation/l0": metrics.l0, "evaluation/dead_share": metrics.dead_share}
         numbers |= {f"evaluation/explained_variance/{k}": v for k, v in metrics.explained_variance.items()}
         self._log(numbers, self.trainer.step_number)
@@ -144,7 +149,7 @@ class TrainingRun:
         data = self.config.to_dict()
         for key in ("output", "trackers", "observers", "cache", "models_device"):
             del data[key]
-        for key in ("save_every", "keep_checkpoints", "evaluate_every", "log_every"):
+        for key in ("save_every", "keep_checkpoints", "evaluate_every", "log_every", "shards"):
             del data["training"][key]
         del data["activations"]["prefetch"]
         return data

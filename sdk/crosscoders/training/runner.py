@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..activations import ActivationSource, ActivationStream, CachedActivations, LiveActivations, write_cache
@@ -33,7 +34,9 @@ class Runner:
         self.config = config
         self.registry = registry or get_registry()
         self.accelerator = _accelerator(config)
-        self.processes = Processes.of(self.accelerator.process_index, self.accelerator.num_processes)
+        self.processes = Processes.of(
+            self.accelerator.process_index, self.accelerator.num_processes, num_shards=config.training.shards
+        )
         self.source: ActivationSource = self._source()
         self.runs = [
             TrainingRun(
@@ -93,7 +96,9 @@ class Runner:
             bar.close()
         for run in self.runs:
             run.finish(self.source.models, self._held_out())
-        self.accelerator.end_training()
+        # `end_training` would also part the processes, and no second run could follow.
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
         return self.crosscoder
 
     def _source(self) -> ActivationSource:
@@ -129,8 +134,9 @@ class Runner:
             stream.restore(position)
         return stream
 
-    def _held_out(self) -> Any:
-        return self.source.held_out(self._median_norm_S, self.config.training.evaluation_tokens)
+    def _held_out(self) -> Iterator[Tensor]:
+        for x_BX in self.source.held_out(self._median_norm_S, self.config.training.evaluation_tokens):
+            yield self.processes.gather_rows(x_BX.to(self.accelerator.device))
 
 
 def _summary(reports: Sequence[StepReport]) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ..crosscoder import Crosscoder
 from ..errors import TrainingError
@@ -26,9 +28,9 @@ if TYPE_CHECKING:
 class _TrainStep(nn.Module):
     """Crosscoder and loss as one module, so that distributed wrappers see one forward pass."""
 
-    def __init__(self, crosscoder: Crosscoder, loss: Loss) -> None:
+    def __init__(self, crosscoder: Crosscoder, loss: Loss, processes: Processes) -> None:
         super().__init__()
-        self.crosscoder, self.loss = crosscoder, loss
+        self.crosscoder, self.loss, self.processes = crosscoder, loss, processes
 
     def forward(self, x_BX: Tensor, step: StepContext) -> tuple[LossOutput, Tensor]:
         """What the loss says, and the sums that metrics are made of: see `_sums`."""
@@ -42,7 +44,8 @@ class _TrainStep(nn.Module):
         target_BX = self.crosscoder.target(x_BX)
         error = [part.square().sum() for part in self.crosscoder.split(output.residual_BX).values()]
         terms = [term.detach() for term in output.terms.values()]
-        numbers = torch.stack([*terms, output.num_active.to(terms[0]), *error]).double()
+        num_active = self.processes.over_shards(output.num_active.to(terms[0]))
+        numbers = torch.stack([*terms, num_active, *error]).double()
         return torch.cat([numbers, target_BX.square().sum(dim=0).double(), target_BX.sum(dim=0).double()])
 
 
@@ -63,10 +66,10 @@ class Trainer:
         self.step_number = 0
         device = accelerator.device if accelerator else crosscoder.device
         loss.attach(crosscoder)
-        module = _TrainStep(crosscoder, loss).to(device)
+        module = _TrainStep(crosscoder, loss, processes).to(device)
         self.parameters = list(module.parameters())
         self.optimizer = make_optimizer(config, self.parameters)
-        self.module: nn.Module = accelerator.prepare(module) if accelerator else module
+        self.module = _replicated(module, accelerator, processes)
         self.tokens_since_fired_F = torch.zeros(crosscoder.num_latents, dtype=torch.int64, device=device)
 
     @property
@@ -87,6 +90,7 @@ class Trainer:
             warmed_up=self.step_number >= config.warmup_steps,
             num_tokens=config.batch_size // config.accumulation,
             num_processes=self.processes.num_replicas,
+            processes=self.processes,
             dead_F=self.dead_F,
         )
         for group in self.optimizer.param_groups:
@@ -115,13 +119,15 @@ class Trainer:
         return self._report(values[len(names) :], terms, grad_norm, fired_F)
 
     def _forward_backward(self, x_BX: Tensor, context: StepContext, *, last: bool) -> tuple[LossOutput, Tensor]:
-        from contextlib import nullcontext
-
         # Gradients are exchanged once, with the last part.
-        waiting = self.accelerator.no_sync(self.module) if self.accelerator and not last else nullcontext()
+        waiting: AbstractContextManager[None] = nullcontext()
+        if isinstance(self.module, DistributedDataParallel) and not last:
+            waiting = self.module.no_sync()
         with waiting:
             output: LossOutput
-            output, sums = self.module(x_BX.to(self.tokens_since_fired_F.device), context)
+            x_BX = self.processes.gather_rows(x_BX.to(self.tokens_since_fired_F.device))
+            with self.accelerator.autocast() if self.accelerator else nullcontext():
+                output, sums = self.module(x_BX, context)
             loss = torch.stack(list(output.terms.values())).sum() / self.config.accumulation
             if self.accelerator:
                 self.accelerator.backward(loss)
@@ -131,7 +137,7 @@ class Trainer:
 
     def _clip(self) -> float:
         """Let the optimizer scale the gradient to at most `grad_clip`; returns its norm before."""
-        norm = gradient_norm(self.parameters)
+        norm = gradient_norm(self.parameters, self.crosscoder.replicated, self.processes)
         if self.config.grad_clip:
             scale_gradient(self.optimizer, self.parameters, (self.config.grad_clip / norm).clamp_max(1.0))
         return float(norm)
@@ -157,11 +163,25 @@ class Trainer:
             terms=terms,
             l0=values[0] / config.batch_size,
             explained_variance=explained,
-            dead_share=float(self.dead_F.float().mean()),
+            dead_share=float(self.processes.over_shards(self.dead_F.float().mean())) / self.processes.num_shards,
             lr=config.lr_at(self.step_number - 1),
             grad_norm=grad_norm,
             fired_F=fired_F,
         )
+
+
+def _replicated(module: nn.Module, accelerator: Accelerator | None, processes: Processes) -> nn.Module:
+    """`module`, its gradients averaged over the processes that hold the same latents."""
+    if accelerator is None or processes.num_replicas == 1:
+        return module
+    devices = [accelerator.device] if accelerator.device.type == "cuda" else None
+    return DistributedDataParallel(
+        module,
+        device_ids=devices,
+        process_group=processes.replica_group,
+        broadcast_buffers=False,
+        gradient_as_bucket_view=True,
+    )
 
 
 def fit(
