@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .crosscoder import Crosscoder
-from .kernels import row_dots, survivors
+from .kernels import operations, row_dots
 from .latents import Latents
 
 BF16_ROUNDING = 2.0**-8
@@ -30,7 +30,7 @@ def candidates(crosscoder: Crosscoder, x_BX: Tensor, floor_F: Tensor) -> Latents
     else:
         inputs, weights = _operands(crosscoder, x_BX)
         products = _products(inputs, weights, pieces, bias_F=crosscoder.b_enc_F)
-    return _joined(crosscoder, x_BX, [survivors(product_BF, floor_F) for product_BF in products])
+    return _joined(crosscoder, x_BX, [operations(x_BX).survivors(product_BF, floor_F) for product_BF in products])
 
 
 @torch.no_grad()
@@ -56,7 +56,7 @@ def candidates_in_bf16(crosscoder: Crosscoder, x_BX: Tensor, floor_F: Tensor) ->
         limit_F = floor_F - crosscoder.b_enc_F - margin_F
         # The product is rounded once more, and so is the limit, to be compared in one type.
         limit_F -= limit_F.abs() * (4 * BF16_ROUNDING)
-        found.append(survivors(product_BF, limit_F.bfloat16()))
+        found.append(operations(x_BX).survivors(product_BF, limit_F.bfloat16()))
     rough = _joined(crosscoder, x_BX, found)
     return Latents(rough.token_N, rough.latent_N, _exact(crosscoder, x_BX, rough), len(x_BX), crosscoder.num_latents)
 

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crosscoders import Latents
-from crosscoders.kernels import batch_topk, row_dots, sparse_decode, sparse_encode, survivors, weighted_row_sums
+from crosscoders import ConfigError, Latents
+from crosscoders.kernels import batch_topk, operations, reference, row_dots, sparse_decode, sparse_encode
 
 
 @st.composite
@@ -56,7 +56,9 @@ def test_sparse_products_and_gradients_equal_dense(case):
 
 
 def test_empty_segments_sum_to_zero():
-    out = weighted_row_sums(torch.ones(3, 2), torch.tensor([2]), torch.tensor([5.0]), torch.tensor([0, 0, 1, 1]))
+    out = reference.weighted_row_sums(
+        torch.ones(3, 2), torch.tensor([2]), torch.tensor([5.0]), torch.tensor([0, 0, 1, 1])
+    )
     assert out.tolist() == [[0, 0], [5, 5], [0, 0], [0, 0]]
 
 
@@ -80,7 +82,7 @@ def test_survivors_are_the_entries_above_their_floor(rows, columns, floor, seed,
     dtype = torch.bfloat16 if bf16 else torch.float32
     score_BF = torch.randn(rows, columns, generator=generator).to(dtype)
     floor_F = (floor + torch.rand(columns, generator=generator)).to(dtype)
-    place_N, value_N = survivors(score_BF, floor_F)
+    place_N, value_N = reference.survivors(score_BF, floor_F)
     expected_BF = score_BF > floor_F
     assert torch.equal(place_N, expected_BF.view(-1).nonzero().squeeze(1))
     assert torch.equal(value_N, score_BF[expected_BF])
@@ -95,11 +97,80 @@ def test_latents_select_groups_and_join():
     assert latents.by_latent.tolist() == [2, 0, 1]
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
-def test_kernels_agree_on_the_gpu():
-    generator = torch.Generator().manual_seed(0)
-    latents, f_BF = latents_of(64, 128, 0.1, generator)
-    W = torch.randn(128, 16, generator=generator, dtype=torch.float64)
-    there = Latents(latents.token_N.cuda(), latents.latent_N.cuda(), latents.value_N.cuda(), 64, 128)
-    torch.testing.assert_close(sparse_decode(there.value_N, W.cuda(), there).cpu(), f_BF @ W)
+# -- Triton kernels: on a GPU as they are, elsewhere by Triton's interpreter ------------------------------------------
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@pytest.fixture
+def gpu():
+    """The kernels, compiled where there is a GPU."""
+    pytest.importorskip("triton", reason="Triton is not installed")
+    from crosscoders.kernels import gpu
+
+    return gpu
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_triton_kernels_agree_with_the_reference(gpu, seed, dtype):
+    generator = torch.Generator().manual_seed(seed)
+    num_tokens, num_latents, width = (int(torch.randint(1, high, (), generator=generator)) for high in (9, 12, 1500))
+    latents, _ = latents_of(num_tokens, num_latents, [0.0, 0.3, 1.0][seed % 3], generator)
+    # Columns of a wider tensor: rows are not next to each other.
+    x = torch.randn(num_tokens, width + 3, generator=generator, dtype=dtype)[:, :width].to(DEVICE)
+    W = torch.randn(num_latents, width, generator=generator, dtype=dtype).to(DEVICE)
+    token, latent, weight = latents.token_N.to(DEVICE), latents.latent_N.to(DEVICE), latents.value_N.to(DEVICE, dtype)
+    starts = latents.token_starts_B.to(DEVICE)
+    close = {"rtol": 1e-4, "atol": 1e-3} if dtype == torch.float32 else {}
+    for operation, arguments in [
+        ("weighted_row_sums", (W, latent, weight, starts)),
+        ("weighted_row_sums", (x.contiguous(), token, weight, torch.zeros(3, dtype=torch.int64, device=DEVICE))),
+        ("row_dots", (x, W, token, latent, starts)),
+    ]:
+        found = getattr(gpu, operation)(*arguments)
+        torch.testing.assert_close(found, getattr(reference, operation)(*arguments), **close)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_triton_compaction_agrees_with_the_reference(gpu, seed, dtype):
+    generator = torch.Generator().manual_seed(seed)
+    rows, columns = (int(torch.randint(0 if high == 40 else 1, high, (), generator=generator)) for high in (40, 300))
+    score_BF = torch.randn(rows, columns, generator=generator).to(DEVICE, dtype)
+    floor_F = (torch.rand(columns, generator=generator) + [-9, 0, 1, 9][seed % 4]).to(DEVICE, dtype)
+    for found, expected in zip(gpu.survivors(score_BF, floor_F), reference.survivors(score_BF, floor_F)):
+        assert torch.equal(found, expected)
+
+
+def test_a_training_step_is_the_same_with_triton(gpu, monkeypatch):
+    """Selection, decode and both weight gradients together, in fp32 and with bf16 pre-selection."""
+    from crosscoders import Crosscoder, LatentGroup, LossChoice, Site, StepContext, Wiring
+    from crosscoders.initialise import initialise
+
+    sites = (Site("a/x", 10), Site("b/x", 6))
+    groups = (LatentGroup("a", 8, ["a/x"], ["a/x", "b/x"]), LatentGroup("both", 16, ["a/x", "b/x"], ["b/x"]))
+    x_BX = torch.randn(32, 16, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    step = StepContext(
+        step=0, total_steps=9, warmed_up=True, num_tokens=32, dead_F=(torch.arange(24) % 3 == 0).to(DEVICE)
+    )
+    results = []
+    for kernels, preselect in [("reference", "fp32"), ("triton", "fp32"), ("triton", "bf16")]:
+        monkeypatch.setenv("CROSSCODERS_KERNELS", kernels)
+        crosscoder = Crosscoder(Wiring(sites=sites, groups=groups))
+        initialise(crosscoder, decoder_norm=0.5, generator=torch.Generator().manual_seed(0))
+        loss = LossChoice.of("batchtopk", k=3, preselect=preselect).build()
+        loss.attach(crosscoder)
+        terms = loss.to(DEVICE)(crosscoder.to(DEVICE), x_BX, step).terms
+        sum(terms.values()).backward()
+        results.append([*terms.values(), *(parameter.grad for parameter in crosscoder.parameters())])
+    for other in results[1:]:
+        for first, second in zip(results[0], other):
+            torch.testing.assert_close(second, first, rtol=1e-4, atol=1e-5)
+
+
+def test_the_choice_of_kernels(monkeypatch):
+    assert operations(torch.zeros(1)) is reference
+    monkeypatch.setenv("CROSSCODERS_KERNELS", "cuda")
+    with pytest.raises(ConfigError, match="'reference' or 'triton'"):
+        operations(torch.zeros(1))

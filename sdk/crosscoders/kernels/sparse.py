@@ -10,33 +10,22 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from ..latents import Latents
-
-
-def weighted_row_sums(table_RD: Tensor, row_N: Tensor, weight_N: Tensor, starts_G: Tensor) -> Tensor:
-    """Sum `weight · table[row]` over each of G segments, which follow each other and start at `starts_G`: (G, D)."""
-    return functional.embedding_bag(
-        row_N, table_RD, starts_G, mode="sum", per_sample_weights=weight_N.to(table_RD.dtype)
-    )
+from .choice import operations
 
 
 def row_dots(rows_BD: Tensor, table_RD: Tensor, latents: Latents) -> Tensor:
     """The products rows[token] · table[latent] of each entry of `latents`: (N,)."""
-    # The embedding bag's own backward to its weights is exactly this, without gathering N rows twice.
-    return torch.ops.aten._embedding_bag_per_sample_weights_backward(  # type: ignore[no-any-return]
-        rows_BD.contiguous(),
-        table_RD,
-        latents.latent_N,
-        latents.token_starts_B,
-        latents.token_N,
-        0,  # mode "sum"
-    )
+    return operations(table_RD).row_dots(rows_BD, table_RD, latents.token_N, latents.latent_N, latents.token_starts_B)
+
+
+def _sums_by_token(table_RD: Tensor, weight_N: Tensor, latents: Latents) -> Tensor:
+    return operations(table_RD).weighted_row_sums(table_RD, latents.latent_N, weight_N, latents.token_starts_B)
 
 
 def _sums_by_latent(rows_BD: Tensor, weight_N: Tensor, latents: Latents) -> Tensor:
-    return weighted_row_sums(
+    return operations(rows_BD).weighted_row_sums(
         rows_BD.contiguous(), latents.token_of_latent_N, weight_N[latents.by_latent], latents.latent_starts_F
     )
 
@@ -46,7 +35,7 @@ class _SparseDecode(torch.autograd.Function):
     def forward(ctx: Any, value_N: Tensor, W_dec_FX: Tensor, latents: Latents) -> Tensor:
         ctx.save_for_backward(value_N, W_dec_FX)
         ctx.latents = latents
-        return weighted_row_sums(W_dec_FX, latents.latent_N, value_N, latents.token_starts_B)
+        return _sums_by_token(W_dec_FX, value_N, latents)
 
     @staticmethod
     def backward(ctx: Any, grad_BX: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
@@ -69,7 +58,7 @@ class _SparseEncode(torch.autograd.Function):
         latents: Latents = ctx.latents
         grad_x_BX = grad_W_FX = grad_b_F = None
         if ctx.needs_input_grad[0]:
-            grad_x_BX = weighted_row_sums(W_enc_FX, latents.latent_N, grad_N, latents.token_starts_B)
+            grad_x_BX = _sums_by_token(W_enc_FX, grad_N, latents)
         if ctx.needs_input_grad[1]:
             grad_W_FX = _sums_by_latent(x_BX, grad_N, latents)
         if ctx.needs_input_grad[2]:

@@ -30,27 +30,6 @@ def batch_topk(score_N: Tensor, count: int, processes: Processes = ALONE) -> tup
     return keep_N, cut
 
 
-def survivors(score_BF: Tensor, floor_F: Tensor) -> tuple[Tensor, Tensor]:
-    """The few entries of a contiguous tensor that exceed their column's floor: places in it, row by row, and values."""
-    score_N = score_BF.view(-1)
-    if score_BF.device.type != "cpu" or score_BF.numel() % 8:
-        place_N = (score_BF > floor_F).view(-1).nonzero().squeeze(1)
-        return place_N, score_N[place_N]
-    # `nonzero` of a mask costs as much as a small product; looking at eight entries at a time makes it cheap.
-    mask_N = _exceeds(score_BF, floor_F).view(-1)
-    word_N = mask_N.view(torch.int64).nonzero().squeeze(1)
-    which_N, bit_N = mask_N.view(-1, 8)[word_N].nonzero().unbind(1)
-    place_N = word_N[which_N] * 8 + bit_N
-    return place_N, score_N[place_N]
-
-
-def _exceeds(score_BF: Tensor, floor_F: Tensor) -> Tensor:
-    if score_BF.dtype == torch.bfloat16 and floor_F.dtype == torch.bfloat16 and bool((floor_F > 0).all()):
-        # Positive numbers are in the order of their bits, and those of negative ones are negative integers.
-        return score_BF.view(torch.int16) > floor_F.view(torch.int16)
-    return score_BF > floor_F
-
-
 def _kth_largest(score_N: Tensor, k: int) -> Tensor:
     if score_N.device.type != "cpu":
         return torch.topk(score_N, k, sorted=False).values.min()

@@ -19,7 +19,7 @@ def make_optimizer(config: TrainingConfig, parameters: Iterable[nn.Parameter]) -
     if config.optimizer == "adafactor":
         return torch.optim.Adafactor(parameters, lr=config.lr)
     try:
-        from bitsandbytes.optim import Adam8bit  # type: ignore[import-not-found]
+        from bitsandbytes.optim import Adam8bit
     except ImportError as error:
         raise ConfigError("training.optimizer: 'adam_8bit' needs the package bitsandbytes, not installed") from error
     optimizer: torch.optim.Optimizer = Adam8bit(parameters, lr=config.lr, betas=config.betas)

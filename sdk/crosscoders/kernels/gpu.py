@@ -1,0 +1,124 @@
+"""The same operations as `reference` as Triton kernels, for GPUs; only imported where Triton is.
+
+Rows may have any stride, columns must be next to each other. Sums are in fp32, or fp64 for fp64 tables.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+MOST_COLUMNS = 1024
+"""Columns of a row that one program handles at a time."""
+ELEMENTS = 2048
+"""Entries of a score tensor that one program looks at."""
+
+
+@triton.jit
+def _row_sums_kernel(
+    table, row, weight, start, out, num_entries, num_segments, width, stride, SUM: tl.constexpr, BLOCK: tl.constexpr
+):
+    segment = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = column < width
+    first = tl.load(start + segment)
+    last = tl.load(start + segment + 1, mask=segment + 1 < num_segments, other=num_entries)
+    total = tl.zeros((BLOCK,), dtype=SUM)
+    for entry in range(first, last):
+        values = tl.load(table + tl.load(row + entry) * stride + column, mask=inside, other=0.0)
+        total += tl.load(weight + entry).to(SUM) * values.to(SUM)
+    tl.store(out + segment * width + column, total.to(out.dtype.element_ty), mask=inside)
+
+
+def weighted_row_sums(table_RD: Tensor, row_N: Tensor, weight_N: Tensor, starts_G: Tensor) -> Tensor:
+    """As `reference.weighted_row_sums`: one program sums some columns of one segment."""
+    width = table_RD.shape[1]
+    out_GD = torch.empty(len(starts_G), width, dtype=table_RD.dtype, device=table_RD.device)
+    block = min(MOST_COLUMNS, triton.next_power_of_2(width))
+    if out_GD.numel():
+        _row_sums_kernel[(len(starts_G), triton.cdiv(width, block))](
+            table_RD, row_N, weight_N, starts_G, out_GD, len(row_N), len(starts_G), width, table_RD.stride(0),
+            SUM=_sum_type(table_RD), BLOCK=block,
+        )  # fmt: skip
+    return out_GD
+
+
+@triton.jit
+def _row_dots_kernel(
+    rows, table, token, latent, out, width, rows_stride, table_stride, SUM: tl.constexpr, BLOCK: tl.constexpr
+):
+    entry = tl.program_id(0).to(tl.int64)
+    left = rows + tl.load(token + entry) * rows_stride
+    right = table + tl.load(latent + entry) * table_stride
+    total = tl.zeros((BLOCK,), dtype=SUM)
+    for begin in range(0, width, BLOCK):
+        column = begin + tl.arange(0, BLOCK)
+        inside = column < width
+        total += tl.load(left + column, mask=inside, other=0.0).to(SUM) * tl.load(
+            right + column, mask=inside, other=0.0
+        ).to(SUM)
+    tl.store(out + entry, tl.sum(total, axis=0).to(out.dtype.element_ty))
+
+
+def row_dots(rows_BD: Tensor, table_RD: Tensor, token_N: Tensor, latent_N: Tensor, starts_B: Tensor) -> Tensor:
+    """As `reference.row_dots`: one program for each entry."""
+    width = rows_BD.shape[1]
+    out_N = torch.empty(len(token_N), dtype=table_RD.dtype, device=table_RD.device)
+    if len(out_N):
+        _row_dots_kernel[(len(out_N),)](
+            rows_BD, table_RD, token_N, latent_N, out_N, width, rows_BD.stride(0), table_RD.stride(0),
+            SUM=_sum_type(table_RD), BLOCK=min(MOST_COLUMNS, triton.next_power_of_2(width)),
+        )  # fmt: skip
+    return out_N
+
+
+@triton.jit
+def _above(score, floor, place, inside, num_columns, AS: tl.constexpr):
+    limit = tl.load(floor + place % num_columns, mask=inside, other=0.0).to(AS)
+    return (tl.load(score + place, mask=inside, other=0.0).to(AS) > limit) & inside
+
+
+@triton.jit
+def _count_kernel(score, floor, count, num_elements, num_columns, AS: tl.constexpr, BLOCK: tl.constexpr):
+    program = tl.program_id(0).to(tl.int64)
+    place = program * BLOCK + tl.arange(0, BLOCK)
+    above = _above(score, floor, place, place < num_elements, num_columns, AS)
+    tl.store(count + program, tl.sum(above.to(tl.int64), axis=0))
+
+
+@triton.jit
+def _compact_kernel(
+    score, floor, offset, places, values, num_elements, num_columns, AS: tl.constexpr, BLOCK: tl.constexpr
+):
+    program = tl.program_id(0).to(tl.int64)
+    place = program * BLOCK + tl.arange(0, BLOCK)
+    inside = place < num_elements
+    above = _above(score, floor, place, inside, num_columns, AS)
+    number = above.to(tl.int64)
+    target = tl.load(offset + program) + tl.cumsum(number, axis=0) - number
+    tl.store(places + target, place, mask=above)
+    tl.store(values + target, tl.load(score + place, mask=inside, other=0.0), mask=above)
+
+
+def survivors(score_BF: Tensor, floor_F: Tensor) -> tuple[Tensor, Tensor]:
+    """As `reference.survivors`: each program counts its survivors, then writes them behind those of the ones before."""
+    device, programs = score_BF.device, triton.cdiv(score_BF.numel(), ELEMENTS)
+    count = torch.zeros(programs, dtype=torch.int64, device=device)
+    shape = (score_BF.numel(), score_BF.shape[1])
+    if programs:
+        _count_kernel[(programs,)](score_BF, floor_F, count, *shape, AS=_sum_type(score_BF), BLOCK=ELEMENTS)
+    after = count.cumsum(0)
+    total = int(after[-1]) if programs else 0
+    places = torch.empty(total, dtype=torch.int64, device=device)
+    values = torch.empty(total, dtype=score_BF.dtype, device=device)
+    if total:
+        _compact_kernel[(programs,)](
+            score_BF, floor_F, after - count, places, values, *shape, AS=_sum_type(score_BF), BLOCK=ELEMENTS
+        )
+    return places, values
+
+
+def _sum_type(table_RD: Tensor) -> tl.dtype:
+    return tl.float64 if table_RD.dtype == torch.float64 else tl.float32
