@@ -147,6 +147,14 @@ class Activation:
         return Latents.of_mask(self.f_BF.detach() > 0, self.f_BF.detach())
 
     @cached_property
+    def num_active(self) -> int:
+        """How many (token, latent) pairs are on."""
+        if self.sparse is not None:
+            return len(self.sparse[0].latent_N)
+        assert self.f_BF is not None
+        return int(self.f_BF.count_nonzero())
+
+    @cached_property
     def value_N(self) -> Tensor:
         """The values of `latents`, with gradient."""
         if self.sparse is not None:

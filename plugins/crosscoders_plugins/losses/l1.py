@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from attrs import field, frozen
 from attrs.validators import and_, ge, gt, in_, le
 from torch import Tensor
 
 from crosscoders import Activation, ComposedLoss, Crosscoder, ForwardPass, Gate, LossConfig, ReluGate, StepContext
+from crosscoders.candidates import candidates
 
 from .l0_control import L0Control
+
+SPARSE_BELOW = {"cpu": 1 / 16, "cuda": 1 / 300}
+"""Share of active latents below which sparse products are faster than dense ones: measured in `bench/engine`; on GPUs
+by arithmetic."""
 
 
 @frozen(kw_only=True)
@@ -34,22 +40,30 @@ class L1(ComposedLoss):
 
     shardable = True
     options: L1Config
+    density: Tensor
 
     def __init__(self, options: L1Config) -> None:
         super().__init__(options)
         self.decoder_norm = options.decoder_norm
         self.control = L0Control(options.target_l0)
+        self.register_buffer("density", torch.ones(()))
 
     def activate(self, crosscoder: Crosscoder, read_BX: Tensor, step: StepContext) -> Activation:
-        f_BF = crosscoder.pre_activations(read_BX).relu()
-        return Activation(f_BF)
+        # Training begins dense; which way is faster follows from the density of the step before.
+        if float(self.density) > SPARSE_BELOW["cpu" if read_BX.device.type == "cpu" else "cuda"]:
+            active = Activation(crosscoder.pre_activations(read_BX).relu())
+        else:
+            latents = candidates(crosscoder, read_BX, torch.zeros_like(crosscoder.b_enc_F))
+            active = Activation(sparse=(latents, crosscoder.values(read_BX, latents)))
+        if self.training:
+            self.density.fill_(active.num_active / max(1, len(read_BX) * crosscoder.num_latents))
+        return active
 
     def penalties(self, found: ForwardPass, step: StepContext) -> Mapping[str, Tensor]:
         norms_FS = found.crosscoder.decoder_norms()
         norm_F = norms_FS.sum(dim=1) if self.options.norm == "l1" else norms_FS.norm(dim=1)
         weight = self.weight(step) * float(self.control.factor)
-        assert found.active.f_BF is not None
-        self.control.update(found.active.f_BF.count_nonzero(), step)
+        self.control.update(torch.tensor(float(found.active.num_active), device=norm_F.device), step)
         charge_F = found.active.total_F() * norm_F
         return {"sparsity": weight * step.mean(step.over_latents(self.charge(charge_F, found.crosscoder)))}
 

@@ -1,0 +1,73 @@
+"""What a training step holds in memory at its worst moment, as a formula.
+
+With P parameters, B tokens of one part of a batch, X columns read, Y columns written, F latents, K active per token,
+and pieces of R rows of the encoder product, in bytes:
+
+    held always       12 P                          weights and Adam's two moments, in fp32
+    while selecting   5 R F + 8 B X + 24 B K        a piece and its mask; the batch, raw and normalised; candidates
+      in bf16         3 R F + 8 B X + 88 B K + 2 B X + 2 (encoder rows)
+    while going back  4 P + 8 B X + 4 B Y + 48 B K
+      several groups  4 P + 8 B X + 12 B Y + 88 B K
+
+    peak = 12 P + the larger of the last two
+"""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from ..crosscoder import PIECE_ELEMENTS, PIECE_ROWS
+from ..wiring import Wiring
+
+
+@frozen(kw_only=True)
+class StepMemory:
+    """Bytes, on one process."""
+
+    parameters: int
+    optimizer: int
+    gradients: int
+    selection: int
+    """Only while latents are selected."""
+    backward: int
+    """Activations, their gradients and sparse latents, only in the backward pass; gradients of weights apart."""
+
+    @property
+    def peak(self) -> int:
+        """At the worst moment."""
+        return self.parameters + self.optimizer + max(self.selection, self.gradients + self.backward)
+
+
+def step_memory(
+    wiring: Wiring,
+    *,
+    batch_size: int,
+    active: float,
+    preselect: str = "fp32",
+    device: str = "cpu",
+    optimizer_bytes: float = 8.0,
+) -> StepMemory:
+    """The memory of a BatchTopK step on `batch_size` tokens with `active` latents per token, dead ones aside.
+
+    `optimizer_bytes` are those per parameter: 8 for Adam, about 2 for `adam_8bit`. For shards pass `wiring.part(n)`.
+    """
+    weights = wiring.num_weights
+    count = weights + wiring.num_latents + wiring.written.width
+    rows = min(batch_size, max(PIECE_ROWS, PIECE_ELEMENTS["cpu" if device == "cpu" else "cuda"] // wiring.num_latents))
+    batch = batch_size * wiring.layout.width
+    written = batch_size * wiring.written.width
+    encoder = sum(group.num_latents * wiring.layout.subset(group.reads).width for group in wiring.groups)
+    entries = batch_size * active
+    selection = 5 * rows * wiring.num_latents + 8 * batch + 24 * entries
+    if preselect == "bf16":
+        selection += 2 * encoder + 2 * batch - 2 * rows * wiring.num_latents + 64 * entries
+    backward = 8 * batch + 4 * written + 48 * entries
+    if len(wiring.groups) > 1:
+        backward += 8 * written + 40 * entries
+    return StepMemory(
+        parameters=4 * count,
+        optimizer=round(optimizer_bytes * count),
+        gradients=4 * count,
+        selection=round(selection),
+        backward=round(backward),
+    )
