@@ -165,8 +165,20 @@ def report(record):
                   "Median milliseconds; in brackets over one fp32 encoder product of the same shape, timed in turns in "
                   "the same process. Shapes are sites × width, latents, tokens, k.", ""]  # fmt: skip
         names = list(dict.fromkeys(name for entry in record["steps"] for name in entry["seconds"]))
-        lines += table(["", *(shape_text(entry["shape"]) for entry in record["steps"])],
-                       [[name, *(cell(entry["seconds"].get(name)) for entry in record["steps"])] for name in names])  # fmt: skip
+        heads = ["", *(shape_text(entry["shape"]) for entry in record["steps"])]
+        rows = [[name, *(cell(entry["seconds"].get(name)) for entry in record["steps"])] for name in names]
+        lines += table(heads, rows)
+        floors = [entry["seconds"]["batchtopk"] for entry in record["steps"]]
+        lines += ["", "The floor, product + gathers + gradients + Adam and nothing else, in milliseconds; and our fp32 "
+                  "step over it:", ""]  # fmt: skip
+        floor_row = [f"{1000 * f['floor']:.0f} [{f['floor'] / f['product']:.2f}]" for f in floors]
+        lines += table(
+            heads, [["floor", *floor_row], ["step / floor", *(f"{f['step'] / f['floor']:.2f}" for f in floors)]]
+        )
+        less = [f"{(f['step'] - f['adam']) / f['product in bf16']:.2f}" for f in floors]
+        lines += ["", "Over one product in bf16, with and without the optimizer's share of the step:", ""]
+        lines += table(heads, [["step", *(f"{f['step'] / f['product in bf16']:.2f}" for f in floors)],
+                               ["step less Adam", *less]])  # fmt: skip
         lines += ["", "How many times as long as ours others take:", ""]
         ours = ("batchtopk", "batchtopk, bf16 pre-selection")
         peers = [name for name in names if not name.startswith("batchtopk")]
@@ -192,7 +204,7 @@ def report(record):
                   "each (on a CPU, one core each); a crosscoder of 4,096 and one of 8,192 latents.", ""]  # fmt: skip
         first = next(iter(record["pipeline"].values()))
         lines += table(["", *(f"{n} latents" for n in record["pipeline"])], [
-            [name, *(f"{value[name]:.2f}" if "/" in name else f"{value[name]:,.0f}" for value in record["pipeline"].values())]
+            [name, *(f"{p[name]:.2f}" if "/" in name else f"{p[name]:,.0f}" for p in record["pipeline"].values())]
             for name in first
         ])  # fmt: skip
     return "\n".join(lines) + "\n"

@@ -47,6 +47,42 @@ def trainer_of(sites, width, latents, batch, k, *, loss="batchtopk", wiring="aca
     return trainer
 
 
+def floor(trainer, product, batch, k):
+    """What no exact step does without: the product, decoding, gradients of values and of both weights, Adam."""
+    from crosscoders.kernels import operations
+
+    W = trainer.crosscoder.W_dec[0].detach()
+    x = torch.randn(batch, W.shape[1], device=W.device)
+    token = torch.arange(batch, device=W.device).repeat_interleave(k)
+    latent = torch.randint(len(W), (batch * k,), device=W.device)
+    value = torch.rand(batch * k, device=W.device)
+    order = latent.argsort()
+    by_token = torch.arange(0, batch * k, k, device=W.device)
+    counts = torch.bincount(latent, minlength=len(W))
+    by_latent, sorted_token = counts.cumsum(0) - counts, token[order]
+    weights = [torch.nn.Parameter(torch.randn_like(W)) for _ in range(2)]
+    optimizer, kernels = torch.optim.Adam(weights, fused=True), operations(W)
+
+    def call():
+        product()
+        kernels.weighted_row_sums(W, latent, value, by_token)
+        kernels.row_dots(x, W, token, latent, by_token)
+        for weight in weights:
+            weight.grad = kernels.weighted_row_sums(x, sorted_token, value, by_latent)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return call
+
+
+def adam(trainer):
+    """The optimizer's part of a step."""
+    weights = [torch.nn.Parameter(torch.randn_like(weight)) for weight in trainer.parameters]
+    for weight in weights:
+        weight.grad = torch.randn_like(weight)
+    return torch.optim.Adam(weights, fused=True).step
+
+
 def measure(sites, width, latents, batch, k, rounds, *, loss="batchtopk", wiring="acausal", autocast=False):
     """Median seconds of a whole step and of the product."""
     options = dict(LOSSES[loss])
@@ -59,5 +95,11 @@ def measure(sites, width, latents, batch, k, rounds, *, loss="batchtopk", wiring
 
     for _ in range(12):
         step()
-    found = medians({"product": encoder_product(sites, width, latents, batch), "step": step}, rounds)
+    product = encoder_product(sites, width, latents, batch)
+    calls = {"product": product, "step": step}
+    if (loss, wiring) == ("batchtopk", "acausal"):
+        calls["product in bf16"] = encoder_product(sites, width, latents, batch, torch.bfloat16)
+        calls["floor"] = floor(trainer, product, batch, k)
+        calls["adam"] = adam(trainer)
+    found = medians(calls, rounds)
     return {**found, "repeats": getattr(trainer.loss, "repeats", 0)}

@@ -49,11 +49,11 @@ def activations(sites, width, batch, count=4):
         turn += 1
 
 
-def encoder_product(sites, width, latents, batch):
+def encoder_product(sites, width, latents, batch, dtype=torch.float32):
     """One product of a batch with all encoder rows: the unit of all ratios. Its result goes into the same memory."""
-    x = torch.randn(batch, sites * width, device=device())
-    W = torch.randn(latents, sites * width, device=device())
-    out = torch.empty(batch, latents, device=device())
+    x = torch.randn(batch, sites * width, device=device(), dtype=dtype)
+    W = torch.randn(latents, sites * width, device=device(), dtype=dtype)
+    out = torch.empty(batch, latents, device=device(), dtype=dtype)
     return lambda: torch.mm(x, W.T, out=out)
 
 

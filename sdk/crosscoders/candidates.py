@@ -44,7 +44,7 @@ def candidates_in_bf16(crosscoder: Crosscoder, x_BX: Tensor, floor_F: Tensor) ->
     inputs, weights = _operands(crosscoder, x_BX)
     rough_inputs = [read_BX.bfloat16() for read_BX in inputs]
     errors = [
-        SLACK * ((read_BX - rough_BX).norm(dim=1) + BF16_ROUNDING * rough_BX.float().norm(dim=1))
+        SLACK * ((read_BX - rough_BX).norm(dim=1) + BF16_ROUNDING * read_BX.norm(dim=1))
         for read_BX, rough_BX in zip(inputs, rough_inputs, strict=True)
     ]
     norms = [W.norm(dim=1) for W in weights]

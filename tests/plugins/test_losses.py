@@ -664,3 +664,39 @@ def test_fewer_positive_latents_than_places_cost_no_repeated_products():
         output = loss(crosscoder, x_BX, context(step=step))
     assert int(output.num_active) == int((crosscoder.pre_activations(x_BX) > 0).sum()) < 11 * 17
     assert loss.repeats == 0
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_candidates_below_the_floor_do_not_count(seed):
+    """The bf16 product lets some of them through: enough in number, but not the largest that there are."""
+    crosscoder, x_BX = wired("acausal", {}, seed=seed)
+    found = []
+    for preselect in ("fp32", "bf16"):
+        loss = LossChoice.of("batchtopk", k=3, preselect=preselect).build().train()
+        loss.attach(crosscoder)
+        loss(crosscoder, x_BX, context(num_tokens=50))
+        loss.cut.mul_(1.002 / (1 - loss._margins[0]))  # so that the guess is a little above the cut
+        found.append(loss(crosscoder, x_BX, context(num_tokens=50)))
+        assert loss.repeats == 1
+    assert found[0].terms["reconstruction"].item() == pytest.approx(found[1].terms["reconstruction"].item(), rel=1e-6)
+    assert torch.equal(found[0].fired_F, found[1].fired_F)
+
+
+@pytest.mark.parametrize(("name", "options"), WIRINGS)
+@pytest.mark.parametrize("norm", ["l1", "l2"])
+def test_l1_is_the_same_dense_and_sparse(name, options, norm):
+    crosscoder, x_BX = wired(name, options, seed=3, dtype=torch.float64)
+    gradients, terms = [], []
+    for density in (1.0, 0.0):  # of the step before, which decides how this one is computed
+        loss = LossChoice.of("l1", norm=norm, weight=0.3).build().train()
+        loss.density.fill_(density)
+        crosscoder.zero_grad()
+        output = loss(crosscoder, x_BX, context(num_tokens=50))
+        sum(output.terms.values()).backward()
+        terms.append([term.item() for term in output.terms.values()])
+        gradients.append([parameter.grad for parameter in crosscoder.parameters()])
+        share = (crosscoder.pre_activations(x_BX) > 0).double().mean().item()
+        assert float(loss.density) == pytest.approx(share) and int(output.num_active) == round(share * 50 * 24)
+    assert terms[0] == pytest.approx(terms[1], rel=1e-12)
+    for dense, sparse in zip(*gradients):
+        torch.testing.assert_close(sparse, dense)

@@ -2,6 +2,7 @@
 
 from .config import RunConfig, TrainingConfig
 from .evaluate import Metrics, evaluate
+from .memory import StepMemory, step_memory
 from .progress import RunView, StepReport
 from .runner import Runner, harvest, train
 from .sweep import sweep, sweep_configs
@@ -12,12 +13,14 @@ __all__ = [
     "RunConfig",
     "RunView",
     "Runner",
+    "StepMemory",
     "StepReport",
     "Trainer",
     "TrainingConfig",
     "evaluate",
     "fit",
     "harvest",
+    "step_memory",
     "sweep",
     "sweep_configs",
     "train",
