@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint unit docs claims clean
+.PHONY: demo test lint unit docs claims bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/crosscoders demo
@@ -24,6 +24,9 @@ docs: $(VENV)/.test
 
 claims: $(VENV)/.test
 	$(BIN)/python bench/claims
+
+bench: $(VENV)/.test
+	$(BIN)/python bench/engine --install
 
 # torch comes first and by itself, so that no other package pulls another build of it.
 $(VENV)/.torch: constraints.txt

@@ -36,11 +36,13 @@ def _part_processes() -> None:
             distributed.destroy_process_group()
 
 
-def _quiet_libraries() -> None:
-    """Progress bars and warnings of the libraries that load models would bury our own output."""
+def _set_up_libraries() -> None:
+    """Quiet those that load models, whose progress bars and warnings would bury our own output."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TQDM_MININTERVAL", "0.5")
+    # On a CPU, small memory pages cost up to half of a training step.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
         from transformers.utils import logging
     except ImportError:
@@ -101,7 +103,7 @@ def demo(
     output: Path,
 ) -> None:
     """Train on a base/chat pair, analyse the difference, write a report."""
-    _quiet_libraries()
+    _set_up_libraries()
     from ..demo import DemoConfig
     from ..demo import demo as run
 
@@ -131,7 +133,7 @@ def demo(
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def train(config: Path, output: Path | None, cache: Path | None, fresh: bool, quiet: bool) -> None:
     """Train the run of a TOML file, going on from its newest checkpoint if there is one."""
-    _quiet_libraries()
+    _set_up_libraries()
     import attrs
 
     from ..training import RunConfig
@@ -156,7 +158,7 @@ def harvest(config: Path, folder: Path, tokens: int, verify: bool, quiet: bool) 
 
     Goes on where it was stopped. Run it by `accelerate launch -m crosscoders harvest` to share the work.
     """
-    _quiet_libraries()
+    _set_up_libraries()
     from ..activations import verify_cache
     from ..training import RunConfig
     from ..training import harvest as run
@@ -179,7 +181,7 @@ def sweep(
     config: Path, settings: tuple[str, ...], output: Path | None, cache: Path | None, fresh: bool, quiet: bool
 ) -> None:
     """Train several crosscoders from one harvest: one for each combination of values."""
-    _quiet_libraries()
+    _set_up_libraries()
     import attrs
 
     from ..training import RunConfig
@@ -223,7 +225,7 @@ def _say_metrics(crosscoder: Any) -> None:
 @click.option("--output", default="analysis", show_default=True, type=click.Path(path_type=Path))
 def analyse(name: str, analyses: tuple[str, ...], revision: str | None, tokens: int, seed: int, output: Path) -> None:
     """Analyse a saved crosscoder (folder or Hub id) and write report.html and report.json."""
-    _quiet_libraries()
+    _set_up_libraries()
     from ..crosscoder import Crosscoder
     from ..reports import save_page
     from ..study import analyse as run

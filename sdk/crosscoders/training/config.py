@@ -140,7 +140,7 @@ class RunConfig:
     device: str = field(default="auto", validator=in_(("auto", "cpu")))
     """`auto` takes what accelerate finds."""
     models_device: str = field(default="", validator=instance_of(str))
-    """Where the models run, e.g. `cuda:1`; empty: on the device of the crosscoder."""
+    """Where the models run, such as "cuda:1"; empty: on the device of the crosscoder."""
     cache: Path | None = field(default=None, converter=_optional_path)
     """Folder with activations that `crosscoders harvest` has written for this config; without, the models run."""
     output: Path = field(default=Path("runs/crosscoder"), converter=Path)
