@@ -197,3 +197,20 @@ def test_what_a_sweep_cannot_vary_is_refused():
     with pytest.raises(ConfigError, match="has no values"):
         sweep_configs(config, {"loss.k": []})
     assert isinstance(sweep_configs(config, {})[0], RunConfig)
+
+
+def test_evaluating_while_a_thread_harvests(planted_run, tmp_path):
+    train(config_of(tmp_path, activations={"prefetch": "on"}, training={"evaluate_every": 3}), quiet=True)
+    assert_bit_equal(weights(planted_run), weights(tmp_path))
+
+
+def test_no_block_too_many_is_harvested(tmp_path, monkeypatch):
+    from crosscoders.activations.blocks import LiveBlocks
+
+    read, numbers = LiveBlocks.read, {}
+    monkeypatch.setattr(LiveBlocks, "read", lambda self, number, at: (seen.append(number), read(self, number, at))[1])
+    for prefetch in ("off", "on"):
+        seen = []
+        train(config_of(tmp_path / prefetch, activations={"prefetch": prefetch}), quiet=True)
+        numbers[prefetch] = seen
+    assert numbers["on"] == numbers["off"] == list(range(len(numbers["off"])))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from threading import Lock
 from typing import Any
 
 import torch
@@ -43,11 +44,13 @@ class Harvester:
     ) -> None:
         self.adapters = {key: adapter for key, adapter in adapters.items() if any(s.model == key for s in layout.sites)}
         self.layout, self.rows_per_forward, self.device, self.autocast = layout, rows_per_forward, device, autocast
+        self._lock = Lock()
 
     @torch.no_grad()
     def __call__(self, tokens: TokenBatch) -> Tensor:
         """Raw activations side by side, (B, T, X) in fp32. `TrainingError` names a site that is not finite."""
-        with self.autocast():
+        # Training may ask for held-out activations while a thread harvests, and hooks of a model are for one at a time.
+        with self._lock, self.autocast():
             pieces = [
                 self._forward(tokens.rows(start, start + self.rows_per_forward).to(self.device))
                 for start in range(0, len(tokens.ids), self.rows_per_forward)

@@ -169,6 +169,8 @@ def harvest(
 
 
 def _accelerator(config: RunConfig) -> Accelerator:
+    if torch.cuda.is_available() and config.device != "cpu":
+        torch.set_float32_matmul_precision(config.training.float32_precision)
     return Accelerator(
         cpu=config.device == "cpu",
         mixed_precision=config.training.mixed_precision,

@@ -30,8 +30,8 @@ SHARED = (
 )
 """Parts of a config that all crosscoders of a sweep have in common,"""
 SHARED_TRAINING = (
-    "num_tokens", "batch_size", "accumulation", "mixed_precision", "evaluate_every", "evaluation_tokens", "save_every",
-    "log_every", "shards",
+    "num_tokens", "batch_size", "accumulation", "mixed_precision", "float32_precision", "shards",
+    "evaluate_every", "evaluation_tokens", "save_every", "log_every",
 )  # fmt: skip
 """and those of its `training` table."""
 
