@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -105,24 +105,21 @@ class StoredTensors:
         `sizes` are the numbers of latents of the whole groups; `rows` tells how tensors are parted where one file has
         them whole.
         """
-        files = [self._tensors(shard) for shard in range(self.count)]
-        if (self.count, parts) == (1, 1):
-            return files[0]
-        found, rows = {}, {**rows, **self.rows}
-        for key, first in files[0].items():
-            if key not in rows or not first.dim():
-                found[key] = first
-                continue
-            pieces = [file[key] for file in files]
-            if rows[key] == "latents":
-                found[key] = torch.cat([_rows(group, part, parts) for group in _by_group(pieces, sizes, self.count)])
-            else:
-                found[key] = _rows(torch.cat(pieces), part, parts)
-        return found
-
-    def _tensors(self, shard: int) -> dict[str, Tensor]:
-        with self._file(shard) as file:
-            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        rows = {**rows, **self.rows}
+        with ExitStack() as stack:
+            files = [stack.enter_context(self._file(shard)) for shard in range(self.count)]
+            found = {}
+            for key in files[0].keys():  # noqa: SIM118
+                kind = rows.get(key) if files[0].get_slice(key).get_shape() else None
+                if kind is None or (self.count, parts) == (1, 1):
+                    found[key] = files[0].get_tensor(key)
+                    continue
+                slices = [file.get_slice(key) for file in files]
+                whole = sizes if kind == "latents" else [sum(one.get_shape()[0] for one in slices)]
+                # Only this part is read, whatever the whole takes.
+                places = _places(whole, self.count, part, parts)
+                found[key] = torch.cat([slices[shard][start:stop] for shard, start, stop in places])
+            return found
 
     @contextmanager
     def _file(self, shard: int) -> Iterator[Any]:
@@ -140,11 +137,14 @@ def _file(name: str, shard: int, count: int) -> str:
     return f"{name}.safetensors" if count == 1 else f"{name}-{shard + 1:05d}-of-{count:05d}.safetensors"
 
 
-def _by_group(pieces: Sequence[Tensor], sizes: Sequence[int], count: int) -> list[Tensor]:
-    """The rows of each group, joined from files that hold a part of every group."""
-    split = [torch.split(piece, [size // count for size in sizes]) for piece in pieces]
-    return [torch.cat([groups[number] for groups in split]) for number in range(len(sizes))]
-
-
-def _rows(tensor: Tensor, part: int, parts: int) -> Tensor:
-    return tensor if parts == 1 else tensor.chunk(parts)[part].clone()
+def _places(sizes: Sequence[int], count: int, part: int, parts: int) -> Iterator[tuple[int, int, int]]:
+    """Where part number `part` of `parts` of each group lies in `count` files: file, from, to."""
+    before = 0
+    for size in sizes:
+        begin, end = part * size // parts, (part + 1) * size // parts
+        for shard in range(count):
+            low, high = shard * size // count, (shard + 1) * size // count
+            start, stop = max(begin, low), min(end, high)
+            if start < stop:
+                yield shard, before + start - low, before + stop - low
+        before += size // count

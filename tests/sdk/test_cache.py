@@ -214,3 +214,39 @@ def test_no_block_too_many_is_harvested(tmp_path, monkeypatch):
         train(config_of(tmp_path / prefetch, activations={"prefetch": prefetch}), quiet=True)
         numbers[prefetch] = seen
     assert numbers["on"] == numbers["off"] == list(range(len(numbers["off"])))
+
+
+@pytest.mark.parametrize("stop", [2, 40])
+def test_a_run_may_go_from_cache_to_live_and_back(planted_run, cache, tmp_path, stop, monkeypatch):
+    """Checkpoints say where in the tokens a run is, whichever way they came."""
+    from crosscoders.training.run import TrainingRun
+
+    step, config = TrainingRun.step, config_of(tmp_path, training={"save_every": 1})
+
+    def stopped(self, parts):
+        if self.trainer.step_number == limit:
+            raise KeyboardInterrupt
+        return step(self, parts)
+
+    for limit, found in ((stop, cache), (stop + 9, None), (-1, cache)):
+        with monkeypatch.context() as patch:
+            patch.setattr(TrainingRun, "step", stopped)
+            try:
+                train(attrs.evolve(config, cache=found), quiet=True)
+            except KeyboardInterrupt:
+                assert limit > 0
+    assert_bit_equal(weights(planted_run), weights(tmp_path))
+
+
+def test_models_that_have_changed_are_not_mixed_in(cache, tmp_path, monkeypatch):
+    from crosscoders.activations.source import LiveActivations
+
+    made = LiveActivations.__init__
+
+    def changed(self, *arguments, **options):
+        made(self, *arguments, **options)
+        self.models = {**self.models, "base": {**self.models["base"], "revision": "another"}}
+
+    monkeypatch.setattr(LiveActivations, "__init__", changed)
+    with pytest.raises(CacheError, match="other models: base.revision"):
+        harvest(config_of("unused"), copy_of(cache, tmp_path), quiet=True)

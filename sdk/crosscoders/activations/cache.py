@@ -60,7 +60,8 @@ def write_cache(
     manifest = {
         "format": FORMAT,
         "identity": identity(config),
-        "models": live.models,
+        "models": dict(live.models),
+        "start": live.start(),
         "sites": [attrs.asdict(site) for site in live.layout.sites],
         "held_out_rows": config.activations.rows_per_forward,
         "shards": [],
@@ -68,7 +69,11 @@ def write_cache(
     if processes.is_main:
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / MANIFEST).exists():
-            _check(folder, _manifest(folder), config)
+            there = _manifest(folder)
+            _check(folder, there, config)
+            difference = first_difference(there["models"], json.loads(json.dumps(manifest["models"])))
+            if difference:
+                raise CacheError(f"the cache {folder} was made with other models: {difference}")
         else:
             write_whole(folder / MANIFEST, json.dumps(manifest, indent=1))
     processes.wait()
@@ -181,7 +186,15 @@ class CachedActivations:
     def _blocks(self, split: str) -> CachedBlocks:
         shards = [shard for shard in self.manifest["shards"] if shard["split"] == split]
         dtype = getattr(torch, self.config.activations.buffer_dtype)
-        return CachedBlocks(self.folder, shards, self.layout.width, dtype, self.processes, verify=self.verify)
+        return CachedBlocks(
+            self.folder,
+            shards,
+            self.layout.width,
+            dtype,
+            self.processes,
+            first=self.manifest["start"],
+            verify=self.verify,
+        )
 
 
 class CachedBlocks:
@@ -197,8 +210,10 @@ class CachedBlocks:
         dtype: torch.dtype,
         processes: Processes,
         *,
+        first: dict[str, Any],
         verify: bool,
     ) -> None:
+        self.first = first
         self.folder, self.width, self.dtype, self.processes = folder, width, dtype, processes
         self.shards: dict[int, list[dict[str, Any]]] = {}
         for shard in sorted(shards, key=lambda shard: (shard["block"], shard["rows"])):
@@ -206,14 +221,14 @@ class CachedBlocks:
         self._unchecked = {shard["file"] for shard in shards} if verify else set()
 
     def start(self) -> dict[str, Any]:
-        return {}
+        return self.first
 
     def read(self, number: int, position: dict[str, Any]) -> tuple[Block, dict[str, Any]]:
         if number not in self.shards:
             kept = sum(shard["kept"] for block in self.shards.values() for shard in block)
             raise CacheError(
                 f"the cache {self.folder} has {kept:,} tokens, fewer than this run needs; "
-                "run `crosscoders harvest` with --tokens to add more"
+                "run `crosscoders harvest` with this config, or with more --tokens, to add to it"
             )
         shards = self.shards[number]
         begin, stop = self.processes.share(shards[-1]["rows"][1])

@@ -68,6 +68,10 @@ class LiveActivations:
             autocast=autocast,
         )
 
+    def start(self) -> dict[str, Any]:
+        """The position of the first block."""
+        return self._reader("train").state()
+
     def calibrate(self) -> Calibration:
         return calibrate(self._reader("train"), self.harvester, self.config.activations, processes=self.processes)
 
