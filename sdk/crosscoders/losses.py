@@ -111,7 +111,8 @@ class Loss(nn.Module, ABC):
     decoder_norm: float
     """Norm of each latent's decoder row at each site when training starts."""
     shardable: bool = False
-    """Whether it may be trained with latents parted over processes (`training.shards`)."""
+    """Whether it may be trained with latents parted over processes (`training.shards`): what it sums over latents goes
+    through `StepContext.over_latents`."""
     firing_threshold: float = 0.0
     """Pre-activation above which a latent is on when training starts, for biases set from data."""
 

@@ -31,10 +31,14 @@ LOSSES = {
     "jumprelu": {"name": "jumprelu", "weight": 0.1, "target_l0": 2.0},
     "quadratic": {"name": "jumprelu", "penalty": "quadratic", "target_l0": 2.0},
     "delta": {"name": "delta", "k": 1, "k_shared": 2},
+    "dfc": {"name": "dfc", "k": 2, "shared_weight": 0.1},
+    "dsf": {"name": "dsf", "weight": 0.3},
 }
 ARCHITECTURES = {
     "groups": {"name": "dedicated", "num_latents": 32, "exclusive_share": 0.25},
     "delta": {"name": "designated_shared", "num_latents": 32, "designated_share": 0.5},
+    "dfc": {"name": "dedicated", "num_latents": 32, "exclusive_share": 0.25},
+    "dsf": {"name": "designated_shared", "num_latents": 32, "designated_share": 0.5},
 }
 
 
@@ -71,8 +75,8 @@ def test_two_and_four_processes_train_what_one_does(tmp_path):
     """As replicas (1 shard), as shards, as replicas of shards; begun by two shards and ended by four, and by one."""
     for name in LOSSES:
         train(RunConfig.from_dict(data_of(tmp_path / name, name)), quiet=True)
-    runs = {f"replicas-{name}": (name, 1, {}) for name in LOSSES if name != "groups"}
-    runs |= {f"shards-{name}": (name, 2, {"save_every": 10}) for name in ("batchtopk", "groups", "l1", "jumprelu")}
+    runs = {f"replicas-{name}": (name, 1, {}) for name in LOSSES if name not in ("groups", "dfc", "dsf")}
+    runs |= {f"shards-{name}": (name, 2, {"save_every": 10}) for name in LOSSES if name != "quadratic"}
     launched(tmp_path, 2, runs)
     checkpoint = "checkpoints/step-00000010"
     for folder in ("resumed-4", "resumed-1"):

@@ -60,7 +60,9 @@ class Delta(BatchSelectionLoss):
         shared = crosscoder.wiring.latent_slices[self.options.shared]
         delta_F = torch.ones(crosscoder.num_latents, dtype=torch.bool, device=found.x_BX.device)
         delta_F[shared] = False
-        first, second = crosscoder.written.unpack(found.active.blocks_of(crosscoder, delta_F)).values()
+        first, second = crosscoder.written.unpack(
+            step.over_latents(found.active.blocks_of(crosscoder, delta_F))
+        ).values()
         before, after = crosscoder.written.unpack(crosscoder.target(found.x_BX) - crosscoder.b_dec_X).values()
         error = (after - before - (second - first)).square().sum()
         return {**super().penalties(found, step), "difference": self.options.difference_weight * step.mean(error)}

@@ -41,4 +41,4 @@ def group_l1(found: ForwardPass, weights: Mapping[str, float], step: StepContext
     total = charge_F.new_zeros(())
     for name, weight in weights.items():
         total = total + weight * charge_F[slices[name]].sum()
-    return step.mean(total)
+    return step.mean(step.over_latents(total))
