@@ -50,12 +50,11 @@ class Crosscoder(nn.Module):
 
     def __init__(self, wiring: Wiring, processes: Processes = ALONE) -> None:
         super().__init__()
-        self.wiring = wiring.part(processes.num_shards)
+        self.wiring = wiring = wiring.part(processes.num_shards)
         self.processes = processes
         self.info = None
         self.normaliser = Normaliser(wiring.layout)
         self.gate: Gate = ReluGate()
-        wiring = self.wiring
         self._make_weights()
         self.b_enc_F = nn.Parameter(torch.zeros(wiring.num_latents))
         self.b_dec_X = nn.Parameter(torch.zeros(wiring.written.width))

@@ -97,7 +97,7 @@ def _rows(trainer: Trainer) -> dict[str, str]:
         name = names[id(parameter)]
         kind = rows.get(name if name.startswith("loss.") else f"crosscoder.{name}")
         if kind:
-            rows |= {f"optimizer.{number}.{key}": kind for key in trainer.optimizer.state[parameter]}
+            # Shards train by Adam only.
             rows |= {f"optimizer.{number}.{key}": kind for key in ("exp_avg", "exp_avg_sq")}
     return {**rows, "tokens_since_fired_F": "latents"}
 
