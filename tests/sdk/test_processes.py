@@ -75,8 +75,10 @@ def test_two_and_four_processes_train_what_one_does(tmp_path):
     """As replicas (1 shard), as shards, as replicas of shards; begun by two shards and ended by four, and by one."""
     for name in LOSSES:
         train(RunConfig.from_dict(data_of(tmp_path / name, name)), quiet=True)
+    train(RunConfig.from_dict(data_of(tmp_path / "accumulated", "batchtopk", accumulation=2)), quiet=True)
     runs = {f"replicas-{name}": (name, 1, {}) for name in LOSSES if name not in ("groups", "dfc", "dsf")}
     runs |= {f"shards-{name}": (name, 2, {"save_every": 10}) for name in LOSSES if name != "quadratic"}
+    runs |= {f"accumulated-{shards}": ("batchtopk", shards, {"accumulation": 2}) for shards in (1, 2)}
     launched(tmp_path, 2, runs)
     checkpoint = "checkpoints/step-00000010"
     for folder in ("resumed-4", "resumed-1"):
@@ -85,8 +87,8 @@ def test_two_and_four_processes_train_what_one_does(tmp_path):
     more = {"mixed-batchtopk": ("batchtopk", 2, {}), "four-groups": ("groups", 4, {}), "four-l1": ("l1", 4, {}),
             "mixed-quadratic": ("quadratic", 2, {}), "resumed-4": ("batchtopk", 4, {})}  # fmt: skip
     launched(tmp_path, 4, more)
-    for folder, (name, _, _) in {**runs, **more, "resumed-1": ("batchtopk", 1, {})}.items():
-        assert_same_training(tmp_path / folder, tmp_path / name)
+    for folder, (name, _, options) in {**runs, **more, "resumed-1": ("batchtopk", 1, {})}.items():
+        assert_same_training(tmp_path / folder, tmp_path / ("accumulated" if "accumulation" in options else name))
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])

@@ -1,11 +1,12 @@
 """Sparse products: the few operations whose cost grows with the latents that fired, not with the dictionary."""
 
 from .choice import operations
-from .sparse import row_dots, sparse_decode, sparse_encode
+from .sparse import gradients_in_place, row_dots, sparse_decode, sparse_encode
 from .topk import batch_topk
 
 __all__ = [
     "batch_topk",
+    "gradients_in_place",
     "operations",
     "row_dots",
     "sparse_decode",

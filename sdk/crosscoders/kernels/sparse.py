@@ -6,6 +6,9 @@ rows per token; both weight gradients sum tokens' rows per latent.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -13,6 +16,11 @@ from torch import Tensor
 
 from ..latents import Latents
 from .choice import operations
+
+GRADIENT_PIECES = 16
+"""Parts in which a weight gradient is added to another."""
+
+_in_place: ContextVar[bool] = ContextVar("in_place", default=False)
 
 
 def row_dots(rows_BD: Tensor, table_RD: Tensor, latents: Latents) -> Tensor:
@@ -30,18 +38,51 @@ def _sums_by_latent(rows_BD: Tensor, weight_N: Tensor, latents: Latents) -> Tens
     )
 
 
+@contextmanager
+def gradients_in_place() -> Iterator[None]:
+    """Within, backward passes of what is computed add weight gradients piece by piece to those that are there already.
+
+    Autograd would make each whole and then add it, which takes as much memory again. Hooks on weights see nothing.
+    """
+    token = _in_place.set(True)
+    try:
+        yield
+    finally:
+        _in_place.reset(token)
+
+
+def _weight_gradient(W: Tensor, rows_BD: Tensor, weight_N: Tensor, latents: Latents, in_place: bool) -> Tensor | None:
+    """Σ over tokens of weight · row for each latent; None where it was added to the gradient that `W` has."""
+    if not (in_place and W.is_leaf and W.grad is not None):
+        return _sums_by_latent(rows_BD, weight_N, latents)
+    rows_BD, weight_N = rows_BD.contiguous(), weight_N[latents.by_latent]
+    firsts = list(range(0, latents.num_latents, -(-latents.num_latents // GRADIENT_PIECES)))
+    entries = latents.latent_starts_F[firsts].tolist()
+    for piece, part in zip(
+        map(slice, firsts, [*firsts[1:], latents.num_latents]),
+        map(slice, entries, [*entries[1:], len(weight_N)]),
+        strict=True,
+    ):
+        W.grad[piece] += operations(rows_BD).weighted_row_sums(
+            rows_BD, latents.token_of_latent_N[part], weight_N[part], latents.latent_starts_F[piece] - part.start
+        )
+    return None
+
+
 class _SparseDecode(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, value_N: Tensor, W_dec_FX: Tensor, latents: Latents) -> Tensor:
         ctx.save_for_backward(value_N, W_dec_FX)
-        ctx.latents = latents
+        ctx.latents, ctx.in_place = latents, _in_place.get()
         return _sums_by_token(W_dec_FX, value_N, latents)
 
     @staticmethod
     def backward(ctx: Any, grad_BX: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         value_N, W_dec_FX = ctx.saved_tensors
         grad_value_N = row_dots(grad_BX, W_dec_FX, ctx.latents) if ctx.needs_input_grad[0] else None
-        grad_W_FX = _sums_by_latent(grad_BX, value_N, ctx.latents) if ctx.needs_input_grad[1] else None
+        grad_W_FX = None
+        if ctx.needs_input_grad[1]:
+            grad_W_FX = _weight_gradient(W_dec_FX, grad_BX, value_N, ctx.latents, ctx.in_place)
         return grad_value_N, grad_W_FX, None
 
 
@@ -49,7 +90,7 @@ class _SparseEncode(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_BX: Tensor, W_enc_FX: Tensor, b_enc_F: Tensor, latents: Latents) -> Tensor:
         ctx.save_for_backward(x_BX, W_enc_FX)
-        ctx.latents = latents
+        ctx.latents, ctx.in_place = latents, _in_place.get()
         return latents.value_N.clone()
 
     @staticmethod
@@ -60,7 +101,7 @@ class _SparseEncode(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             grad_x_BX = _sums_by_token(W_enc_FX, grad_N, latents)
         if ctx.needs_input_grad[1]:
-            grad_W_FX = _sums_by_latent(x_BX, grad_N, latents)
+            grad_W_FX = _weight_gradient(W_enc_FX, x_BX, grad_N, latents, ctx.in_place)
         if ctx.needs_input_grad[2]:
             grad_b_F = torch.zeros(latents.num_latents, dtype=grad_N.dtype, device=grad_N.device)
             grad_b_F = grad_b_F.index_add(0, latents.latent_N, grad_N)

@@ -9,7 +9,7 @@ and pieces of R rows of the encoder product, in bytes::
     while going back  4 P + 8 B X + 4 B Y + 48 B K
       several groups  4 P + 8 B X + 12 B Y + 88 B K
 
-    peak = 12 P + the larger of the last two
+    peak = 12 P + the larger of the last two; with accumulation, 16 P + the larger, gradients apart
 """
 
 from __future__ import annotations
@@ -29,13 +29,18 @@ class StepMemory:
     gradients: int
     selection: int
     """Only while latents are selected."""
+    accumulation: int
+    """Parts of a batch; after the first one gradients are there all the time."""
     backward: int
     """Activations, their gradients and sparse latents, only in the backward pass; gradients of weights apart."""
 
     @property
     def peak(self) -> int:
         """At the worst moment."""
-        return self.parameters + self.optimizer + max(self.selection, self.gradients + self.backward)
+        held = self.parameters + self.optimizer
+        if self.accumulation > 1:
+            return held + self.gradients + max(self.selection, self.backward)
+        return held + max(self.selection, self.gradients + self.backward)
 
 
 def step_memory(
@@ -46,8 +51,9 @@ def step_memory(
     preselect: str = "fp32",
     device: str = "cpu",
     optimizer_bytes: float = 8.0,
+    accumulation: int = 1,
 ) -> StepMemory:
-    """The memory of a BatchTopK step on `batch_size` tokens with `active` latents per token, dead ones aside.
+    """The memory of a BatchTopK step on parts of `batch_size` tokens with `active` latents per token, dead ones aside.
 
     `optimizer_bytes` are those per parameter: 8 for Adam, about 2 for `adam_8bit`. For shards pass `wiring.part(n)`.
     """
@@ -68,6 +74,7 @@ def step_memory(
         parameters=4 * count,
         optimizer=round(optimizer_bytes * count),
         gradients=4 * count,
+        accumulation=accumulation,
         selection=round(selection),
         backward=round(backward),
     )

@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ..crosscoder import Crosscoder
 from ..errors import TrainingError
 from ..initialise import InitialisationConfig, initialise
+from ..kernels import gradients_in_place
 from ..losses import Loss, LossOutput, StepContext
 from ..processes import ALONE, Processes
 from .config import TrainingConfig
@@ -121,9 +122,10 @@ class Trainer:
     def _forward_backward(self, x_BX: Tensor, context: StepContext, *, last: bool) -> tuple[LossOutput, Tensor]:
         # Gradients are exchanged once, with the last part.
         waiting: AbstractContextManager[None] = nullcontext()
+        exchanging = isinstance(self.module, DistributedDataParallel) and last
         if isinstance(self.module, DistributedDataParallel) and not last:
             waiting = self.module.no_sync()
-        with waiting:
+        with waiting, nullcontext() if exchanging else gradients_in_place():
             output: LossOutput
             x_BX = self.processes.gather_rows(x_BX.to(self.tokens_since_fired_F.device))
             with self.accelerator.autocast() if self.accelerator else nullcontext():
