@@ -1,7 +1,9 @@
 """What a training step holds in memory at its worst moment, as a formula.
 
 With P parameters, B tokens of one part of a batch, X columns read, Y columns written, F latents, K active per token,
-and pieces of R rows of the encoder product, in bytes::
+and pieces of R rows of the encoder product, in bytes:
+
+.. code-block:: text
 
     held always       12 P                          weights and Adam's two moments, in fp32
     while selecting   5 R F + 8 B X + 24 B K        a piece and its mask; the batch, raw and normalised; candidates
