@@ -129,7 +129,8 @@ def run_config(config: DemoConfig, *, registry: Registry | None = None) -> RunCo
             "architecture": {"name": "acausal", "num_latents": config.num_latents},
             # A short run learns fastest from small decoder rows, small batches and a high rate.
             "loss": {"name": "batchtopk", "k": config.k, "decoder_norm": 0.3},
-            "activations": {"rows_per_forward": 16},
+            # No larger blocks than a short run needs.
+            "activations": {"rows_per_forward": 16, "block_tokens": min(65_536, config.num_tokens)},
             "training": {"num_tokens": config.num_tokens, "batch_size": 1024, "lr": 2e-3, "seed": config.seed},
             "output": str(config.output),
         },
