@@ -16,8 +16,12 @@ from .latents import Latents
 
 BF16_ROUNDING = 2.0**-8
 """Largest relative error of a number rounded to bf16."""
+ROUNDED_AT_ONCE = {"cpu": 2**18, "cuda": 2**26}
+"""Weights rounded at a time: on a CPU, as many as stay near while they are looked at three times."""
+FP32_ROUNDING = 2.0**-24
+"""The same of a number rounded to fp32."""
 SLACK = 1.01
-"""For errors of higher order and those of sums in fp32."""
+"""For errors of higher order: norms are of the numbers before rounding, and rounded themselves."""
 
 
 @torch.no_grad()
@@ -40,25 +44,40 @@ def candidates_in_bf16(crosscoder: Crosscoder, x_BX: Tensor, floor_F: Tensor) ->
     None that exceeds the floor is missed; some that are below it may be among them. Rounding x to x̄ and w to w̄ changes
     their product by at most ‖x − x̄‖·‖w‖ + ‖x̄‖·‖w − w̄‖ (Cauchy and Schwarz).
     """
+    if not len(x_BX):
+        return candidates(crosscoder, x_BX, floor_F)
     pieces = crosscoder.pieces(x_BX)
     inputs, weights = _operands(crosscoder, x_BX)
-    rough_inputs = [read_BX.bfloat16() for read_BX in inputs]
-    errors = [
-        SLACK * ((read_BX - rough_BX).norm(dim=1) + BF16_ROUNDING * read_BX.norm(dim=1))
-        for read_BX, rough_BX in zip(inputs, rough_inputs, strict=True)
-    ]
-    norms = [W.norm(dim=1) for W in weights]
+    rough_inputs, input_norms, input_errors = zip(*map(_rounded, inputs), strict=True)
+    rough_weights, weight_norms, weight_errors = zip(*map(_rounded, weights), strict=True)
     found = []
-    products = _products(rough_inputs, [W.bfloat16() for W in weights], pieces)
-    for rows, product_BF in zip(pieces, products, strict=True):
-        largest = [error_B[rows].amax() if len(x_BX) else error_B.new_zeros(()) for error_B in errors]
-        margin_F = torch.cat([norm_F * error for norm_F, error in zip(norms, largest, strict=True)])
-        limit_F = floor_F - crosscoder.b_enc_F - margin_F
+    for rows, product_BF in zip(pieces, _products(rough_inputs, rough_weights, pieces), strict=True):
+        margins = []
+        for W, norm_B, error_B, norm_F, error_F in zip(
+            weights, input_norms, input_errors, weight_norms, weight_errors, strict=True
+        ):
+            # What summing in fp32 can add, in whatever order.
+            summing_F = W.shape[1] * FP32_ROUNDING * norm_F
+            margins.append(error_B[rows].amax() * norm_F + norm_B[rows].amax() * (error_F + summing_F))
+        limit_F = floor_F - crosscoder.b_enc_F - SLACK * torch.cat(margins)
         # The product is rounded once more, and so is the limit, to be compared in one type.
         limit_F -= limit_F.abs() * (4 * BF16_ROUNDING)
         found.append(operations(x_BX).survivors(product_BF, limit_F.bfloat16()))
     rough = _joined(crosscoder, x_BX, found)
     return Latents(rough.token_N, rough.latent_N, _exact(crosscoder, x_BX, rough), len(x_BX), crosscoder.num_latents)
+
+
+def _rounded(table_RD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A table in bf16, the norms of its rows, and the norms of what rounding took from them."""
+    rough_RD = torch.empty_like(table_RD, dtype=torch.bfloat16, memory_format=torch.contiguous_format)
+    norm_R, error_R = (table_RD.new_empty(len(table_RD)) for _ in range(2))
+    step = max(1, ROUNDED_AT_ONCE["cpu" if table_RD.device.type == "cpu" else "cuda"] // table_RD.shape[1])
+    for start in range(0, len(table_RD), step):
+        rows = slice(start, start + step)
+        rough_RD[rows] = table_RD[rows]
+        norm_R[rows] = table_RD[rows].norm(dim=1)
+        error_R[rows] = rough_RD[rows].to(table_RD.dtype).sub_(table_RD[rows]).norm(dim=1)
+    return rough_RD, norm_R, error_R
 
 
 def _operands(crosscoder: Crosscoder, x_BX: Tensor) -> tuple[list[Tensor], list[Tensor]]:
