@@ -135,7 +135,7 @@ class Crosscoder(nn.Module):
     @property
     def rows(self) -> dict[str, str]:
         """For each tensor of the state that has a row for each latent: `group` of one group, or `latents` of all."""
-        found = dict.fromkeys(("b_enc_F",), "latents")
+        found = {"b_enc_F": "latents"}
         found |= {name: "latents" for name, tensor in self.gate.named_buffers(prefix="gate") if tensor.dim() == 1}
         return found | {f"{table}.{i}": "group" for table in ("W_enc", "W_dec") for i in range(len(self.wiring.groups))}
 

@@ -250,3 +250,13 @@ def test_models_that_have_changed_are_not_mixed_in(cache, tmp_path, monkeypatch)
     monkeypatch.setattr(LiveActivations, "__init__", changed)
     with pytest.raises(CacheError, match="other models: base.revision"):
         harvest(config_of("unused"), copy_of(cache, tmp_path), quiet=True)
+
+
+def test_stopped_before_the_parts_were_removed(cache, tmp_path):
+    """The manifest is whole and its parts are still there: nothing is listed twice when harvesting goes on."""
+    folder = copy_of(cache, tmp_path)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for shard in manifest["shards"]:
+        (folder / shard["file"].replace(".safetensors", ".part.json")).write_text(json.dumps(shard))
+    harvest(config_of("unused"), folder, quiet=True)
+    assert json.loads((folder / "manifest.json").read_text()) == manifest

@@ -77,13 +77,13 @@ def write_cache(
         else:
             write_whole(folder / MANIFEST, json.dumps(manifest, indent=1))
     processes.wait()
-    shards = {(s["split"], s["block"], s["rows"][0]): s for s in _shards(folder)}
+    shards = _shards(folder)
     calibration = _calibration(folder) if (folder / CALIBRATION).exists() else live.calibrate()
     processes.wait()
     if processes.is_main and not (folder / CALIBRATION).exists():
         tensors = {key: torch.as_tensor(value) for key, value in attrs.asdict(calibration).items()}
         write_whole(folder / CALIBRATION, lambda path: save_file(tensors, path))
-    writer = _Writer(folder, list(shards.values()), processes)
+    writer = _Writer(folder, shards, processes)
     held_out = live.held_out_blocks(calibration.median_norm_S)
     writer.write(
         "held_out",
@@ -286,9 +286,12 @@ def _check(folder: Path, manifest: dict[str, Any], config: RunConfig) -> None:
 
 
 def _shards(folder: Path) -> list[dict[str, Any]]:
-    """What is written: the manifest's shards and those that an unfinished harvest has added."""
+    """What is written: the manifest's shards and those that an unfinished harvest has added.
+
+    One stopped between writing the manifest and removing what it was made of has left them in both.
+    """
     added = [json.loads(path.read_text()) for path in sorted(folder.glob("*.part.json"))]
-    return [*_manifest(folder)["shards"], *added]
+    return list({shard["file"]: shard for shard in [*_manifest(folder)["shards"], *added]}.values())
 
 
 def _calibration(folder: Path) -> Calibration:

@@ -67,8 +67,8 @@ def calibrate(
     own_BX = own_BX[torch.arange(-(-SAMPLE_ROWS // world), device=own_BX.device) % len(own_BX)]
     return Calibration(
         median_norm_S=median_S,
-        mean_norm_S=all_norms[all_keep].double().mean(dim=0).float().cpu(),
-        mean_X=(sum_X / count).float().cpu(),
-        sample_BX=gather(own_BX).cpu(),
+        mean_norm_S=all_norms[all_keep].double().mean(dim=0).float(),
+        mean_X=(sum_X / count).float(),
+        sample_BX=gather(own_BX),
         num_tokens=count,
     )
