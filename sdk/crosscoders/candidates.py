@@ -123,6 +123,5 @@ def _exact(crosscoder: Crosscoder, x_BX: Tensor, latents: Latents) -> Tensor:
     if len(inputs) == 1:
         return value_N + row_dots(inputs[0], weights[0], latents)
     for read_BX, W, columns in zip(inputs, weights, crosscoder.wiring.latent_slices.values(), strict=True):
-        here_N = (latents.latent_N >= columns.start) & (latents.latent_N < columns.stop)
-        value_N[here_N] += row_dots(read_BX, W, latents.of_group(columns))
+        value_N[latents.inside(columns)] += row_dots(read_BX, W, latents.of_group(columns))
     return value_N

@@ -34,6 +34,11 @@ PIECE_ROWS = 64
 """Fewer rows than this make the product slow."""
 
 
+def piece_rows(num_latents: int, device: str) -> int:
+    """Tokens of one piece on a kind of device."""
+    return max(PIECE_ROWS, PIECE_ELEMENTS["cpu" if device == "cpu" else "cuda"] // num_latents)
+
+
 class Crosscoder(nn.Module):
     """Encodes the activations of all sites into one set of latents and decodes them back.
 
@@ -207,8 +212,7 @@ class Crosscoder(nn.Module):
 
     def pieces(self, x_BX: Tensor) -> list[slice]:
         """Consecutive rows that together have about `PIECE_ELEMENTS` pre-activations; at least one piece."""
-        elements = PIECE_ELEMENTS["cpu" if self.device.type == "cpu" else "cuda"]
-        step = max(PIECE_ROWS, elements // self.num_latents)
+        step = piece_rows(self.num_latents, self.device.type)
         return [slice(start, start + step) for start in range(0, max(1, len(x_BX)), step)]
 
     def pre_activations_of(self, x_BX: Tensor, latent_K: Tensor) -> Tensor:
@@ -229,7 +233,7 @@ class Crosscoder(nn.Module):
         value_N = torch.zeros_like(latents.value_N)
         for number, group in enumerate(self.wiring.groups):
             columns, W = self.wiring.latent_slices[group.name], self.encoder_weight(number)
-            here_N = ((latents.latent_N >= columns.start) & (latents.latent_N < columns.stop)).nonzero().squeeze(1)
+            here_N = latents.inside(columns).nonzero().squeeze(1)
             part_N = sparse_encode(
                 x_BX[:, self.columns_read(group)], W, self.b_enc_F[columns], latents.of_group(columns)
             )
@@ -264,7 +268,7 @@ class Crosscoder(nn.Module):
                 mine = latents.of_group(columns)
                 values = latents.value_N if value_N is None else value_N
                 if mine is not latents:
-                    values = values[(latents.latent_N >= columns.start) & (latents.latent_N < columns.stop)]
+                    values = values[latents.inside(columns)]
                 part_BX = sparse_decode(values, W, mine)
             if len(self.wiring.groups) == 1:
                 return part_BX

@@ -55,11 +55,16 @@ class Latents:
             self.token_N[index_M], self.latent_N[index_M], self.value_N[index_M], self.num_tokens, self.num_latents
         )
 
+    def inside(self, latents: slice) -> Tensor:
+        """Boolean (N,): which entries are of the latents in `latents`."""
+        inside_N: Tensor = (self.latent_N >= latents.start) & (self.latent_N < latents.stop)
+        return inside_N
+
     def of_group(self, latents: slice) -> Latents:
         """Entries of the latents in `latents`, renumbered from 0."""
         if latents.start == 0 and latents.stop == self.num_latents:
             return self
-        part = self.select((self.latent_N >= latents.start) & (self.latent_N < latents.stop))
+        part = self.select(self.inside(latents))
         return Latents(
             part.token_N, part.latent_N - latents.start, part.value_N, self.num_tokens, latents.stop - latents.start
         )

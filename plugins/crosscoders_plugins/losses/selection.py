@@ -148,7 +148,7 @@ class BatchSelectionLoss(SelectionLoss):
         score_N = found.value_N * norm_F[found.latent_N]
         keep_N = torch.zeros_like(score_N, dtype=torch.bool)
         for number, ((latents, _), count) in enumerate(zip(self._pools, counts, strict=True)):
-            mine_N = slice(None) if len(self._pools) == 1 else _inside(found, latents)
+            mine_N = slice(None) if len(self._pools) == 1 else found.inside(latents)
             keep_N[mine_N], cut = batch_topk(score_N[mine_N], count, step.processes)
             self._note(number, cut, step, full=not lacking[number])
         return found.select(keep_N)
@@ -173,7 +173,7 @@ class BatchSelectionLoss(SelectionLoss):
         numbers = (
             above_N.count_nonzero()[None]
             if len(self._pools) == 1
-            else torch.stack([(above_N & _inside(found, latents)).count_nonzero() for latents, _ in self._pools])
+            else torch.stack([(above_N & found.inside(latents)).count_nonzero() for latents, _ in self._pools])
         )
         totals = processes.total(numbers).tolist()
         return found, [total < count for total, count in zip(totals, counts, strict=True)]
@@ -233,9 +233,3 @@ class BatchSelectionLoss(SelectionLoss):
             # Before the average begins, follow the batch, so that an early evaluation is never dense.
             self.threshold[number] = cut
             self.averaging[number] = step.warmed_up
-
-
-def _inside(found: Latents, latents: slice) -> Tensor:
-    """Which entries are of latents in a slice."""
-    inside_N: Tensor = (found.latent_N >= latents.start) & (found.latent_N < latents.stop)
-    return inside_N

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from attrs import frozen
 
-from ..crosscoder import PIECE_ELEMENTS, PIECE_ROWS
+from ..crosscoder import piece_rows
 from ..wiring import Wiring
 
 
@@ -61,7 +61,7 @@ def step_memory(
     """
     weights = wiring.num_weights
     count = weights + wiring.num_latents + wiring.written.width
-    rows = min(batch_size, max(PIECE_ROWS, PIECE_ELEMENTS["cpu" if device == "cpu" else "cuda"] // wiring.num_latents))
+    rows = min(batch_size, piece_rows(wiring.num_latents, device))
     batch = batch_size * wiring.layout.width
     written = batch_size * wiring.written.width
     encoder = sum(group.num_latents * wiring.layout.subset(group.reads).width for group in wiring.groups)
