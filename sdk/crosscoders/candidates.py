@@ -1,6 +1,7 @@
 """Finding the few latents of a batch that can be selected: one encoder product, looked at in pieces.
 
-No (tokens × latents) tensor is made: each piece goes into the same buffer, and only what exceeds a floor is kept.
+No (latents × tokens) tensor is made: each piece, some latents for all tokens, goes into the same buffer, and only what
+exceeds a floor is kept. Pieces of latents read every weight once, and cost no more than the whole product.
 """
 
 from __future__ import annotations
@@ -14,27 +15,36 @@ from .crosscoder import Crosscoder
 from .kernels import operations, row_dots
 from .latents import Latents
 
+PIECE_ELEMENTS = {"cpu": 2**21, "cuda": 2**28}
+"""Products of one piece: on a CPU 8 MB in fp32, so that they are near when compared; on a GPU 1 GB, so that few kernels
+are launched."""
+PIECE_LATENTS = 64
+"""Fewer latents than this make the product slow."""
 BF16_ROUNDING = 2.0**-8
 """Largest relative error of a number rounded to bf16."""
-ROUNDED_AT_ONCE = {"cpu": 2**18, "cuda": 2**26}
-"""Weights rounded at a time: on a CPU, as many as stay near while they are looked at three times."""
 FP32_ROUNDING = 2.0**-24
 """The same of a number rounded to fp32."""
 SLACK = 1.01
 """For errors of higher order: norms are of the numbers before rounding, and rounded themselves."""
 
 
+def piece_latents(num_tokens: int, device: str) -> int:
+    """Latents of one piece on a kind of device."""
+    return max(PIECE_LATENTS, PIECE_ELEMENTS["cpu" if device == "cpu" else "cuda"] // max(1, num_tokens))
+
+
 @torch.no_grad()
 def candidates(crosscoder: Crosscoder, x_BX: Tensor, floor_F: Tensor) -> Latents:
     """Latents of normalised `x_BX` whose pre-activation exceeds `floor_F`."""
-    pieces = crosscoder.pieces(x_BX)
-    products: Iterator[Tensor]
-    if torch.is_autocast_enabled(x_BX.device.type):
-        products = (crosscoder.pre_activations(x_BX[rows]) for rows in pieces)
-    else:
-        inputs, weights = _operands(crosscoder, x_BX)
-        products = _products(inputs, weights, pieces, bias_F=crosscoder.b_enc_F)
-    return _joined(crosscoder, x_BX, [operations(x_BX).survivors(product_BF, floor_F) for product_BF in products])
+    device = x_BX.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_BX.dtype
+    inputs, bias_F = [read_BX.to(dtype) for read_BX in _inputs(crosscoder, x_BX)], crosscoder.b_enc_F.to(dtype)
+    found = []
+    for number, latents, W, buffer_FB in _pieces(crosscoder, x_BX, dtype):
+        product_FB = torch.addmm(bias_F[latents, None], W.to(dtype), inputs[number].T, out=buffer_FB)
+        latent_N, token_N, value_N = operations(x_BX).survivors(product_FB, floor_F[latents])
+        found.append((latent_N + latents.start, token_N, value_N))
+    return _joined(crosscoder, x_BX, found)
 
 
 @torch.no_grad()
@@ -42,86 +52,76 @@ def candidates_in_bf16(crosscoder: Crosscoder, x_BX: Tensor, floor_F: Tensor) ->
     """A few more than `candidates`, by a product in bf16 whose largest error is allowed for; values are exact.
 
     None that exceeds the floor is missed; some that are below it may be among them. Rounding x to x̄ and w to w̄ changes
-    their product by at most ‖x − x̄‖·‖w‖ + ‖x̄‖·‖w − w̄‖ (Cauchy and Schwarz).
+    their product by at most ‖x − x̄‖·‖w‖ + ‖x̄‖·‖w − w̄‖ (Cauchy and Schwarz). That bound is itself a product, of
+    something of the token with something of the latent, so one more column adds it.
     """
     if not len(x_BX):
         return candidates(crosscoder, x_BX, floor_F)
-    pieces = crosscoder.pieces(x_BX)
-    inputs, weights = _operands(crosscoder, x_BX)
-    rough_inputs, input_norms, input_errors = zip(*map(_rounded, inputs), strict=True)
-    rough_weights, weight_norms, weight_errors = zip(*map(_rounded, weights), strict=True)
+    kernels = operations(x_BX)
+    inputs, shares = [], []
+    for read_BX in _inputs(crosscoder, x_BX):
+        rough_BX, norm_B, error_B = kernels.rounded(read_BX)
+        rough_BX[:, read_BX.shape[1]] = _rounded_up(norm_B)
+        inputs.append(rough_BX)
+        shares.append((error_B / norm_B.clamp_min(torch.finfo(norm_B.dtype).tiny)).amax())
     found = []
-    for rows, product_BF in zip(pieces, _products(rough_inputs, rough_weights, pieces), strict=True):
-        margins = []
-        for W, norm_B, error_B, norm_F, error_F in zip(
-            weights, input_norms, input_errors, weight_norms, weight_errors, strict=True
-        ):
-            # What summing in fp32 can add, in whatever order.
-            summing_F = W.shape[1] * FP32_ROUNDING * norm_F
-            margins.append(error_B[rows].amax() * norm_F + norm_B[rows].amax() * (error_F + summing_F))
-        limit_F = floor_F - crosscoder.b_enc_F - SLACK * torch.cat(margins)
-        # The product is rounded once more, and so is the limit, to be compared in one type.
-        limit_F -= limit_F.abs() * (4 * BF16_ROUNDING)
-        found.append(operations(x_BX).survivors(product_BF, limit_F.bfloat16()))
+    for number, latents, W, buffer_FB in _pieces(crosscoder, x_BX, torch.bfloat16):
+        rough_FX, norm_F, error_F = kernels.rounded(W)
+        # The last part is what summing in fp32 can add, in whatever order.
+        margin_F = error_F + (shares[number] + (W.shape[1] + 1) * FP32_ROUNDING) * norm_F
+        rough_FX[:, W.shape[1]] = _rounded_up(SLACK * margin_F)
+        limit_F = floor_F[latents] - crosscoder.b_enc_F[latents]
+        # The product is rounded once more.
+        limit_F -= limit_F.abs() * (SLACK * BF16_ROUNDING)
+        latent_N, token_N, value_N = kernels.survivors(torch.mm(rough_FX, inputs[number].T, out=buffer_FB), limit_F)
+        found.append((latent_N + latents.start, token_N, value_N))
     rough = _joined(crosscoder, x_BX, found)
     return Latents(rough.token_N, rough.latent_N, _exact(crosscoder, x_BX, rough), len(x_BX), crosscoder.num_latents)
 
 
-def _rounded(table_RD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """A table in bf16, the norms of its rows, and the norms of what rounding took from them."""
-    rough_RD = torch.empty_like(table_RD, dtype=torch.bfloat16, memory_format=torch.contiguous_format)
-    norm_R, error_R = (table_RD.new_empty(len(table_RD)) for _ in range(2))
-    step = max(1, ROUNDED_AT_ONCE["cpu" if table_RD.device.type == "cpu" else "cuda"] // table_RD.shape[1])
-    for start in range(0, len(table_RD), step):
-        rows = slice(start, start + step)
-        rough_RD[rows] = table_RD[rows]
-        norm_R[rows] = table_RD[rows].norm(dim=1)
-        error_R[rows] = rough_RD[rows].to(table_RD.dtype).sub_(table_RD[rows]).norm(dim=1)
-    return rough_RD, norm_R, error_R
+def _rounded_up(norm_R: Tensor) -> Tensor:
+    return (norm_R * (1 + 2 * BF16_ROUNDING)).bfloat16()
 
 
-def _operands(crosscoder: Crosscoder, x_BX: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    groups = crosscoder.wiring.groups
-    weights = [crosscoder.encoder_weight(number) for number in range(len(groups))]
-    return [x_BX[:, crosscoder.columns_read(group)] for group in groups], weights
+def _inputs(crosscoder: Crosscoder, x_BX: Tensor) -> list[Tensor]:
+    """What each group reads."""
+    return [x_BX[:, crosscoder.columns_read(group)] for group in crosscoder.wiring.groups]
 
 
-def _products(
-    inputs: Sequence[Tensor], weights: Sequence[Tensor], pieces: Sequence[slice], *, bias_F: Tensor | None = None
-) -> Iterator[Tensor]:
-    """x·W (+ bias) of all groups side by side, for some rows at a time; each is overwritten by the next."""
-    num_latents = sum(len(W) for W in weights)
-    num_tokens = len(inputs[0])
-    buffer_BF = inputs[0].new_empty(min(num_tokens, pieces[0].stop), num_latents)
-    for rows in pieces:
-        product_BF = buffer_BF[: len(range(num_tokens)[rows])]
-        start = 0
-        for read_BX, W in zip(inputs, weights, strict=True):
-            columns = slice(start, start + len(W))
-            if bias_F is None:
-                torch.mm(read_BX[rows], W.T, out=product_BF[:, columns])
-            else:
-                torch.addmm(bias_F[columns], read_BX[rows], W.T, out=product_BF[:, columns])
-            start = columns.stop
-        yield product_BF
+def _weights(crosscoder: Crosscoder) -> list[tuple[slice, Tensor]]:
+    """Each group's latents and encoder rows."""
+    slices = crosscoder.wiring.latent_slices.values()
+    return [(latents, crosscoder.encoder_weight(number)) for number, latents in enumerate(slices)]
 
 
-def _joined(crosscoder: Crosscoder, x_BX: Tensor, found: Sequence[tuple[Tensor, Tensor]]) -> Latents:
-    """Survivors of successive pieces as latents of the whole batch."""
-    elements = [rows.start * crosscoder.num_latents for rows in crosscoder.pieces(x_BX)]
-    place_N = torch.cat([place_N + start for (place_N, _), start in zip(found, elements, strict=True)])
-    token_N = place_N // crosscoder.num_latents
-    latent_N = place_N - token_N * crosscoder.num_latents
-    value_N = torch.cat([value_N for _, value_N in found])
-    return Latents(token_N, latent_N, value_N.to(x_BX.dtype), len(x_BX), crosscoder.num_latents)
+def _pieces(crosscoder: Crosscoder, x_BX: Tensor, dtype: torch.dtype) -> Iterator[tuple[int, slice, Tensor, Tensor]]:
+    """Some latents of one group at a time: its number, which they are, their rows, and where their product can go."""
+    num_tokens = len(x_BX)
+    step = piece_latents(num_tokens, x_BX.device.type)
+    buffer = x_BX.new_empty(min(step, crosscoder.num_latents) * num_tokens, dtype=dtype)
+    for number, (latents, W) in enumerate(_weights(crosscoder)):
+        for start in range(0, len(W), step):
+            rows, first = W[start : start + step], latents.start + start
+            out_FB = buffer[: len(rows) * num_tokens].view(len(rows), num_tokens)
+            yield number, slice(first, first + len(rows)), rows, out_FB
+
+
+def _joined(crosscoder: Crosscoder, x_BX: Tensor, found: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Latents:
+    """What was found, ordered by latent, as latents of the whole batch, ordered by token."""
+    latent_N, token_N, value_N = map(torch.cat, zip(*found, strict=True))
+    # Half as many bytes sort in half the time.
+    order_N = torch.argsort(token_N.int(), stable=True)
+    return Latents(
+        token_N[order_N], latent_N[order_N], value_N[order_N].to(x_BX.dtype), len(x_BX), crosscoder.num_latents
+    )
 
 
 def _exact(crosscoder: Crosscoder, x_BX: Tensor, latents: Latents) -> Tensor:
     """Pre-activations at the positions of `latents`, one by one in full precision."""
     value_N = crosscoder.b_enc_F[latents.latent_N]
-    inputs, weights = _operands(crosscoder, x_BX)
+    inputs, weights = _inputs(crosscoder, x_BX), _weights(crosscoder)
     if len(inputs) == 1:
-        return value_N + row_dots(inputs[0], weights[0], latents)
-    for read_BX, W, columns in zip(inputs, weights, crosscoder.wiring.latent_slices.values(), strict=True):
+        return value_N + row_dots(inputs[0], weights[0][1], latents)
+    for read_BX, (columns, W) in zip(inputs, weights, strict=True):
         value_N[latents.inside(columns)] += row_dots(read_BX, W, latents.of_group(columns))
     return value_N

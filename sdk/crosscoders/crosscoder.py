@@ -34,11 +34,6 @@ PIECE_ROWS = 64
 """Fewer rows than this make the product slow."""
 
 
-def piece_rows(num_latents: int, device: str) -> int:
-    """Tokens of one piece on a kind of device."""
-    return max(PIECE_ROWS, PIECE_ELEMENTS["cpu" if device == "cpu" else "cuda"] // num_latents)
-
-
 class Crosscoder(nn.Module):
     """Encodes the activations of all sites into one set of latents and decodes them back.
 
@@ -212,7 +207,8 @@ class Crosscoder(nn.Module):
 
     def pieces(self, x_BX: Tensor) -> list[slice]:
         """Consecutive rows that together have about `PIECE_ELEMENTS` pre-activations; at least one piece."""
-        step = piece_rows(self.num_latents, self.device.type)
+        elements = PIECE_ELEMENTS["cpu" if self.device.type == "cpu" else "cuda"]
+        step = max(PIECE_ROWS, elements // self.num_latents)
         return [slice(start, start + step) for start in range(0, max(1, len(x_BX)), step)]
 
     def pre_activations_of(self, x_BX: Tensor, latent_K: Tensor) -> Tensor:

@@ -596,10 +596,10 @@ def wired(name, options, seed, dtype=torch.float32):
 
 
 @pytest.mark.parametrize(("name", "options"), WIRINGS)
-@pytest.mark.parametrize("rows", [3, 1000])
-def test_candidates_are_what_exceeds_the_floor(name, options, rows, monkeypatch):
-    monkeypatch.setattr("crosscoders.crosscoder.PIECE_ELEMENTS", {"cpu": 24 * rows})
-    monkeypatch.setattr("crosscoders.crosscoder.PIECE_ROWS", 1)
+@pytest.mark.parametrize("latents", [5, 1000])
+def test_candidates_are_what_exceeds_the_floor(name, options, latents, monkeypatch):
+    monkeypatch.setattr("crosscoders.candidates.PIECE_ELEMENTS", {"cpu": 50 * latents})
+    monkeypatch.setattr("crosscoders.candidates.PIECE_LATENTS", 1)
     crosscoder, x_BX = wired(name, options, seed=1)
     floor_F = torch.rand(24) * 4
     pre_BF = crosscoder.pre_activations(x_BX).detach()

@@ -76,16 +76,17 @@ def test_batch_topk_keeps_exactly_the_largest(number, count, seed, ties):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 9), st.integers(1, 40), st.floats(-1, 3), st.integers(0, 10_000), st.booleans())
+@given(st.integers(0, 9), st.integers(0, 40), st.floats(-1, 3), st.integers(0, 10_000), st.booleans())
 def test_survivors_are_the_entries_above_their_floor(rows, columns, floor, seed, bf16):
     generator = torch.Generator().manual_seed(seed)
-    dtype = torch.bfloat16 if bf16 else torch.float32
-    score_BF = torch.randn(rows, columns, generator=generator).to(dtype)
-    floor_F = (floor + torch.rand(columns, generator=generator)).to(dtype)
-    place_N, value_N = reference.survivors(score_BF, floor_F)
-    expected_BF = score_BF > floor_F
-    assert torch.equal(place_N, expected_BF.view(-1).nonzero().squeeze(1))
-    assert torch.equal(value_N, score_BF[expected_BF])
+    score_FB = torch.randn(rows, columns, generator=generator).to(torch.bfloat16 if bf16 else torch.float32)
+    floor_F = floor + torch.rand(rows, generator=generator)
+    if columns:
+        floor_F[::2] = score_FB[::2, 0].float()  # what equals the floor is not above it
+    expected_FB = score_FB > floor_F[:, None]
+    found = reference.survivors(score_FB, floor_F)
+    for tensor, expected in zip(found, [*expected_FB.nonzero().unbind(1), score_FB[expected_FB]], strict=True):
+        assert torch.equal(tensor, expected)
 
 
 def test_latents_select_groups_and_join():
@@ -137,9 +138,9 @@ def test_triton_kernels_agree_with_the_reference(gpu, seed, dtype):
 def test_triton_compaction_agrees_with_the_reference(gpu, seed, dtype):
     generator = torch.Generator().manual_seed(seed)
     rows, columns = (int(torch.randint(0 if high == 40 else 1, high, (), generator=generator)) for high in (40, 300))
-    score_BF = torch.randn(rows, columns, generator=generator).to(DEVICE, dtype)
-    floor_F = (torch.rand(columns, generator=generator) + [-9, 0, 1, 9][seed % 4]).to(DEVICE, dtype)
-    for found, expected in zip(gpu.survivors(score_BF, floor_F), reference.survivors(score_BF, floor_F)):
+    score_FB = torch.randn(rows, columns, generator=generator).to(DEVICE, dtype)
+    floor_F = (torch.rand(rows, generator=generator) + [-9, 0, 1, 9][seed % 4]).to(DEVICE)
+    for found, expected in zip(gpu.survivors(score_FB, floor_F), reference.survivors(score_FB, floor_F), strict=True):
         assert torch.equal(found, expected)
 
 

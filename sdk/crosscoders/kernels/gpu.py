@@ -10,6 +10,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .reference import rounded
+
+__all__ = ["rounded", "row_dots", "survivors", "weighted_row_sums"]
+
 MOST_COLUMNS = 1024
 """Columns of a row that one program handles at a time."""
 ELEMENTS = 2048
@@ -76,7 +80,7 @@ def row_dots(rows_BD: Tensor, table_RD: Tensor, token_N: Tensor, latent_N: Tenso
 
 @triton.jit
 def _above(score, floor, place, inside, num_columns, AS: tl.constexpr):
-    limit = tl.load(floor + place % num_columns, mask=inside, other=0.0).to(AS)
+    limit = tl.load(floor + place // num_columns, mask=inside, other=0.0).to(AS)
     return (tl.load(score + place, mask=inside, other=0.0).to(AS) > limit) & inside
 
 
@@ -90,7 +94,7 @@ def _count_kernel(score, floor, count, num_elements, num_columns, AS: tl.constex
 
 @triton.jit
 def _compact_kernel(
-    score, floor, offset, places, values, num_elements, num_columns, AS: tl.constexpr, BLOCK: tl.constexpr
+    score, floor, offset, rows, columns, values, num_elements, num_columns, AS: tl.constexpr, BLOCK: tl.constexpr
 ):
     program = tl.program_id(0).to(tl.int64)
     place = program * BLOCK + tl.arange(0, BLOCK)
@@ -98,26 +102,27 @@ def _compact_kernel(
     above = _above(score, floor, place, inside, num_columns, AS)
     number = above.to(tl.int64)
     target = tl.load(offset + program) + tl.cumsum(number, axis=0) - number
-    tl.store(places + target, place, mask=above)
+    tl.store(rows + target, place // num_columns, mask=above)
+    tl.store(columns + target, place % num_columns, mask=above)
     tl.store(values + target, tl.load(score + place, mask=inside, other=0.0), mask=above)
 
 
-def survivors(score_BF: Tensor, floor_F: Tensor) -> tuple[Tensor, Tensor]:
+def survivors(score_FB: Tensor, floor_F: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """As `reference.survivors`: each program counts its survivors, then writes them behind those of the ones before."""
-    device, programs = score_BF.device, triton.cdiv(score_BF.numel(), ELEMENTS)
+    device, programs = score_FB.device, triton.cdiv(score_FB.numel(), ELEMENTS)
     count = torch.zeros(programs, dtype=torch.int64, device=device)
-    shape = (score_BF.numel(), score_BF.shape[1])
+    shape = (score_FB.numel(), score_FB.shape[1])
     if programs:
-        _count_kernel[(programs,)](score_BF, floor_F, count, *shape, AS=_sum_type(score_BF), BLOCK=ELEMENTS)
+        _count_kernel[(programs,)](score_FB, floor_F, count, *shape, AS=_sum_type(score_FB), BLOCK=ELEMENTS)
     after = count.cumsum(0)
     total = int(after[-1]) if programs else 0
-    places = torch.empty(total, dtype=torch.int64, device=device)
-    values = torch.empty(total, dtype=score_BF.dtype, device=device)
+    row_N, column_N = (torch.empty(total, dtype=torch.int64, device=device) for _ in range(2))
+    value_N = torch.empty(total, dtype=score_FB.dtype, device=device)
     if total:
         _compact_kernel[(programs,)](
-            score_BF, floor_F, after - count, places, values, *shape, AS=_sum_type(score_BF), BLOCK=ELEMENTS
+            score_FB, floor_F, after - count, row_N, column_N, value_N, *shape, AS=_sum_type(score_FB), BLOCK=ELEMENTS
         )
-    return places, values
+    return row_N, column_N, value_N
 
 
 def _sum_type(table_RD: Tensor) -> tl.dtype:

@@ -6,6 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+PADDING = 32
+"""Columns of a rounded table are a multiple of this."""
+ROUNDED_AT_ONCE = {"cpu": 2**18, "cuda": 2**26}
+"""Weights rounded at a time: on a CPU, as many as stay near while they are looked at three times."""
+
 
 def weighted_row_sums(table_RD: Tensor, row_N: Tensor, weight_N: Tensor, starts_G: Tensor) -> Tensor:
     """Sum `weight · table[row]` over each of G segments, which follow each other and start at `starts_G`: (G, D)."""
@@ -27,22 +32,41 @@ def row_dots(rows_BD: Tensor, table_RD: Tensor, token_N: Tensor, latent_N: Tenso
     )
 
 
-def survivors(score_BF: Tensor, floor_F: Tensor) -> tuple[Tensor, Tensor]:
-    """The few entries of a contiguous tensor that exceed their column's floor: places in it, row by row, and values."""
-    score_N = score_BF.view(-1)
-    if score_BF.device.type != "cpu" or score_BF.numel() % 8:
-        place_N = (score_BF > floor_F).view(-1).nonzero().squeeze(1)
-        return place_N, score_N[place_N]
-    # `nonzero` of a mask costs as much as a small product; looking at eight entries at a time makes it cheap.
-    mask_N = _exceeds(score_BF, floor_F).view(-1)
-    word_N = mask_N.view(torch.int64).nonzero().squeeze(1)
-    which_N, bit_N = mask_N.view(-1, 8)[word_N].nonzero().unbind(1)
-    place_N = word_N[which_N] * 8 + bit_N
-    return place_N, score_N[place_N]
+def survivors(score_FB: Tensor, floor_F: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The few entries of a contiguous tensor that exceed their row's floor, row by row: row, column and value."""
+    num_columns = max(1, score_FB.shape[1])
+    if score_FB.device.type != "cpu" or score_FB.numel() % 8:
+        place_N = (score_FB > floor_F[:, None]).view(-1).nonzero().squeeze(1)
+    else:
+        # `nonzero` of a mask costs as much as a small product; looking at eight entries at a time makes it cheap.
+        mask_N = _exceeds(score_FB, floor_F).view(-1)
+        word_N = mask_N.view(torch.int64).nonzero().squeeze(1)
+        which_N, bit_N = mask_N.view(-1, 8)[word_N].nonzero().unbind(1)
+        place_N = word_N[which_N] * 8 + bit_N
+    row_N = place_N // num_columns
+    return row_N, place_N - row_N * num_columns, score_FB.view(-1)[place_N]
 
 
-def _exceeds(score_BF: Tensor, floor_F: Tensor) -> Tensor:
-    if score_BF.dtype == torch.bfloat16 and floor_F.dtype == torch.bfloat16 and bool((floor_F > 0).all()):
-        # Positive numbers are in the order of their bits, and those of negative ones are negative integers.
-        return score_BF.view(torch.int16) > floor_F.view(torch.int16)
-    return score_BF > floor_F
+def _exceeds(score_FB: Tensor, floor_F: Tensor) -> Tensor:
+    if score_FB.dtype == torch.bfloat16 and floor_F.dtype == torch.float32 and bool((floor_F > 0).all()):
+        # Positive numbers are in the order of their bits, those of negative ones are negative integers, and no number
+        # in bf16 lies between the floor and its first half.
+        return score_FB.view(torch.int16) > (floor_F.view(torch.int32) >> 16).to(torch.int16)[:, None]
+    return score_FB > floor_F[:, None]
+
+
+def rounded(table_RD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A table in bf16, the norms of its rows, and the norms of what rounding took from them.
+
+    The table has at least one more column, of zeros, and in all a number that products like.
+    """
+    width = table_RD.shape[1]
+    rough_RD = table_RD.new_zeros(len(table_RD), width + PADDING - width % PADDING, dtype=torch.bfloat16)
+    norm_R, error_R = (table_RD.new_empty(len(table_RD)) for _ in range(2))
+    step = max(1, ROUNDED_AT_ONCE["cpu" if table_RD.device.type == "cpu" else "cuda"] // width)
+    for start in range(0, len(table_RD), step):
+        rows = slice(start, start + step)
+        rough_RD[rows, :width] = table_RD[rows]
+        norm_R[rows] = table_RD[rows].norm(dim=1)
+        error_R[rows] = rough_RD[rows, :width].to(table_RD.dtype).sub_(table_RD[rows]).norm(dim=1)
+    return rough_RD, norm_R, error_R

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from attrs import frozen
 
-from ..crosscoder import piece_rows
+from ..candidates import piece_latents
 from ..wiring import Wiring
 
 
@@ -61,14 +61,14 @@ def step_memory(
     """
     weights = wiring.num_weights
     count = weights + wiring.num_latents + wiring.written.width
-    rows = min(batch_size, piece_rows(wiring.num_latents, device))
+    piece = batch_size * min(wiring.num_latents, piece_latents(batch_size, device))
     batch = batch_size * wiring.layout.width
     written = batch_size * wiring.written.width
     encoder = sum(group.num_latents * wiring.layout.subset(group.reads).width for group in wiring.groups)
     entries = batch_size * active
-    selection = 5 * rows * wiring.num_latents + 8 * batch + 24 * entries
+    selection = 5 * piece + 8 * batch + 24 * entries
     if preselect == "bf16":
-        selection += 2 * encoder + 2 * batch - 2 * rows * wiring.num_latents + 64 * entries
+        selection += 2 * encoder + 2 * batch - 2 * piece + 64 * entries
     backward = 8 * batch + 4 * written + 48 * entries
     if len(wiring.groups) > 1:
         backward += 8 * written + 40 * entries
