@@ -1,12 +1,18 @@
 """Sparse products and selection against naive versions."""
 
+import itertools
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crosscoders import ConfigError, Latents
-from crosscoders.kernels import batch_topk, operations, reference, row_dots, sparse_decode, sparse_encode
+from crosscoders.kernels import batch_topk, native, operations, reference, row_dots, sparse_decode, sparse_encode
 
 
 @st.composite
@@ -98,53 +104,89 @@ def test_latents_select_groups_and_join():
     assert latents.by_latent.tolist() == [2, 0, 1]
 
 
-# -- Triton kernels: on a GPU as they are, elsewhere by Triton's interpreter ------------------------------------------
+# -- Triton kernels, on a GPU as they are, elsewhere by Triton's interpreter; and those in C -----------------------
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-@pytest.fixture
-def gpu():
-    """The kernels, compiled where there is a GPU."""
-    pytest.importorskip("triton", reason="Triton is not installed")
-    from crosscoders.kernels import gpu
+@pytest.fixture(params=["native", "triton"])
+def kernels(request):
+    """An implementation, and the device that its tensors are on."""
+    if request.param == "triton":
+        pytest.importorskip("triton", reason="Triton is not installed")
+        from crosscoders.kernels import gpu
 
-    return gpu
+        return gpu, DEVICE
+    from crosscoders.kernels import native
+
+    if not native.available():
+        pytest.skip("there is no C compiler, or torch does not run on OpenMP")
+    return native, "cpu"
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(9))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_triton_kernels_agree_with_the_reference(gpu, seed, dtype):
+def test_other_kernels_agree_with_the_reference(kernels, seed, dtype):
+    kernels, device = kernels
     generator = torch.Generator().manual_seed(seed)
-    num_tokens, num_latents, width = (int(torch.randint(1, high, (), generator=generator)) for high in (9, 12, 1500))
+    num_tokens, num_latents, width = (int(torch.randint(1, high, (), generator=generator)) for high in (90, 12, 1500))
+    if seed > 5:
+        width = 64 * seed  # whole blocks, and nothing besides
     latents, _ = latents_of(num_tokens, num_latents, [0.0, 0.3, 1.0][seed % 3], generator)
     # Columns of a wider tensor: rows are not next to each other.
-    x = torch.randn(num_tokens, width + 3, generator=generator, dtype=dtype)[:, :width].to(DEVICE)
-    W = torch.randn(num_latents, width, generator=generator, dtype=dtype).to(DEVICE)
-    token, latent, weight = latents.token_N.to(DEVICE), latents.latent_N.to(DEVICE), latents.value_N.to(DEVICE, dtype)
-    starts = latents.token_starts_B.to(DEVICE)
+    x = torch.randn(num_tokens, width + 3, generator=generator, dtype=dtype)[:, :width].to(device)
+    W = torch.randn(num_latents, width, generator=generator, dtype=dtype).to(device)
+    token, latent, weight = latents.token_N.to(device), latents.latent_N.to(device), latents.value_N.to(device, dtype)
+    starts, order = latents.token_starts_B.to(device), latents.by_latent.to(device)
+    by_latent = (token[order], latent[order], weight[order], latents.latent_starts_F.to(device))
     close = {"rtol": 1e-4, "atol": 1e-3} if dtype == torch.float32 else {}
     for operation, arguments in [
         ("weighted_row_sums", (W, latent, weight, starts)),
-        ("weighted_row_sums", (x.contiguous(), token, weight, torch.zeros(3, dtype=torch.int64, device=DEVICE))),
-        ("row_dots", (x, W, token, latent, starts)),
+        ("weighted_row_sums", (x.contiguous(), token, weight, torch.zeros(3, dtype=torch.int64, device=device))),
+        ("row_dots", (x, W, token, latent)),
+        ("sums_and_dots", (x.contiguous(), W, *by_latent)),
+        ("rounded", (x,)),
     ]:
-        found = getattr(gpu, operation)(*arguments)
-        torch.testing.assert_close(found, getattr(reference, operation)(*arguments), **close)
+        found, expected = (getattr(module, operation)(*arguments) for module in (kernels, reference))
+        torch.testing.assert_close(found, expected, **close)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_triton_compaction_agrees_with_the_reference(gpu, seed, dtype):
+def test_other_compactions_agree_with_the_reference(kernels, seed, dtype):
+    kernels, device = kernels
     generator = torch.Generator().manual_seed(seed)
     rows, columns = (int(torch.randint(0 if high == 40 else 1, high, (), generator=generator)) for high in (40, 300))
-    score_FB = torch.randn(rows, columns, generator=generator).to(DEVICE, dtype)
-    floor_F = (torch.rand(rows, generator=generator) + [-9, 0, 1, 9][seed % 4]).to(DEVICE)
-    for found, expected in zip(gpu.survivors(score_FB, floor_F), reference.survivors(score_FB, floor_F), strict=True):
+    score_FB = torch.randn(rows, columns, generator=generator).to(device, dtype)
+    # All of them, half, few or none.
+    floor_F = (torch.rand(rows, generator=generator) + [-9, 0, 1, 9][seed % 4]).to(device)
+    for found, expected in zip(
+        kernels.survivors(score_FB, floor_F), reference.survivors(score_FB, floor_F), strict=True
+    ):
         assert torch.equal(found, expected)
 
 
-def test_a_training_step_is_the_same_with_triton(gpu, monkeypatch):
+def test_c_does_the_same_with_any_number_of_threads(kernels):
+    kernels, device = kernels
+    if device != "cpu" or kernels.__name__.endswith("gpu"):
+        pytest.skip("about threads of the processor")
+    generator = torch.Generator().manual_seed(0)
+    score_FB = torch.randn(33, 500, generator=generator)
+    W, x = torch.randn(33, 200, generator=generator), torch.randn(500, 200, generator=generator)
+    latents = Latents.of_mask(score_FB.T > 1, score_FB.T)
+    order = latents.by_latent
+    arguments = (latents.token_N[order], latents.latent_N[order], latents.value_N[order], latents.latent_starts_F)
+    found = []
+    for threads in (1, 2, 5):
+        torch.set_num_threads(threads)
+        found.append([
+            *kernels.survivors(score_FB, torch.zeros(33)), *kernels.rounded(W), *kernels.sums_and_dots(x, W, *arguments)
+        ])  # fmt: skip
+    for other in found[1:]:
+        assert all(torch.equal(first, second) for first, second in zip(found[0], other))
+
+
+def test_a_training_step_is_the_same_with_all_kernels(monkeypatch):
     """Selection, decode and both weight gradients together, in fp32 and with bf16 pre-selection."""
     from crosscoders import Crosscoder, LatentGroup, LossChoice, Site, StepContext, Wiring
     from crosscoders.initialise import initialise
@@ -156,7 +198,8 @@ def test_a_training_step_is_the_same_with_triton(gpu, monkeypatch):
         step=0, total_steps=9, warmed_up=True, num_tokens=32, dead_F=(torch.arange(24) % 3 == 0).to(DEVICE)
     )
     results = []
-    for kernels, preselect in [("reference", "fp32"), ("triton", "fp32"), ("triton", "bf16")]:
+    chosen = ["reference"] + ["native"] * native.available() + ["triton"] * (find_spec("triton") is not None)
+    for kernels, preselect in itertools.product(chosen, ("fp32", "bf16")):
         monkeypatch.setenv("CROSSCODERS_KERNELS", kernels)
         crosscoder = Crosscoder(Wiring(sites=sites, groups=groups))
         initialise(crosscoder, decoder_norm=0.5, generator=torch.Generator().manual_seed(0))
@@ -171,7 +214,47 @@ def test_a_training_step_is_the_same_with_triton(gpu, monkeypatch):
 
 
 def test_the_choice_of_kernels(monkeypatch):
+    assert operations(torch.zeros(1)) is (native if native.available() else reference)
+    monkeypatch.setenv("CROSSCODERS_KERNELS", "reference")
     assert operations(torch.zeros(1)) is reference
     monkeypatch.setenv("CROSSCODERS_KERNELS", "cuda")
-    with pytest.raises(ConfigError, match="'reference' or 'triton'"):
+    with pytest.raises(ConfigError, match="should be reference, native, triton"):
         operations(torch.zeros(1))
+
+
+COMPILE = """
+import logging, sys
+logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
+import torch
+from crosscoders.kernels import native, operations
+print(operations(torch.zeros(1)).__name__)
+if native.available():
+    print([part.tolist() for part in native.survivors(torch.tensor([[1.0, 3.0]]), torch.tensor([2.0]))])
+"""
+
+
+def compiled(tmp_path, **environment):
+    """What a fresh process says of its kernels, with a cache of its own."""
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), **environment}
+    environment.pop("CROSSCODERS_KERNELS", None)
+    return subprocess.run(
+        [sys.executable, "-c", COMPILE], env=environment, capture_output=True, text=True, check=True
+    ).stdout.split("\n")
+
+
+@pytest.mark.skipif(not native.available(), reason="there is no C compiler, or torch does not run on OpenMP")
+def test_kernels_are_compiled_once_and_kept(tmp_path):
+    first = compiled(tmp_path)
+    assert first[:2] == ["crosscoders.kernels.native", "[[0], [1], [3.0]]"]
+    (kept,) = (tmp_path / "crosscoders").iterdir()
+    made = kept.stat().st_mtime_ns
+    assert compiled(tmp_path) == first and kept.stat().st_mtime_ns == made
+    # Another process's folder cannot be written to: they work all the same.
+    (tmp_path / "file").write_text("")
+    found = compiled(tmp_path, XDG_CACHE_HOME=str(tmp_path / "file"))
+    assert "not kept" in found[0] and found[1:] == first
+
+
+def test_without_a_compiler_there_is_plain_pytorch(tmp_path):
+    found = compiled(tmp_path, PATH="")
+    assert found[:2] == ["no compiled kernels: no C compiler", "crosscoders.kernels.reference"]

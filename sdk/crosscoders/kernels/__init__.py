@@ -1,5 +1,6 @@
 """Sparse products: the few operations whose cost grows with the latents that fired, not with the dictionary."""
 
+from . import native, reference
 from .choice import operations
 from .sparse import gradients_in_place, row_dots, sparse_decode, sparse_encode
 from .topk import batch_topk
@@ -7,7 +8,9 @@ from .topk import batch_topk
 __all__ = [
     "batch_topk",
     "gradients_in_place",
+    "native",
     "operations",
+    "reference",
     "row_dots",
     "sparse_decode",
     "sparse_encode",

@@ -1,4 +1,4 @@
-"""Which implementation a tensor's operations run in: Triton kernels on GPUs, plain PyTorch elsewhere."""
+"""Which implementation a tensor's operations run in: Triton kernels on GPUs, C on CPUs, or plain PyTorch."""
 
 from __future__ import annotations
 
@@ -9,39 +9,59 @@ from typing import Protocol
 from torch import Tensor
 
 from ..errors import ConfigError
-from . import reference
+from . import native, reference
 
 
 class Operations(Protocol):
-    """What both implementations have; `reference` documents it."""
+    """What all implementations have; `reference` documents it."""
 
     def weighted_row_sums(self, table_RD: Tensor, row_N: Tensor, weight_N: Tensor, starts_G: Tensor) -> Tensor: ...
 
-    def row_dots(
-        self, rows_BD: Tensor, table_RD: Tensor, token_N: Tensor, latent_N: Tensor, starts_B: Tensor
-    ) -> Tensor: ...
+    def row_dots(self, rows_BD: Tensor, table_RD: Tensor, token_N: Tensor, latent_N: Tensor) -> Tensor: ...
+
+    def sums_and_dots(
+        self,
+        rows_BD: Tensor,
+        table_FD: Tensor,
+        token_N: Tensor,
+        latent_N: Tensor,
+        weight_N: Tensor,
+        starts_F: Tensor,
+    ) -> tuple[Tensor, Tensor]: ...
 
     def survivors(self, score_FB: Tensor, floor_F: Tensor) -> tuple[Tensor, Tensor, Tensor]: ...
 
     def rounded(self, table_RD: Tensor) -> tuple[Tensor, Tensor, Tensor]: ...
 
 
-def operations(tensor: Tensor) -> Operations:
-    """`gpu` for tensors on a GPU where Triton is installed, else `reference`.
+_MISSING = {
+    "reference": "",
+    "native": "needs a C compiler, and a torch that runs on OpenMP",
+    "triton": "is not installed",
+}
 
-    `CROSSCODERS_KERNELS=reference` or `triton` decides for all tensors; Triton runs on a CPU only by its interpreter.
+
+def operations(tensor: Tensor) -> Operations:
+    """Triton's kernels for a tensor on a GPU, compiled C for one on a CPU, and `reference` where those cannot be had.
+
+    `CROSSCODERS_KERNELS` names one of the three for all tensors; Triton's run on a CPU only by its interpreter.
     """
     wanted = os.environ.get("CROSSCODERS_KERNELS", "")
-    if wanted not in ("", "reference", "triton"):
-        raise ConfigError(f"CROSSCODERS_KERNELS should be 'reference' or 'triton', not '{wanted}'")
-    kernels = _triton_kernels() if wanted == "triton" or (tensor.is_cuda and not wanted) else None
-    if wanted == "triton" and kernels is None:
-        raise ConfigError("CROSSCODERS_KERNELS is 'triton', which is not installed")
+    if wanted not in ("", *_MISSING):
+        raise ConfigError(f"CROSSCODERS_KERNELS should be {', '.join(_MISSING)}, not '{wanted}'")
+    kernels = _kernels(wanted or {"cpu": "native", "cuda": "triton"}.get(tensor.device.type, "reference"))
+    if kernels is None and wanted:
+        raise ConfigError(f"CROSSCODERS_KERNELS is '{wanted}', which {_MISSING[wanted]}")
     return kernels or reference
 
 
 @cache
-def _triton_kernels() -> Operations | None:
+def _kernels(kind: str) -> Operations | None:
+    """Those of a kind; None where they cannot be had."""
+    if kind == "reference":
+        return reference
+    if kind == "native":
+        return native if native.available() else None
     try:
         from . import gpu
     except ImportError:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .reference import rounded
 
-__all__ = ["rounded", "row_dots", "survivors", "weighted_row_sums"]
+__all__ = ["rounded", "row_dots", "sums_and_dots", "survivors", "weighted_row_sums"]
 
 MOST_COLUMNS = 1024
 """Columns of a row that one program handles at a time."""
@@ -66,7 +66,7 @@ def _row_dots_kernel(
     tl.store(out + entry, tl.sum(total, axis=0).to(out.dtype.element_ty))
 
 
-def row_dots(rows_BD: Tensor, table_RD: Tensor, token_N: Tensor, latent_N: Tensor, starts_B: Tensor) -> Tensor:
+def row_dots(rows_BD: Tensor, table_RD: Tensor, token_N: Tensor, latent_N: Tensor) -> Tensor:
     """As `reference.row_dots`: one program for each entry."""
     width = rows_BD.shape[1]
     out_N = torch.empty(len(token_N), dtype=table_RD.dtype, device=table_RD.device)
@@ -76,6 +76,13 @@ def row_dots(rows_BD: Tensor, table_RD: Tensor, token_N: Tensor, latent_N: Tenso
             SUM=_sum_type(table_RD), BLOCK=min(MOST_COLUMNS, triton.next_power_of_2(width)),
         )  # fmt: skip
     return out_N
+
+
+def sums_and_dots(
+    rows_BD: Tensor, table_FD: Tensor, token_N: Tensor, latent_N: Tensor, weight_N: Tensor, starts_F: Tensor
+) -> tuple[Tensor, Tensor]:
+    """As `reference.sums_and_dots`."""
+    return weighted_row_sums(rows_BD, token_N, weight_N, starts_F), row_dots(rows_BD, table_FD, token_N, latent_N)
 
 
 @triton.jit

@@ -19,17 +19,26 @@ def weighted_row_sums(table_RD: Tensor, row_N: Tensor, weight_N: Tensor, starts_
     )
 
 
-def row_dots(rows_BD: Tensor, table_RD: Tensor, token_N: Tensor, latent_N: Tensor, starts_B: Tensor) -> Tensor:
-    """The products rows[token] · table[latent] of N entries ordered by token, each token's from `starts_B` on: (N,)."""
-    # The embedding bag's own backward to its weights is exactly this, without gathering N rows twice.
+def row_dots(rows_BD: Tensor, table_RD: Tensor, token_N: Tensor, latent_N: Tensor) -> Tensor:
+    """The products rows[token] · table[latent] of N entries: (N,)."""
+    # The embedding bag's own backward to its weights is exactly this, without gathering N rows twice. It needs no
+    # segments where it is told each entry's.
     return torch.ops.aten._embedding_bag_per_sample_weights_backward(  # type: ignore[no-any-return]
         rows_BD.contiguous(),
         table_RD.contiguous(),
         latent_N,
-        starts_B,
+        token_N[:0],
         token_N,
         0,  # mode "sum"
     )
+
+
+def sums_and_dots(
+    rows_BD: Tensor, table_FD: Tensor, token_N: Tensor, latent_N: Tensor, weight_N: Tensor, starts_F: Tensor
+) -> tuple[Tensor, Tensor]:
+    """For entries ordered by latent, each latent's from `starts_F` on: of each latent the sum of weight · rows[token],
+    (F, D), and of each entry rows[token] · table[latent], (N,)."""
+    return weighted_row_sums(rows_BD, token_N, weight_N, starts_F), row_dots(rows_BD, table_FD, token_N, latent_N)
 
 
 def survivors(score_FB: Tensor, floor_F: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -55,13 +64,18 @@ def _exceeds(score_FB: Tensor, floor_F: Tensor) -> Tensor:
     return score_FB > floor_F[:, None]
 
 
+def padded(width: int) -> int:
+    """Columns of a rounded table of `width`."""
+    return width + PADDING - width % PADDING
+
+
 def rounded(table_RD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """A table in bf16, the norms of its rows, and the norms of what rounding took from them.
 
     The table has at least one more column, of zeros, and in all a number that products like.
     """
     width = table_RD.shape[1]
-    rough_RD = table_RD.new_zeros(len(table_RD), width + PADDING - width % PADDING, dtype=torch.bfloat16)
+    rough_RD = table_RD.new_zeros(len(table_RD), padded(width), dtype=torch.bfloat16)
     norm_R, error_R = (table_RD.new_empty(len(table_RD)) for _ in range(2))
     step = max(1, ROUNDED_AT_ONCE["cpu" if table_RD.device.type == "cpu" else "cuda"] // width)
     for start in range(0, len(table_RD), step):

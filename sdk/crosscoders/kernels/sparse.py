@@ -25,7 +25,7 @@ _in_place: ContextVar[bool] = ContextVar("in_place", default=False)
 
 def row_dots(rows_BD: Tensor, table_RD: Tensor, latents: Latents) -> Tensor:
     """The products rows[token] · table[latent] of each entry of `latents`: (N,)."""
-    return operations(table_RD).row_dots(rows_BD, table_RD, latents.token_N, latents.latent_N, latents.token_starts_B)
+    return operations(table_RD).row_dots(rows_BD, table_RD, latents.token_N, latents.latent_N)
 
 
 def _sums_by_token(table_RD: Tensor, weight_N: Tensor, latents: Latents) -> Tensor:
@@ -51,9 +51,9 @@ def gradients_in_place() -> Iterator[None]:
         _in_place.reset(token)
 
 
-def _weight_gradient(W: Tensor, rows_BD: Tensor, weight_N: Tensor, latents: Latents, in_place: bool) -> Tensor | None:
-    """Σ over tokens of weight · row for each latent; None where it was added to the gradient that `W` has."""
-    if not (in_place and W.is_leaf and W.grad is not None):
+def _weight_gradient(W: Tensor, rows_BD: Tensor, weight_N: Tensor, latents: Latents, adding: bool) -> Tensor | None:
+    """Σ over tokens of weight · row for each latent; None where, `adding`, it went into the gradient that `W` has."""
+    if not adding or W.grad is None:
         return _sums_by_latent(rows_BD, weight_N, latents)
     rows_BD, weight_N = rows_BD.contiguous(), weight_N[latents.by_latent]
     firsts = list(range(0, latents.num_latents, -(-latents.num_latents // GRADIENT_PIECES)))
@@ -79,11 +79,18 @@ class _SparseDecode(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_BX: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         value_N, W_dec_FX = ctx.saved_tensors
-        grad_value_N = row_dots(grad_BX, W_dec_FX, ctx.latents) if ctx.needs_input_grad[0] else None
-        grad_W_FX = None
-        if ctx.needs_input_grad[1]:
-            grad_W_FX = _weight_gradient(W_dec_FX, grad_BX, value_N, ctx.latents, ctx.in_place)
-        return grad_value_N, grad_W_FX, None
+        latents: Latents = ctx.latents
+        adding = ctx.in_place and W_dec_FX.is_leaf and W_dec_FX.grad is not None
+        if all(ctx.needs_input_grad[:2]) and not adding:
+            grad_W_FX, dot_N = operations(W_dec_FX).sums_and_dots(
+                grad_BX, W_dec_FX, latents.token_of_latent_N, latents.latent_N[latents.by_latent],
+                value_N[latents.by_latent], latents.latent_starts_F,
+            )  # fmt: skip
+            return torch.empty_like(dot_N).index_copy_(0, latents.by_latent, dot_N), grad_W_FX, None
+        grad_value_N = row_dots(grad_BX, W_dec_FX, latents) if ctx.needs_input_grad[0] else None
+        if not ctx.needs_input_grad[1]:
+            return grad_value_N, None, None
+        return grad_value_N, _weight_gradient(W_dec_FX, grad_BX, value_N, latents, adding), None
 
 
 class _SparseEncode(torch.autograd.Function):
@@ -101,7 +108,8 @@ class _SparseEncode(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             grad_x_BX = _sums_by_token(W_enc_FX, grad_N, latents)
         if ctx.needs_input_grad[1]:
-            grad_W_FX = _weight_gradient(W_enc_FX, x_BX, grad_N, latents, ctx.in_place)
+            adding = ctx.in_place and W_enc_FX.is_leaf and W_enc_FX.grad is not None
+            grad_W_FX = _weight_gradient(W_enc_FX, x_BX, grad_N, latents, adding)
         if ctx.needs_input_grad[2]:
             grad_b_F = torch.zeros(latents.num_latents, dtype=grad_N.dtype, device=grad_N.device)
             grad_b_F = grad_b_F.index_add(0, latents.latent_N, grad_N)

@@ -1,0 +1,156 @@
+"""The operations in C (`native.c`), compiled on this very processor when first needed; what they do not take goes to
+`reference`.
+
+They need a C compiler and a torch that runs on OpenMP, as on Linux: `available` says whether both are there.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import re
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from . import reference
+from .reference import row_dots, weighted_row_sums
+
+logger = logging.getLogger(__name__)
+
+__all__ = ["available", "rounded", "row_dots", "sums_and_dots", "survivors", "weighted_row_sums"]
+
+SOURCE = Path(__file__).with_name("native.c")
+SURVIVORS = {torch.float32: "fp32_survivors", torch.bfloat16: "bf16_survivors"}
+FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC")
+ROOM = 16
+"""Room for survivors is made for one score in this many; where there are more, they are looked for again."""
+
+
+def available() -> bool:
+    """Whether the library could be built, or was built before."""
+    return _library() is not None
+
+
+def survivors(score_FB: Tensor, floor_F: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """As `reference.survivors`, in one pass; fp32 and bf16."""
+    usual = score_FB.is_cpu and score_FB.is_contiguous() and floor_F.dtype == torch.float32
+    if not usual or score_FB.dtype not in SURVIVORS:
+        return reference.survivors(score_FB, floor_F)
+    rows, columns = score_FB.shape
+    room = torch.get_num_threads() * (1 + score_FB.numel() // ROOM)
+    while True:
+        row_N, column_N = (torch.empty(room, dtype=torch.int64) for _ in range(2))
+        value_N = torch.empty(room, dtype=score_FB.dtype)
+        found = _call(
+            SURVIVORS[score_FB.dtype], score_FB, floor_F.contiguous(), rows, columns, room, row_N, column_N, value_N
+        )
+        if found >= 0:
+            # Copies, so that the room is free for the next piece.
+            return row_N[:found].clone(), column_N[:found].clone(), value_N[:found].clone()
+        room = -found
+
+
+def rounded(table_RD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """As `reference.rounded`, in one pass."""
+    if not _takes(table_RD):
+        return reference.rounded(table_RD)
+    rows, width = table_RD.shape
+    rough_RD = torch.empty(rows, reference.padded(width), dtype=torch.bfloat16)
+    norm_R, error_R = torch.empty(rows), torch.empty(rows)
+    _call("rounded", table_RD, table_RD.stride(0), rows, width, rough_RD.shape[1], rough_RD, norm_R, error_R)
+    return rough_RD, norm_R, error_R
+
+
+def sums_and_dots(
+    rows_BD: Tensor, table_FD: Tensor, token_N: Tensor, latent_N: Tensor, weight_N: Tensor, starts_F: Tensor
+) -> tuple[Tensor, Tensor]:
+    """As `reference.sums_and_dots`, reading the rows once for both."""
+    if not (_takes(rows_BD) and _takes(table_FD) and weight_N.dtype == torch.float32):
+        return reference.sums_and_dots(rows_BD, table_FD, token_N, latent_N, weight_N, starts_F)
+    (latents, width), entries = table_FD.shape, len(token_N)
+    sums_FD, dot_N = torch.empty(latents, width), torch.empty(entries)
+    _call(
+        "sums_and_dots", rows_BD, rows_BD.stride(0), table_FD, table_FD.stride(0), width, token_N.contiguous(),
+        weight_N.contiguous(), starts_F.contiguous(), entries, latents, sums_FD, dot_N,
+    )  # fmt: skip
+    return sums_FD, dot_N
+
+
+def _takes(table_RD: Tensor) -> bool:
+    return table_RD.is_cpu and table_RD.dtype == torch.float32 and table_RD.stride(1) == 1
+
+
+def _call(name: str, *arguments: Tensor | int) -> int:
+    values = (ctypes.c_void_p(a.data_ptr()) if isinstance(a, Tensor) else ctypes.c_int64(a) for a in arguments)
+    return int(getattr(_library(), name)(*values))
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
+    runtime = _openmp_runtime()
+    if compiler is None or runtime is None:
+        logger.info("no compiled kernels: no %s", "C compiler" if compiler is None else "OpenMP in this torch")
+        return None
+    try:
+        library = _built(compiler, runtime)
+    except (OSError, subprocess.SubprocessError) as error:
+        logger.info("no compiled kernels: %s", getattr(error, "stderr", None) or error)
+        return None
+    for name in SURVIVORS.values():
+        getattr(library, name).restype = ctypes.c_int64
+    return library
+
+
+def _built(compiler: str, runtime: str) -> ctypes.CDLL:
+    """The library, kept under a name that says what it was made of, by whom and for which processor."""
+    version = subprocess.run([compiler, "--version"], check=True, capture_output=True).stdout
+    made_of = [SOURCE.read_bytes(), version, repr((FLAGS, runtime, _processor())).encode()]
+    name = f"native-{hashlib.sha256(b'|'.join(made_of)).hexdigest()[:16]}.so"
+    kept = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "crosscoders" / name
+    if kept.exists():
+        return ctypes.CDLL(str(kept))
+    with tempfile.TemporaryDirectory(prefix="crosscoders-") as folder:
+        object_file, library = Path(folder) / "native.o", Path(folder) / name
+        # In two steps: a compiler that links OpenMP takes its own runtime, whose threads would fight with torch's.
+        for command in (
+            [*FLAGS, "-c", SOURCE, "-o", object_file],
+            ["-shared", object_file, runtime, "-lm", "-o", library],
+        ):
+            subprocess.run([compiler, *map(str, command)], check=True, capture_output=True, text=True)
+        try:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            mine = kept.with_suffix(f".{os.getpid()}")
+            shutil.copyfile(library, mine)
+            # At once: another process may be doing the same.
+            mine.replace(kept)
+        except OSError as error:
+            logger.info("the compiled kernels are not kept: %s", error)
+        return ctypes.CDLL(str(library))
+
+
+def _openmp_runtime() -> str | None:
+    """The library of threads that torch has loaded."""
+    try:
+        lines = Path("/proc/self/maps").read_text().splitlines()
+    except OSError:
+        return None
+    loaded = {line.split(maxsplit=5)[-1] for line in lines}
+    return next((path for path in sorted(loaded) if re.search(r"/lib[gi]?omp\d*[-.]", path)), None)
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return "".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
