@@ -8,6 +8,8 @@ import torch
 from attrs import field, frozen
 from torch import Tensor
 
+from .kernels import operations
+
 
 @frozen(eq=False, slots=False)
 class Latents:
@@ -69,11 +71,19 @@ class Latents:
             part.token_N, part.latent_N - latents.start, part.value_N, self.num_tokens, latents.stop - latents.start
         )
 
-    @cached_property
+    @property
     def by_latent(self) -> Tensor:
         """The permutation of N that orders the entries by latent, then token."""
-        # Half as many bytes sort in half the time.
-        return torch.argsort(self.latent_N.int(), stable=True)
+        return self._by_latent[0]
+
+    @property
+    def latent_starts_F(self) -> Tensor:
+        """Where each latent's entries begin, in the order of `by_latent`."""
+        return self._by_latent[1]
+
+    @cached_property
+    def _by_latent(self) -> tuple[Tensor, Tensor]:
+        return operations(self.latent_N).grouped(self.latent_N, self.num_latents)
 
     @cached_property
     def token_of_latent_N(self) -> Tensor:
@@ -88,12 +98,8 @@ class Latents:
     @cached_property
     def token_starts_B(self) -> Tensor:
         """Where each token's entries begin."""
-        return _starts(torch.bincount(self.token_N, minlength=self.num_tokens))
-
-    @cached_property
-    def latent_starts_F(self) -> Tensor:
-        """Where each latent's entries begin, in the order of `by_latent`."""
-        return _starts(self.count_F)
+        counts_B = torch.bincount(self.token_N, minlength=self.num_tokens)
+        return counts_B.cumsum(0) - counts_B
 
     @property
     def fired_F(self) -> Tensor:
@@ -104,7 +110,3 @@ class Latents:
     def l0(self) -> float:
         """Mean number of active latents per token."""
         return len(self.latent_N) / max(1, self.num_tokens)
-
-
-def _starts(counts: Tensor) -> Tensor:
-    return counts.cumsum(0) - counts

@@ -166,6 +166,16 @@ def test_other_compactions_agree_with_the_reference(kernels, seed, dtype):
         assert torch.equal(found, expected)
 
 
+@pytest.mark.parametrize(("number", "num_keys"), [(0, 0), (0, 5), (200, 1), (200, 7), (50, 300)])
+def test_entries_are_grouped_by_their_keys(kernels, number, num_keys):
+    kernels, device = kernels
+    key_N = torch.randint(max(1, num_keys), (number,), generator=torch.Generator().manual_seed(0))
+    order_N, starts_K = (part.tolist() for part in kernels.grouped(key_N.to(device), num_keys))
+    keys = key_N.tolist()
+    assert order_N == sorted(range(number), key=keys.__getitem__)
+    assert starts_K == [sum(key < start for key in keys) for start in range(num_keys)]
+
+
 def test_c_does_the_same_with_any_number_of_threads(kernels):
     kernels, device = kernels
     if device != "cpu" or kernels.__name__.endswith("gpu"):

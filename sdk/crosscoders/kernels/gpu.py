@@ -10,9 +10,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .reference import rounded
+from .reference import grouped, rounded
 
-__all__ = ["rounded", "row_dots", "sums_and_dots", "survivors", "weighted_row_sums"]
+__all__ = ["grouped", "rounded", "row_dots", "sums_and_dots", "survivors", "weighted_row_sums"]
 
 MOST_COLUMNS = 1024
 """Columns of a row that one program handles at a time."""

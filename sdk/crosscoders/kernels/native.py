@@ -26,7 +26,7 @@ from .reference import row_dots, weighted_row_sums
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["available", "rounded", "row_dots", "sums_and_dots", "survivors", "weighted_row_sums"]
+__all__ = ["available", "grouped", "rounded", "row_dots", "sums_and_dots", "survivors", "weighted_row_sums"]
 
 SOURCE = Path(__file__).with_name("native.c")
 SURVIVORS = {torch.float32: "fp32_survivors", torch.bfloat16: "bf16_survivors"}
@@ -57,6 +57,15 @@ def survivors(score_FB: Tensor, floor_F: Tensor) -> tuple[Tensor, Tensor, Tensor
             # Copies, so that the room is free for the next piece.
             return row_N[:found].clone(), column_N[:found].clone(), value_N[:found].clone()
         room = -found
+
+
+def grouped(key_N: Tensor, num_keys: int) -> tuple[Tensor, Tensor]:
+    """As `reference.grouped`, by counting."""
+    if not (key_N.is_cpu and key_N.dtype == torch.int64):
+        return reference.grouped(key_N, num_keys)
+    order_N, starts_K = torch.empty(len(key_N), dtype=torch.int64), torch.empty(num_keys, dtype=torch.int64)
+    _call("grouped", key_N.contiguous(), len(key_N), num_keys, order_N, starts_K)
+    return order_N, starts_K
 
 
 def rounded(table_RD: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from ..latents import Latents
 from .choice import operations
+
+if TYPE_CHECKING:
+    from ..latents import Latents
 
 GRADIENT_PIECES = 16
 """Parts in which a weight gradient is added to another."""
