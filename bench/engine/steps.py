@@ -59,14 +59,14 @@ def floor(trainer, product, batch, k):
     order = latent.argsort()
     by_token = torch.arange(0, batch * k, k, device=W.device)
     counts = torch.bincount(latent, minlength=len(W))
-    by_latent, sorted_token, sorted_latent = counts.cumsum(0) - counts, token[order], latent[order]
+    by_latent, sorted_token = counts.cumsum(0) - counts, token[order]
     weights = [torch.nn.Parameter(torch.randn_like(W)) for _ in range(2)]
     optimizer, kernels = torch.optim.Adam(weights, fused=True), operations(W)
 
     def call():
         product()
         kernels.weighted_row_sums(W, latent, value, by_token)
-        weights[0].grad, _ = kernels.sums_and_dots(x, W, sorted_token, sorted_latent, value, by_latent)
+        weights[0].grad, _ = kernels.sums_and_dots(x, W, token, latent, value, order, by_latent)
         weights[1].grad = kernels.weighted_row_sums(x, sorted_token, value, by_latent)
         optimizer.step()
         optimizer.zero_grad()

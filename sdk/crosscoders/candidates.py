@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .crosscoder import Crosscoder
-from .kernels import operations, row_dots
+from .kernels import operations
 from .latents import Latents
 
 PIECE_ELEMENTS = {"cpu": 2**21, "cuda": 2**28}
@@ -44,10 +44,7 @@ def candidates(crosscoder: Crosscoder, x_BX: Tensor, floor_F: Tensor) -> Latents
         product_FB = torch.addmm(bias_F[latents, None], W.to(dtype), inputs[number].T, out=buffer_FB)
         latent_N, token_N, value_N = operations(x_BX).survivors(product_FB, floor_F[latents])
         found.append((latent_N + latents.start, token_N, value_N))
-    latent_N, token_N, value_N = map(torch.cat, zip(*found, strict=True))
-    order_N, _ = operations(x_BX).grouped(token_N, len(x_BX))
-    value_N = value_N[order_N].to(x_BX.dtype)
-    return Latents(token_N[order_N], latent_N[order_N], value_N, len(x_BX), crosscoder.num_latents)
+    return _by_token(crosscoder, x_BX, found)
 
 
 @torch.no_grad()
@@ -61,11 +58,11 @@ def candidates_in_bf16(crosscoder: Crosscoder, x_BX: Tensor, floor_F: Tensor) ->
     if not len(x_BX):
         return candidates(crosscoder, x_BX, floor_F)
     kernels = operations(x_BX)
-    inputs, shares = [], []
-    for read_BX in _inputs(crosscoder, x_BX):
+    inputs, rough_inputs, shares = [read_BX.contiguous() for read_BX in _inputs(crosscoder, x_BX)], [], []
+    for read_BX in inputs:
         rough_BX, norm_B, error_B = kernels.rounded(read_BX)
         rough_BX[:, read_BX.shape[1]] = _rounded_up(norm_B)
-        inputs.append(rough_BX)
+        rough_inputs.append(rough_BX)
         shares.append((error_B / norm_B.clamp_min(torch.finfo(norm_B.dtype).tiny)).amax())
     found = []
     for number, latents, W, buffer_FB in _pieces(crosscoder, x_BX, torch.bfloat16):
@@ -73,20 +70,27 @@ def candidates_in_bf16(crosscoder: Crosscoder, x_BX: Tensor, floor_F: Tensor) ->
         # The last part is what summing in fp32 can add, in whatever order.
         margin_F = error_F + (shares[number] + (W.shape[1] + 1) * FP32_ROUNDING) * norm_F
         rough_FX[:, W.shape[1]] = _rounded_up(SLACK * margin_F)
-        limit_F = floor_F[latents] - crosscoder.b_enc_F[latents]
+        bias_F = crosscoder.b_enc_F[latents]
+        limit_F = floor_F[latents] - bias_F
         # The product is rounded once more.
         limit_F -= limit_F.abs() * (SLACK * BF16_ROUNDING)
-        latent_N, token_N, _ = kernels.survivors(torch.mm(rough_FX, inputs[number].T, out=buffer_FB), limit_F)
-        found.append((latent_N + latents.start, token_N))
-    latent_N, token_N = map(torch.cat, zip(*found, strict=True))
-    order_N, _ = kernels.grouped(token_N, len(x_BX))
-    token_N, latent_N = token_N[order_N], latent_N[order_N]
-    value_N = _exact(crosscoder, x_BX, Latents(token_N, latent_N, latent_N, len(x_BX), crosscoder.num_latents))
-    return Latents(token_N, latent_N, value_N, len(x_BX), crosscoder.num_latents)
+        torch.mm(rough_FX, rough_inputs[number].T, out=buffer_FB)
+        latent_N, token_N, _ = kernels.survivors(buffer_FB, limit_F)
+        value_N = kernels.row_dots(inputs[number], W, token_N, latent_N) + bias_F[latent_N]
+        found.append((latent_N + latents.start, token_N, value_N))
+    return _by_token(crosscoder, x_BX, found)
 
 
 def _rounded_up(norm_R: Tensor) -> Tensor:
     return (norm_R * (1 + 2 * BF16_ROUNDING)).bfloat16()
+
+
+def _by_token(crosscoder: Crosscoder, x_BX: Tensor, found: list[tuple[Tensor, Tensor, Tensor]]) -> Latents:
+    """Latents, tokens and values of all pieces, as latents of the batch."""
+    latent_N, token_N, value_N = map(torch.cat, zip(*found, strict=True))
+    order_N, _ = operations(x_BX).grouped(token_N, len(x_BX))
+    value_N = value_N[order_N].to(x_BX.dtype)
+    return Latents(token_N[order_N], latent_N[order_N], value_N, len(x_BX), crosscoder.num_latents)
 
 
 def _inputs(crosscoder: Crosscoder, x_BX: Tensor) -> list[Tensor]:
@@ -110,14 +114,3 @@ def _pieces(crosscoder: Crosscoder, x_BX: Tensor, dtype: torch.dtype) -> Iterato
             rows, first = W[start : start + step], latents.start + start
             out_FB = buffer[: len(rows) * num_tokens].view(len(rows), num_tokens)
             yield number, slice(first, first + len(rows)), rows, out_FB
-
-
-def _exact(crosscoder: Crosscoder, x_BX: Tensor, latents: Latents) -> Tensor:
-    """Pre-activations at the positions of `latents`, one by one in full precision."""
-    value_N = crosscoder.b_enc_F[latents.latent_N]
-    inputs, weights = _inputs(crosscoder, x_BX), _weights(crosscoder)
-    if len(inputs) == 1:
-        return value_N + row_dots(inputs[0], weights[0][1], latents)
-    for read_BX, (columns, W) in zip(inputs, weights, strict=True):
-        value_N[latents.inside(columns)] += row_dots(read_BX, W, latents.of_group(columns))
-    return value_N

@@ -19,6 +19,7 @@ from .attributes import as_tuple
 from .configs import LossTermChoice
 from .crosscoder import Crosscoder
 from .gates import Gate
+from .kernels import sum_of_squares
 from .latents import Latents
 from .processes import ALONE, Processes
 
@@ -264,7 +265,7 @@ class ComposedLoss(Loss):
     def error(self, crosscoder: Crosscoder, residual_BX: Tensor, step: StepContext) -> Tensor:
         """A residual in the form that `options.reconstruction` names, mean over tokens."""
         if self.options.reconstruction == "sum_sq":
-            return step.mean(residual_BX.square().sum())
+            return step.mean(sum_of_squares(residual_BX))
         sites = crosscoder.split(residual_BX)
         return step.mean(torch.stack([part.norm(dim=1).sum() for part in sites.values()]).mean())
 

@@ -12,7 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crosscoders import ConfigError, Latents
-from crosscoders.kernels import batch_topk, native, operations, reference, row_dots, sparse_decode, sparse_encode
+from crosscoders.kernels import (
+    batch_topk,
+    native,
+    operations,
+    reference,
+    row_dots,
+    sparse_decode,
+    sparse_encode,
+    sum_of_squares,
+)
 
 
 @st.composite
@@ -66,6 +75,16 @@ def test_empty_segments_sum_to_zero():
         torch.ones(3, 2), torch.tensor([2]), torch.tensor([5.0]), torch.tensor([0, 0, 1, 1])
     )
     assert out.tolist() == [[0, 0], [5, 5], [0, 0], [0, 0]]
+
+
+@pytest.mark.parametrize("shape", [(), (0, 3), (7,), (5, 4)])
+def test_sum_of_squares(shape, monkeypatch):
+    monkeypatch.setattr("crosscoders.kernels.squares.AT_ONCE", 6)
+    x = torch.randn(shape, dtype=torch.float64).requires_grad_()
+    total = sum_of_squares(x)
+    torch.testing.assert_close(total, x.square().sum())
+    (3 * total).backward()
+    torch.testing.assert_close(x.grad, 6 * x.detach())
 
 
 @settings(max_examples=100, deadline=None)
@@ -138,7 +157,7 @@ def test_other_kernels_agree_with_the_reference(kernels, seed, dtype):
     W = torch.randn(num_latents, width, generator=generator, dtype=dtype).to(device)
     token, latent, weight = latents.token_N.to(device), latents.latent_N.to(device), latents.value_N.to(device, dtype)
     starts, order = latents.token_starts_B.to(device), latents.by_latent.to(device)
-    by_latent = (token[order], latent[order], weight[order], latents.latent_starts_F.to(device))
+    by_latent = (token, latent, weight, order, latents.latent_starts_F.to(device))
     close = {"rtol": 1e-4, "atol": 1e-3} if dtype == torch.float32 else {}
     for operation, arguments in [
         ("weighted_row_sums", (W, latent, weight, starts)),
@@ -184,8 +203,7 @@ def test_c_does_the_same_with_any_number_of_threads(kernels):
     score_FB = torch.randn(33, 500, generator=generator)
     W, x = torch.randn(33, 200, generator=generator), torch.randn(500, 200, generator=generator)
     latents = Latents.of_mask(score_FB.T > 1, score_FB.T)
-    order = latents.by_latent
-    arguments = (latents.token_N[order], latents.latent_N[order], latents.value_N[order], latents.latent_starts_F)
+    arguments = (latents.token_N, latents.latent_N, latents.value_N, latents.by_latent, latents.latent_starts_F)
     found = []
     for threads in (1, 2, 5):
         torch.set_num_threads(threads)

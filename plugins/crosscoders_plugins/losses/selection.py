@@ -27,8 +27,11 @@ from crosscoders.processes import Processes
 
 from .dead_latents import auxk
 
-LEAST_MARGIN, MOST_MARGIN = 0.02, 0.1
+LEAST_MARGIN, MOST_MARGIN = 0.01, 0.1
 """The next cut is expected no further below the present one than this share; a wrong guess only costs time."""
+
+ABOVE = 1 + 1e-6
+"""A score is above a guess for certain where it is by this factor: the floors of values are rounded."""
 
 SAMPLE_MARGIN = 0.5
 SAMPLE_TOKENS = 64
@@ -138,17 +141,16 @@ class BatchSelectionLoss(SelectionLoss):
         counts = [round(self.options.k_at(step, k) * step.num_tokens) for _, k in self._pools]
         guesses = [self._guess(crosscoder, read_BX, norm_F, number, count / step.num_tokens, step.processes)
                    for number, count in enumerate(counts)]  # fmt: skip
-        found, lacking = self._candidates(crosscoder, read_BX, norm_F, guesses, counts, step.processes)
+        found, score_N, lacking = self._candidates(crosscoder, read_BX, norm_F, guesses, counts, step.processes)
         for factor in (0.25, 0.0):
             if not any(guess for guess, lacks in zip(guesses, lacking, strict=True) if lacks):
                 break
             self.repeats += 1
             guesses = [guess * factor if lacks else guess for guess, lacks in zip(guesses, lacking, strict=True)]
-            found, lacking = self._candidates(crosscoder, read_BX, norm_F, guesses, counts, step.processes)
-        score_N = found.value_N * norm_F[found.latent_N]
+            found, score_N, lacking = self._candidates(crosscoder, read_BX, norm_F, guesses, counts, step.processes)
         keep_N = torch.zeros_like(score_N, dtype=torch.bool)
         for number, ((latents, _), count) in enumerate(zip(self._pools, counts, strict=True)):
-            mine_N = slice(None) if len(self._pools) == 1 else found.inside(latents)
+            mine_N = self._of_pool(found, latents)
             keep_N[mine_N], cut = batch_topk(score_N[mine_N], count, step.processes)
             self._note(number, cut, step, full=not lacking[number])
         return found.select(keep_N)
@@ -161,22 +163,25 @@ class BatchSelectionLoss(SelectionLoss):
         guesses: list[float],
         counts: list[int],
         processes: Processes,
-    ) -> tuple[Latents, list[bool]]:
-        """Latents that score above the guess for their pool, and for each pool whether they are too few."""
+    ) -> tuple[Latents, Tensor, list[bool]]:
+        """Latents that score above the guess for their pool, the scores, and for each pool whether they are too few."""
         floor_F = torch.zeros_like(norm_F)
         for (latents, _), guess in zip(self._pools, guesses, strict=True):
             floor_F[latents] = guess / norm_F[latents]
         bf16 = self.options.preselect == "bf16"
         found = (candidates_in_bf16 if bf16 else candidates)(crosscoder, read_BX, floor_F)
+        score_N = found.value_N * norm_F[found.latent_N]
         # The bf16 product lets some of those through that are below the floor, and those are not all.
-        above_N = found.value_N > floor_F[found.latent_N]
-        numbers = (
-            above_N.count_nonzero()[None]
-            if len(self._pools) == 1
-            else torch.stack([(above_N & found.inside(latents)).count_nonzero() for latents, _ in self._pools])
-        )
-        totals = processes.total(numbers).tolist()
-        return found, [total < count for total, count in zip(totals, counts, strict=True)]
+        numbers = [
+            (score_N[self._of_pool(found, latents)] > guess * ABOVE).count_nonzero()
+            for (latents, _), guess in zip(self._pools, guesses, strict=True)
+        ]
+        totals = processes.total(torch.stack(numbers)).tolist()
+        return found, score_N, [total < count for total, count in zip(totals, counts, strict=True)]
+
+    def _of_pool(self, found: Latents, latents: slice) -> Tensor | slice:
+        """Where the entries of a pool's latents are."""
+        return slice(None) if len(self._pools) == 1 else found.inside(latents)
 
     def _guess(
         self,
@@ -222,7 +227,7 @@ class BatchSelectionLoss(SelectionLoss):
         if full and self.cut[number] > 0:
             # Cuts that stay where they are can be guessed closely, which leaves fewer candidates.
             change = abs(float(cut / self.cut[number]) - 1)
-            self._margins[number] = min(MOST_MARGIN, max(LEAST_MARGIN, 4 * change, 0.9 * self._margins[number]))
+            self._margins[number] = min(MOST_MARGIN, max(LEAST_MARGIN, 2 * change, 0.9 * self._margins[number]))
         # Where fewer latents were positive than there are places, there is no cut to guess from.
         self.cut[number] = cut if full else 0.0
         if step.warmed_up and bool(self.averaging[number]):

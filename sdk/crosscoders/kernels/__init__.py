@@ -3,6 +3,7 @@
 from . import native, reference
 from .choice import operations
 from .sparse import gradients_in_place, row_dots, sparse_decode, sparse_encode
+from .squares import sum_of_squares
 from .topk import batch_topk
 
 __all__ = [
@@ -14,4 +15,5 @@ __all__ = [
     "row_dots",
     "sparse_decode",
     "sparse_encode",
+    "sum_of_squares",
 ]

@@ -26,6 +26,7 @@ class Operations(Protocol):
         token_N: Tensor,
         latent_N: Tensor,
         weight_N: Tensor,
+        order_N: Tensor,
         starts_F: Tensor,
     ) -> tuple[Tensor, Tensor]: ...
 

@@ -79,10 +79,17 @@ def row_dots(rows_BD: Tensor, table_RD: Tensor, token_N: Tensor, latent_N: Tenso
 
 
 def sums_and_dots(
-    rows_BD: Tensor, table_FD: Tensor, token_N: Tensor, latent_N: Tensor, weight_N: Tensor, starts_F: Tensor
+    rows_BD: Tensor,
+    table_FD: Tensor,
+    token_N: Tensor,
+    latent_N: Tensor,
+    weight_N: Tensor,
+    order_N: Tensor,
+    starts_F: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """As `reference.sums_and_dots`."""
-    return weighted_row_sums(rows_BD, token_N, weight_N, starts_F), row_dots(rows_BD, table_FD, token_N, latent_N)
+    sums_FD = weighted_row_sums(rows_BD, token_N[order_N], weight_N[order_N], starts_F)
+    return sums_FD, row_dots(rows_BD, table_FD, token_N, latent_N)
 
 
 @triton.jit

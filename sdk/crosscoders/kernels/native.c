@@ -10,7 +10,7 @@
 
 typedef int64_t i64;
 
-enum { LOOK = 32 };   // scores compared before any is looked at by itself
+enum { LOOK = 32 };  // scores compared at a time, a bit for each
 enum { LANES = 16 };
 enum { BLOCK = 4 * LANES };  // columns of a row that stay in registers
 enum { GROUP = 32 };  // entries whose dot products are in the making
@@ -42,16 +42,16 @@ static inline float of_float(float value) { return value; }
             const TYPE *scores = score + r * columns;                                                                  \
             const float limit = floors[r];                                                                             \
             for (i64 c = 0; c < columns; c += LOOK) {                                                                  \
-                const i64 end = least(columns, c + LOOK);                                                              \
-                int any = end < c + LOOK;                                                                              \
-                if (!any)                                                                                              \
-                    for (int j = 0; j < LOOK; j++) any |= AS_FLOAT(scores[c + j]) > limit;                             \
-                if (any)                                                                                               \
-                    for (i64 j = c; j < end; j++)                                                                      \
-                        if (AS_FLOAT(scores[j]) > limit) {                                                             \
-                            if (found < room) row[found] = r, column[found] = j, value[found] = scores[j];             \
-                            found++;                                                                                   \
-                        }                                                                                              \
+                uint32_t above = 0;                                                                                    \
+                if (c + LOOK <= columns)                                                                               \
+                    for (int j = 0; j < LOOK; j++) above |= (uint32_t)(AS_FLOAT(scores[c + j]) > limit) << j;          \
+                else                                                                                                   \
+                    for (int j = 0; c + j < columns; j++) above |= (uint32_t)(AS_FLOAT(scores[c + j]) > limit) << j;   \
+                for (; above; above &= above - 1, found++)                                                             \
+                    if (found < room) {                                                                                \
+                        const i64 place = c + __builtin_ctz(above);                                                    \
+                        row[found] = r, column[found] = place, value[found] = scores[place];                           \
+                    }                                                                                                  \
             }                                                                                                          \
         }                                                                                                              \
         return found;                                                                                                  \
@@ -137,10 +137,11 @@ static inline void add_block(const float *rows, i64 stride, const float *own, co
     memcpy(sum, total, left * sizeof *total);
 }
 
-// Of each latent's entries: the weighted sum of their tokens' rows, and the product of each with the latent's own row.
-// Both need the same rows, which are read once.
+// Of each latent's entries, found by `order`: the weighted sum of their tokens' rows, and the product of each with the
+// latent's own row. Both need the same rows, which are read once.
 void sums_and_dots(const float *rows, i64 stride, const float *table, i64 table_stride, i64 width, const i64 *token,
-                   const float *weight, const i64 *starts, i64 entries, i64 latents, float *sums, float *dots) {
+                   const float *weight, const i64 *order, const i64 *starts, i64 entries, i64 latents, float *sums,
+                   float *dots) {
 #pragma omp parallel for schedule(dynamic, 64)
     for (i64 f = 0; f < latents; f++) {
         const i64 end = f + 1 < latents ? starts[f + 1] : entries;
@@ -149,10 +150,9 @@ void sums_and_dots(const float *rows, i64 stride, const float *table, i64 table_
         if (starts[f] == end) memset(sum, 0, width * sizeof *sum);
         for (i64 first = starts[f]; first < end; first += GROUP) {
             const i64 count = least(end - first, GROUP), fresh = first == starts[f];
-            const i64 *tokens = token + first;
-            const float *weights = weight + first;
-            float products[GROUP][LANES] = {0};
-            i64 c = 0;
+            i64 tokens[GROUP], c = 0;
+            float weights[GROUP], products[GROUP][LANES] = {0};
+            for (i64 n = 0; n < count; n++) tokens[n] = token[order[first + n]], weights[n] = weight[order[first + n]];
             for (; c + BLOCK <= width; c += BLOCK)
                 add_block(rows + c, stride, own + c, tokens, weights, count, fresh, BLOCK, sum + c, products);
             if (c < width)
@@ -160,7 +160,7 @@ void sums_and_dots(const float *rows, i64 stride, const float *table, i64 table_
             for (i64 n = 0; n < count; n++) {
                 float product = 0;
                 for (int j = 0; j < LANES; j++) product += products[n][j];
-                dots[first + n] = product;
+                dots[order[first + n]] = product;
             }
         }
     }

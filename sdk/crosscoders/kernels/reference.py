@@ -34,11 +34,20 @@ def row_dots(rows_BD: Tensor, table_RD: Tensor, token_N: Tensor, latent_N: Tenso
 
 
 def sums_and_dots(
-    rows_BD: Tensor, table_FD: Tensor, token_N: Tensor, latent_N: Tensor, weight_N: Tensor, starts_F: Tensor
+    rows_BD: Tensor,
+    table_FD: Tensor,
+    token_N: Tensor,
+    latent_N: Tensor,
+    weight_N: Tensor,
+    order_N: Tensor,
+    starts_F: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """For entries ordered by latent, each latent's from `starts_F` on: of each latent the sum of weight · rows[token],
-    (F, D), and of each entry rows[token] · table[latent], (N,)."""
-    return weighted_row_sums(rows_BD, token_N, weight_N, starts_F), row_dots(rows_BD, table_FD, token_N, latent_N)
+    """Of each latent the sum of weight · rows[token], (F, D); of each entry rows[token] · table[latent], (N,).
+
+    `order_N` puts the entries in the order of their latents; each latent's are then from `starts_F` on.
+    """
+    sums_FD = weighted_row_sums(rows_BD, token_N[order_N], weight_N[order_N], starts_F)
+    return sums_FD, row_dots(rows_BD, table_FD, token_N, latent_N)
 
 
 def survivors(score_FB: Tensor, floor_F: Tensor) -> tuple[Tensor, Tensor, Tensor]:

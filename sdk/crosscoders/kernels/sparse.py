@@ -84,11 +84,11 @@ class _SparseDecode(torch.autograd.Function):
         latents: Latents = ctx.latents
         adding = ctx.in_place and W_dec_FX.is_leaf and W_dec_FX.grad is not None
         if all(ctx.needs_input_grad[:2]) and not adding:
-            grad_W_FX, dot_N = operations(W_dec_FX).sums_and_dots(
-                grad_BX, W_dec_FX, latents.token_of_latent_N, latents.latent_N[latents.by_latent],
-                value_N[latents.by_latent], latents.latent_starts_F,
+            sums_FX, dot_N = operations(W_dec_FX).sums_and_dots(
+                grad_BX, W_dec_FX, latents.token_N, latents.latent_N, value_N, latents.by_latent,
+                latents.latent_starts_F,
             )  # fmt: skip
-            return torch.empty_like(dot_N).index_copy_(0, latents.by_latent, dot_N), grad_W_FX, None
+            return dot_N, sums_FX, None
         grad_value_N = row_dots(grad_BX, W_dec_FX, latents) if ctx.needs_input_grad[0] else None
         if not ctx.needs_input_grad[1]:
             return grad_value_N, None, None

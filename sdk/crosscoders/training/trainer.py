@@ -153,11 +153,11 @@ class Trainer:
     def _report(self, values: list[float], terms: dict[str, float], grad_norm: float, fired_F: Tensor) -> StepReport:
         config, written = self.config, self.crosscoder.written
         errors, rest = values[1 : 1 + len(written.sites)], values[1 + len(written.sites) :]
-        squares, means = rest[: written.width], rest[written.width :]
+        squares_X, sums_X = torch.tensor(rest, dtype=torch.float64).view(2, written.width)
+        variance_X = squares_X - sums_X.square() / config.batch_size
         explained = {}
         for name, error in zip(written.names, errors, strict=True):
-            columns = range(written.slices[name].start, written.slices[name].stop)
-            total = sum(squares[i] - means[i] ** 2 / config.batch_size for i in columns)
+            total = float(variance_X[written.slices[name]].sum())
             explained[name] = 1 - error / total if total > 0 else float("nan")
         return StepReport(
             step=self.step_number,
