@@ -142,7 +142,7 @@ class BatchSelectionLoss(SelectionLoss):
         guesses = [self._guess(crosscoder, read_BX, norm_F, number, count / step.num_tokens, step.processes)
                    for number, count in enumerate(counts)]  # fmt: skip
         found, score_N, lacking = self._candidates(crosscoder, read_BX, norm_F, guesses, counts, step.processes)
-        for factor in (0.25, 0.0):
+        for factor in (0.8, 0.25, 0.0):
             if not any(guess for guess, lacks in zip(guesses, lacking, strict=True) if lacks):
                 break
             self.repeats += 1
@@ -227,7 +227,7 @@ class BatchSelectionLoss(SelectionLoss):
         if full and self.cut[number] > 0:
             # Cuts that stay where they are can be guessed closely, which leaves fewer candidates.
             change = abs(float(cut / self.cut[number]) - 1)
-            self._margins[number] = min(MOST_MARGIN, max(LEAST_MARGIN, 2 * change, 0.9 * self._margins[number]))
+            self._margins[number] = min(MOST_MARGIN, max(LEAST_MARGIN, 3 * change, 0.9 * self._margins[number]))
         # Where fewer latents were positive than there are places, there is no cut to guess from.
         self.cut[number] = cut if full else 0.0
         if step.warmed_up and bool(self.averaging[number]):
