@@ -27,6 +27,9 @@ FP32_ROUNDING = 2.0**-24
 SLACK = 1.01
 """For errors of higher order: norms are of the numbers before rounding, and rounded themselves."""
 
+Found = tuple[Tensor, Tensor, Tensor]
+"""Latent, token and value of some entries."""
+
 
 def piece_latents(num_tokens: int, device: str) -> int:
     """Latents of one piece on a kind of device."""
@@ -39,12 +42,13 @@ def candidates(crosscoder: Crosscoder, x_BX: Tensor, floor_F: Tensor) -> Latents
     device = x_BX.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_BX.dtype
     inputs, bias_F = [read_BX.to(dtype) for read_BX in _inputs(crosscoder, x_BX)], crosscoder.b_enc_F.to(dtype)
-    found = []
-    for number, latents, W, buffer_FB in _pieces(crosscoder, x_BX, dtype):
-        product_FB = torch.addmm(bias_F[latents, None], W.to(dtype), inputs[number].T, out=buffer_FB)
-        latent_N, token_N, value_N = operations(x_BX).survivors(product_FB, floor_F[latents])
-        found.append((latent_N + latents.start, token_N, value_N))
-    return _by_token(crosscoder, x_BX, found)
+
+    def found_in(number: int, latents: slice, W: Tensor, out_FB: Tensor) -> Found:
+        torch.addmm(bias_F[latents, None], W.to(dtype), inputs[number].T, out=out_FB)
+        latent_N, token_N, value_N = operations(x_BX).survivors(out_FB, floor_F[latents])
+        return latent_N + latents.start, token_N, value_N
+
+    return _by_token(crosscoder, x_BX, [found_in(*piece) for piece in _pieces(crosscoder, x_BX, dtype)])
 
 
 @torch.no_grad()
@@ -64,8 +68,8 @@ def candidates_in_bf16(crosscoder: Crosscoder, x_BX: Tensor, floor_F: Tensor) ->
         rough_BX[:, read_BX.shape[1]] = _rounded_up(norm_B)
         rough_inputs.append(rough_BX)
         shares.append((error_B / norm_B.clamp_min(torch.finfo(norm_B.dtype).tiny)).amax())
-    found = []
-    for number, latents, W, buffer_FB in _pieces(crosscoder, x_BX, torch.bfloat16):
+
+    def found_in(number: int, latents: slice, W: Tensor, out_FB: Tensor) -> Found:
         rough_FX, norm_F, error_F = kernels.rounded(W)
         # The last part is what summing in fp32 can add, in whatever order.
         margin_F = error_F + (shares[number] + (W.shape[1] + 1) * FP32_ROUNDING) * norm_F
@@ -74,18 +78,19 @@ def candidates_in_bf16(crosscoder: Crosscoder, x_BX: Tensor, floor_F: Tensor) ->
         limit_F = floor_F[latents] - bias_F
         # The product is rounded once more.
         limit_F -= limit_F.abs() * (SLACK * BF16_ROUNDING)
-        torch.mm(rough_FX, rough_inputs[number].T, out=buffer_FB)
-        latent_N, token_N, _ = kernels.survivors(buffer_FB, limit_F)
+        torch.mm(rough_FX, rough_inputs[number].T, out=out_FB)
+        latent_N, token_N, _ = kernels.survivors(out_FB, limit_F)
         value_N = kernels.row_dots(inputs[number], W, token_N, latent_N) + bias_F[latent_N]
-        found.append((latent_N + latents.start, token_N, value_N))
-    return _by_token(crosscoder, x_BX, found)
+        return latent_N + latents.start, token_N, value_N
+
+    return _by_token(crosscoder, x_BX, [found_in(*piece) for piece in _pieces(crosscoder, x_BX, torch.bfloat16)])
 
 
 def _rounded_up(norm_R: Tensor) -> Tensor:
     return (norm_R * (1 + 2 * BF16_ROUNDING)).bfloat16()
 
 
-def _by_token(crosscoder: Crosscoder, x_BX: Tensor, found: list[tuple[Tensor, Tensor, Tensor]]) -> Latents:
+def _by_token(crosscoder: Crosscoder, x_BX: Tensor, found: list[Found]) -> Latents:
     """Latents, tokens and values of all pieces, as latents of the batch."""
     latent_N, token_N, value_N = map(torch.cat, zip(*found, strict=True))
     order_N, _ = operations(x_BX).grouped(token_N, len(x_BX))

@@ -110,7 +110,7 @@ def test_accumulated_gradients_are_the_sum(architecture):
 
 
 @pytest.mark.parametrize("shape", [(2, 128, 2048, 1024), (1, 64, 32768, 512), (1, 1024, 2048, 64)])
-@pytest.mark.parametrize(("preselect", "accumulation"), [("fp32", 1), ("bf16", 1), ("fp32", 4)])
+@pytest.mark.parametrize(("preselect", "accumulation"), [("fp32", 1), ("bf16", 1), ("fp32", 4), ("bf16", 4)])
 def test_a_step_takes_the_memory_that_the_formula_says(shape, preselect, accumulation):
     """The encoder product, activations, or weights and their gradients are most of it."""
     num_sites, width, num_latents, batch_size = shape

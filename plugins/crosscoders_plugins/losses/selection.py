@@ -33,9 +33,8 @@ LEAST_MARGIN, MOST_MARGIN = 0.01, 0.1
 ABOVE = 1 + 1e-6
 """A score is above a guess for certain where it is by this factor: the floors of values are rounded."""
 
-SAMPLE_MARGIN = 0.5
 SAMPLE_TOKENS = 64
-"""Where no cut is known yet, it is guessed from this many tokens, with a larger margin."""
+"""Where no cut is known yet, it is guessed from this many tokens."""
 
 _share = and_(ge(0.0), le(1.0))
 
@@ -203,7 +202,7 @@ class BatchSelectionLoss(SelectionLoss):
         count = max(1, round(k * len(sample_BX)))
         score_N = processes.gather_shards(score_N)
         cut = score_N.topk(count).values[-1] if len(score_N) >= count else score_N.new_zeros(())
-        return SAMPLE_MARGIN * float(processes.least(cut))
+        return (1 - MOST_MARGIN) * float(processes.least(cut))
 
     def gate(self) -> Gate:
         if len(self._pools) <= 1:

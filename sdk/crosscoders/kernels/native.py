@@ -31,7 +31,7 @@ __all__ = ["available", "grouped", "rounded", "row_dots", "sums_and_dots", "surv
 SOURCE = Path(__file__).with_name("native.c")
 SURVIVORS = {torch.float32: "fp32_survivors", torch.bfloat16: "bf16_survivors"}
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC")
-ROOM = 16
+ROOM = 32
 """Room for survivors is made for one score in this many; where there are more, they are looked for again."""
 
 
@@ -46,7 +46,7 @@ def survivors(score_FB: Tensor, floor_F: Tensor) -> tuple[Tensor, Tensor, Tensor
     if not usual or score_FB.dtype not in SURVIVORS:
         return reference.survivors(score_FB, floor_F)
     rows, columns = score_FB.shape
-    room = torch.get_num_threads() * (1 + score_FB.numel() // ROOM)
+    room = torch.get_num_threads() + score_FB.numel() // ROOM
     while True:
         row_N, column_N = (torch.empty(room, dtype=torch.int64) for _ in range(2))
         value_N = torch.empty(room, dtype=score_FB.dtype)

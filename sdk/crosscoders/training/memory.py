@@ -1,17 +1,21 @@
 """What a training step holds in memory at its worst moment, as a formula.
 
-With P parameters, B tokens of one part of a batch, X columns read, Y columns written, F latents, K active per token,
-and pieces of R rows of the encoder product, in bytes:
+With P parameters, B tokens of one part of a batch, X columns read, Y columns written, K active latents per token, and
+the encoder product in pieces of R latents, in bytes:
 
 .. code-block:: text
 
     held always       12 P                          weights and Adam's two moments, in fp32
-    while selecting   5 R F + 8 B X + 24 B K        a piece and its mask; the batch, raw and normalised; candidates
-      in bf16         3 R F + 8 B X + 88 B K + 2 B X + 2 (encoder rows)
+    while selecting   8 B X + the larger of         the batch, raw and normalised;
+                      5 R B + 28 B K, 90 B K        a piece and what is found in it; ordering what was found
+      in bf16         12 B X + the larger of        the same, rounded,
+                      3 R B + 2 R X + 32 B K, 120 B K    and the rows of a piece
     while going back  4 P + 8 B X + 4 B Y + 48 B K
       several groups  4 P + 8 B X + 12 B Y + 88 B K
 
     peak = 12 P + the larger of the last two; with accumulation, 16 P + the larger, gradients apart
+
+The first steps, in which the smallest selected score is guessed less closely, find about twice as many entries.
 """
 
 from __future__ import annotations
@@ -61,14 +65,15 @@ def step_memory(
     """
     weights = wiring.num_weights
     count = weights + wiring.num_latents + wiring.written.width
-    piece = batch_size * min(wiring.num_latents, piece_latents(batch_size, device))
+    piece = min(wiring.num_latents, piece_latents(batch_size, device))
     batch = batch_size * wiring.layout.width
     written = batch_size * wiring.written.width
-    encoder = sum(group.num_latents * wiring.layout.subset(group.reads).width for group in wiring.groups)
     entries = batch_size * active
-    selection = 5 * piece + 8 * batch + 24 * entries
     if preselect == "bf16":
-        selection += 2 * encoder + 2 * batch - 2 * piece + 64 * entries
+        widest = max(wiring.layout.subset(group.reads).width for group in wiring.groups)
+        selection = 12 * batch + max(piece * (3 * batch_size + 2 * widest) + 32 * entries, 120 * entries)
+    else:
+        selection = 8 * batch + max(5 * piece * batch_size + 28 * entries, 90 * entries)
     backward = 8 * batch + 4 * written + 48 * entries
     if len(wiring.groups) > 1:
         backward += 8 * written + 40 * entries
