@@ -1,4 +1,7 @@
-"""The Hub's client reads its environment at import, so a local server is set up before anything imports it."""
+"""The Hub's client reads its environment at import, so a local server is set up before anything imports it.
+
+Nothing is written into the caches of who runs the tests, compiled kernels included.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,11 @@ import torch
 from hub_server import HubServer
 
 _server = HubServer()
-_home = tempfile.TemporaryDirectory(prefix="crosscoders-hf-home-")
+_home = tempfile.TemporaryDirectory(prefix="crosscoders-home-")
 os.environ.update(
     HF_ENDPOINT=_server.url,
     HF_HOME=_home.name,
+    XDG_CACHE_HOME=f"{_home.name}/cache",
     HF_HUB_DISABLE_XET="1",
     HF_HUB_DISABLE_TELEMETRY="1",
     HF_HUB_DISABLE_PROGRESS_BARS="1",

@@ -78,6 +78,7 @@ def test_wheel_has_the_packages_types_and_models_and_nothing_else(wheels):
         "crosscoders/py.typed",
         "crosscoders_plugins/py.typed",
         "crosscoders_adapters/py.typed",
+        "crosscoders/kernels/native.c",
         "crosscoders/reports/templates/page.html",
         "crosscoders_adapters/tiny_pair/base/model.safetensors",
         "crosscoders_adapters/tiny_pair/chat/tokenizer.json",
