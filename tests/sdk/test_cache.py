@@ -71,6 +71,35 @@ def test_a_stopped_harvest_goes_on(cache, tmp_path, monkeypatch):
     assert whole == again and not list(folder.glob("*.part.json")) and not list(folder.glob(".partial*"))
 
 
+def test_what_one_of_two_processes_wrote_of_a_block_is_dropped(cache, tmp_path):
+    """Two processes were stopped, one of them having written its rows; now there is one, which writes all rows."""
+    folder = copy_of(cache, tmp_path)
+    whole = json.loads((folder / "manifest.json").read_text())
+    last = whole["shards"][-1]
+    half = {**last, "file": last["file"].replace(f"{last['rows'][1]:06d}.", "000001."), "rows": [0, 1]}
+    (folder / last["file"]).rename(folder / half["file"])
+    (folder / half["file"].replace(".safetensors", ".part.json")).write_text(json.dumps(half))
+    (folder / "manifest.json").write_text(json.dumps({**whole, "shards": whole["shards"][:-1]}))
+    harvest(config_of("unused"), folder, quiet=True)
+    assert json.loads((folder / "manifest.json").read_text()) == whole
+    assert {path.name for path in folder.glob("*-*.*")} == {shard["file"] for shard in whole["shards"]}
+
+
+def test_blocks_stay_as_they_were_begun(cache, tmp_path):
+    """By three processes, with rows for each; then one goes on, in forward passes of another size."""
+    folder = copy_of(cache, tmp_path)
+    whole = json.loads((folder / "manifest.json").read_text())
+    rows = {"train": whole["block_rows"]["train"] + 1, "held_out": whole["block_rows"]["held_out"]}
+    for shard in whole["shards"]:
+        (folder / shard["file"]).unlink()
+    (folder / "manifest.json").write_text(json.dumps({**whole, "block_rows": rows, "shards": []}))
+    config = config_of("unused", activations={"rows_per_forward": 3})
+    harvest(config, folder, quiet=True)
+    shards = json.loads((folder / "manifest.json").read_text())["shards"]
+    assert {(shard["split"], *shard["rows"]) for shard in shards} == {(split, 0, rows[split]) for split in rows}
+    CachedActivations(folder, config).blocks(torch.zeros(2)).read(1, {})
+
+
 def test_more_tokens_can_be_added(cache, tmp_path):
     folder = copy_of(cache, tmp_path)
     longer = config_of(tmp_path / "run", training={"num_tokens": 25_600})

@@ -23,15 +23,17 @@ from ..errors import CacheError
 from ..files import first_difference, write_whole
 from ..processes import ALONE, Processes
 from ..sites import Site, SiteLayout
-from .blocks import Block, LiveBlocks
+from .blocks import Block, LiveBlocks, rows_per_block
 from .calibration import Calibration
 from .source import LiveActivations, num_passes
 
 if TYPE_CHECKING:
     from ..training.config import RunConfig
 
-FORMAT = 1
-MANIFEST, CALIBRATION = "manifest.json", "calibration.safetensors"
+FORMAT = 2
+MANIFEST, CALIBRATION, PART = "manifest.json", "calibration.safetensors", ".part.json"
+
+Shard = dict[str, Any]
 
 
 def identity(config: RunConfig) -> dict[str, Any]:
@@ -54,63 +56,74 @@ def write_cache(
 ) -> None:
     """Harvest `num_tokens` training tokens (by default those of the run) and the held-out ones into `folder`.
 
-    Goes on where an earlier call with the same config stopped. `CacheError` where the folder holds something else.
+    Goes on where an earlier call with the same config stopped, on whatever number of processes. `CacheError` where the
+    folder holds something else.
     """
     num_tokens = num_tokens or config.training.num_steps * config.training.batch_size
-    manifest = {
-        "format": FORMAT,
-        "identity": identity(config),
-        "models": dict(live.models),
-        "start": live.start(),
-        "sites": [attrs.asdict(site) for site in live.layout.sites],
-        "held_out_rows": config.activations.rows_per_forward,
-        "shards": [],
-    }
     if processes.is_main:
-        folder.mkdir(parents=True, exist_ok=True)
-        if (folder / MANIFEST).exists():
-            there = _manifest(folder)
-            _check(folder, there, config)
-            difference = first_difference(there["models"], json.loads(json.dumps(manifest["models"])))
-            if difference:
-                raise CacheError(f"the cache {folder} was made with other models: {difference}")
-        else:
-            write_whole(folder / MANIFEST, json.dumps(manifest, indent=1))
+        _prepare(folder, config, live, processes)
     processes.wait()
-    shards = _shards(folder)
+    manifest, shards = _manifest(folder), _shards(folder)
     calibration = _calibration(folder) if (folder / CALIBRATION).exists() else live.calibrate()
     processes.wait()
     if processes.is_main and not (folder / CALIBRATION).exists():
         tensors = {key: torch.as_tensor(value) for key, value in attrs.asdict(calibration).items()}
         write_whole(folder / CALIBRATION, lambda path: save_file(tensors, path))
     writer = _Writer(folder, shards, processes)
-    held_out = live.held_out_blocks(calibration.median_norm_S)
-    writer.write(
-        "held_out",
-        held_out,
-        num_passes(config.training.evaluation_tokens, config.activations.context_length, held_out.num_rows),
-    )
-    train = live.blocks(calibration.median_norm_S)
+    held_out, train = live.held_out_blocks(calibration.median_norm_S), live.blocks(calibration.median_norm_S)
+    held_out.num_rows, train.num_rows = manifest["block_rows"]["held_out"], manifest["block_rows"]["train"]
+    evaluated = num_passes(config.training.evaluation_tokens, config.activations.context_length, held_out.num_rows)
+    writer.write("held_out", held_out, evaluated)
     with tqdm(total=num_tokens, unit="tok", unit_scale=True, disable=quiet or not processes.is_main) as bar:
         writer.write_tokens("train", train, num_tokens, bar)
     processes.wait()
     if processes.is_main:
-        manifest = _manifest(folder)
         manifest["shards"] = _shards(folder)
         write_whole(folder / MANIFEST, json.dumps(manifest, indent=1))
-        for path in folder.glob("*.part.json"):
-            path.unlink()
+        listed = {shard["file"] for shard in manifest["shards"]}
+        for path in [*folder.glob(f"*{PART}"), *folder.glob("*-*.safetensors")]:
+            if path.name not in listed:
+                path.unlink()
     processes.wait()
+
+
+def _prepare(folder: Path, config: RunConfig, live: LiveActivations, processes: Processes) -> None:
+    """Begin a cache, or see that the one that is there can be added to."""
+    manifest = {
+        "format": FORMAT,
+        "identity": identity(config),
+        "models": dict(live.models),
+        "start": live.start(),
+        "sites": [attrs.asdict(site) for site in live.layout.sites],
+        # Blocks stay as they were begun, whoever goes on.
+        "block_rows": {
+            "train": rows_per_block(config.activations, processes.world),
+            "held_out": config.activations.rows_per_forward,
+        },
+        "shards": [],
+    }
+    if not (folder / MANIFEST).exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / MANIFEST, json.dumps(manifest, indent=1))
+        return
+    there = _manifest(folder)
+    _check(folder, there, config)
+    difference = first_difference(there["models"], json.loads(json.dumps(manifest["models"])))
+    if difference:
+        raise CacheError(f"the cache {folder} was made with other models: {difference}")
+    # What only some processes had written of a block would overlap with what others write of it now.
+    for (split, _), shards in _by_block(_shards(folder)).items():
+        if _num_rows(shards) < there["block_rows"][split]:
+            for shard in shards:
+                _part(folder, shard["file"]).unlink()
 
 
 class _Writer:
     """Writes this process's rows of the blocks that are not there yet."""
 
-    def __init__(self, folder: Path, shards: list[dict[str, Any]], processes: Processes) -> None:
+    def __init__(self, folder: Path, shards: list[Shard], processes: Processes) -> None:
         self.folder, self.processes = folder, processes
-        self.found: dict[tuple[str, int], list[dict[str, Any]]] = {}
-        for shard in shards:
-            self.found.setdefault((shard["split"], shard["block"]), []).append(shard)
+        self.found = _by_block(shards)
 
     def write(self, split: str, blocks: LiveBlocks, count: int) -> None:
         """The first `count` blocks."""
@@ -132,12 +145,11 @@ class _Writer:
     ) -> tuple[dict[str, Any], int]:
         """Where the next block begins, and how many tokens of all processes are kept in this one."""
         there = self.found.get((split, number), [])
-        if sum(shard["rows"][1] - shard["rows"][0] for shard in there) == blocks.num_rows:
+        if _num_rows(there) == blocks.num_rows:
             return there[0]["after"], sum(shard["kept"] for shard in there)
         keep_BT, x_RX, after = blocks.harvest(position)
         rows = self.processes.share(blocks.num_rows)
-        name = f"{split}-{number:08d}-{rows[0]:06d}-{rows[1]:06d}"
-        path = self.folder / f"{name}.safetensors"
+        path = self.folder / f"{split}-{number:08d}-{rows[0]:06d}-{rows[1]:06d}.safetensors"
         tensors = {"keep_BT": keep_BT.contiguous(), "x_RX": x_RX.cpu().contiguous()}
         write_whole(path, lambda partial: save_file(tensors, partial))
         shard = {
@@ -149,7 +161,7 @@ class _Writer:
             "sha256": _digest(path),
             "after": after,
         }
-        write_whole(self.folder / f"{name}.part.json", json.dumps(shard))
+        write_whole(_part(self.folder, path.name), json.dumps(shard))
         counts = self.processes.gather_for_harvest(torch.tensor([len(x_RX)]))
         return after, int(counts.sum())
 
@@ -178,7 +190,7 @@ class CachedActivations:
 
     def held_out(self, median_norm_S: Tensor, num_tokens: int) -> Iterator[Tensor]:
         blocks = self._blocks("held_out")
-        rows, position = self.manifest["held_out_rows"], blocks.start()
+        rows, position = self.manifest["block_rows"]["held_out"], blocks.start()
         for number in range(num_passes(num_tokens, self.config.activations.context_length, rows)):
             block, position = blocks.read(number, position)
             yield block.x_RX.float()
@@ -205,7 +217,7 @@ class CachedBlocks:
     def __init__(
         self,
         folder: Path,
-        shards: list[dict[str, Any]],
+        shards: list[Shard],
         width: int,
         dtype: torch.dtype,
         processes: Processes,
@@ -215,7 +227,7 @@ class CachedBlocks:
     ) -> None:
         self.first = first
         self.folder, self.width, self.dtype, self.processes = folder, width, dtype, processes
-        self.shards: dict[int, list[dict[str, Any]]] = {}
+        self.shards: dict[int, list[Shard]] = {}
         for shard in sorted(shards, key=lambda shard: (shard["block"], shard["rows"])):
             self.shards.setdefault(shard["block"], []).append(shard)
         self._unchecked = {shard["file"] for shard in shards} if verify else set()
@@ -285,13 +297,29 @@ def _check(folder: Path, manifest: dict[str, Any], config: RunConfig) -> None:
         raise CacheError(f"the cache {folder} was made from another config: {difference}")
 
 
-def _shards(folder: Path) -> list[dict[str, Any]]:
+def _shards(folder: Path) -> list[Shard]:
     """What is written: the manifest's shards and those that an unfinished harvest has added.
 
     One stopped between writing the manifest and removing what it was made of has left them in both.
     """
-    added = [json.loads(path.read_text()) for path in sorted(folder.glob("*.part.json"))]
+    added = [json.loads(path.read_text()) for path in sorted(folder.glob(f"*{PART}"))]
     return list({shard["file"]: shard for shard in [*_manifest(folder)["shards"], *added]}.values())
+
+
+def _by_block(shards: list[Shard]) -> dict[tuple[str, int], list[Shard]]:
+    found: dict[tuple[str, int], list[Shard]] = {}
+    for shard in shards:
+        found.setdefault((shard["split"], shard["block"]), []).append(shard)
+    return found
+
+
+def _num_rows(shards: list[Shard]) -> int:
+    return sum(shard["rows"][1] - shard["rows"][0] for shard in shards)
+
+
+def _part(folder: Path, shard: str) -> Path:
+    """What says of a shard that it is written, until the manifest does."""
+    return folder / f"{Path(shard).stem}{PART}"
 
 
 def _calibration(folder: Path) -> Calibration:
