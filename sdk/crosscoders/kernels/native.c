@@ -60,7 +60,7 @@ static inline float of_float(float value) { return value; }
     /* Each thread fills a part of its own, then the parts are pushed together. */                                     \
     i64 NAME##_survivors(const TYPE *score, const float *floors, i64 rows, i64 columns, i64 room, i64 *row,            \
                          i64 *column, TYPE *value) {                                                                   \
-        i64 found[omp_get_max_threads()], share = room, threads = 1, total = 0;                                        \
+        i64 found[omp_get_max_threads()], share = room, threads = 1, most = 0, total = 0;                              \
         _Pragma("omp parallel") {                                                                                      \
             const i64 me = omp_get_thread_num(), all = omp_get_num_threads();                                          \
             const i64 part = room / all, begin = part * me;                                                            \
@@ -69,7 +69,8 @@ static inline float of_float(float value) { return value; }
                              column + begin, value + begin);                                                           \
         }                                                                                                              \
         for (i64 t = 0; t < threads; t++)                                                                              \
-            if (found[t] > share) return -found[t] * threads;                                                          \
+            if (found[t] > most) most = found[t];                                                                      \
+        if (most > share) return -most * threads;                                                                      \
         for (i64 t = 0; t < threads; total += found[t++]) {                                                            \
             memmove(row + total, row + share * t, found[t] * sizeof *row);                                             \
             memmove(column + total, column + share * t, found[t] * sizeof *column);                                    \
