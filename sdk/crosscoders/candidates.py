@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
+from attrs import frozen
 from torch import Tensor
 
 from .crosscoder import Crosscoder
@@ -27,8 +28,32 @@ FP32_ROUNDING = 2.0**-24
 SLACK = 1.01
 """For errors of higher order: norms are of the numbers before rounding, and rounded themselves."""
 
-Found = tuple[Tensor, Tensor, Tensor]
-"""Latent, token and value of some entries."""
+
+@frozen(eq=False)
+class Candidates:
+    """Entries of B tokens and F latents that may be selected, ordered by latent, then token."""
+
+    latent_N: Tensor
+    token_N: Tensor
+    value_N: Tensor
+    num_tokens: int
+    num_latents: int
+
+    def inside(self, latents: slice) -> slice:
+        """Where the entries of the latents in `latents` are."""
+        if latents == slice(0, self.num_latents):
+            return slice(None)
+        ends = torch.tensor([latents.start, latents.stop], device=self.latent_N.device)
+        return slice(*torch.searchsorted(self.latent_N, ends).tolist())
+
+    def select(self, keep_N: Tensor) -> Latents:
+        """Those where the boolean `keep_N` is true, ordered by token."""
+        kept_M = keep_N.nonzero().squeeze(1)
+        order_M, _ = operations(keep_N).grouped(self.token_N[kept_M], self.num_tokens)
+        index_M = kept_M[order_M]
+        return Latents(
+            self.token_N[index_M], self.latent_N[index_M], self.value_N[index_M], self.num_tokens, self.num_latents
+        )
 
 
 def piece_latents(num_tokens: int, device: str) -> int:
@@ -37,22 +62,22 @@ def piece_latents(num_tokens: int, device: str) -> int:
 
 
 @torch.no_grad()
-def candidates(crosscoder: Crosscoder, x_BX: Tensor, floor_F: Tensor) -> Latents:
-    """Latents of normalised `x_BX` whose pre-activation exceeds `floor_F`."""
+def candidates(crosscoder: Crosscoder, x_BX: Tensor, floor_F: Tensor) -> Candidates:
+    """Entries of normalised `x_BX` whose pre-activation exceeds `floor_F`."""
     device = x_BX.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_BX.dtype
     inputs, bias_F = [read_BX.to(dtype) for read_BX in _inputs(crosscoder, x_BX)], crosscoder.b_enc_F.to(dtype)
 
-    def found_in(number: int, latents: slice, W: Tensor, out_FB: Tensor) -> Found:
+    def found_in(number: int, latents: slice, W: Tensor, out_FB: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         torch.addmm(bias_F[latents, None], W.to(dtype), inputs[number].T, out=out_FB)
         latent_N, token_N, value_N = operations(x_BX).survivors(out_FB, floor_F[latents])
         return latent_N + latents.start, token_N, value_N
 
-    return _by_token(crosscoder, x_BX, [found_in(*piece) for piece in _pieces(crosscoder, x_BX, dtype)])
+    return _joined(crosscoder, x_BX, [found_in(*piece) for piece in _pieces(crosscoder, x_BX, dtype)])
 
 
 @torch.no_grad()
-def candidates_in_bf16(crosscoder: Crosscoder, x_BX: Tensor, floor_F: Tensor) -> Latents:
+def candidates_in_bf16(crosscoder: Crosscoder, x_BX: Tensor, floor_F: Tensor) -> Candidates:
     """A few more than `candidates`, by a product in bf16 whose largest error is allowed for; values are exact.
 
     None that exceeds the floor is missed; some that are below it may be among them. Rounding x to x̄ and w to w̄ changes
@@ -69,7 +94,7 @@ def candidates_in_bf16(crosscoder: Crosscoder, x_BX: Tensor, floor_F: Tensor) ->
         rough_inputs.append(rough_BX)
         shares.append((error_B / norm_B.clamp_min(torch.finfo(norm_B.dtype).tiny)).amax())
 
-    def found_in(number: int, latents: slice, W: Tensor, out_FB: Tensor) -> Found:
+    def found_in(number: int, latents: slice, W: Tensor, out_FB: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         rough_FX, norm_F, error_F = kernels.rounded(W)
         # The last part is what summing in fp32 can add, in whatever order.
         margin_F = error_F + (shares[number] + (W.shape[1] + 1) * FP32_ROUNDING) * norm_F
@@ -83,19 +108,17 @@ def candidates_in_bf16(crosscoder: Crosscoder, x_BX: Tensor, floor_F: Tensor) ->
         value_N = kernels.row_dots(inputs[number], W, token_N, latent_N) + bias_F[latent_N]
         return latent_N + latents.start, token_N, value_N
 
-    return _by_token(crosscoder, x_BX, [found_in(*piece) for piece in _pieces(crosscoder, x_BX, torch.bfloat16)])
+    return _joined(crosscoder, x_BX, [found_in(*piece) for piece in _pieces(crosscoder, x_BX, torch.bfloat16)])
 
 
 def _rounded_up(norm_R: Tensor) -> Tensor:
     return (norm_R * (1 + 2 * BF16_ROUNDING)).bfloat16()
 
 
-def _by_token(crosscoder: Crosscoder, x_BX: Tensor, found: list[Found]) -> Latents:
-    """Latents, tokens and values of all pieces, as latents of the batch."""
+def _joined(crosscoder: Crosscoder, x_BX: Tensor, found: list[tuple[Tensor, Tensor, Tensor]]) -> Candidates:
+    """Latents, tokens and values of all pieces."""
     latent_N, token_N, value_N = map(torch.cat, zip(*found, strict=True))
-    order_N, _ = operations(x_BX).grouped(token_N, len(x_BX))
-    value_N = value_N[order_N].to(x_BX.dtype)
-    return Latents(token_N[order_N], latent_N[order_N], value_N, len(x_BX), crosscoder.num_latents)
+    return Candidates(latent_N, token_N, value_N.to(x_BX.dtype), len(x_BX), crosscoder.num_latents)
 
 
 def _inputs(crosscoder: Crosscoder, x_BX: Tensor) -> list[Tensor]:

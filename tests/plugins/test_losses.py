@@ -604,10 +604,17 @@ def test_candidates_are_what_exceeds_the_floor(name, options, latents, monkeypat
     floor_F = torch.rand(24) * 4
     pre_BF = crosscoder.pre_activations(x_BX).detach()
     found = candidates(crosscoder, x_BX, floor_F)
-    torch.testing.assert_close(found.dense(), pre_BF * (pre_BF > floor_F))
+    exact = found.select(found.value_N > floor_F[found.latent_N])
+    assert len(exact.value_N) == len(found.value_N) and bool((exact.token_N.diff() >= 0).all())
+    torch.testing.assert_close(exact.dense(), pre_BF * (pre_BF > floor_F))
+    for latents in crosscoder.wiring.latent_slices.values():
+        mine_N = found.latent_N[found.inside(latents)]
+        assert torch.equal(mine_N, found.latent_N[(found.latent_N >= latents.start) & (found.latent_N < latents.stop)])
     rough = candidates_in_bf16(crosscoder, x_BX, floor_F)
+    assert len(rough.value_N) < 2 * len(found.value_N) + 50
+    rough = rough.select(torch.ones_like(rough.latent_N, dtype=torch.bool))
     places = rough.dense() != 0
-    assert places[pre_BF > floor_F].all() and len(rough.value_N) < 2 * len(found.value_N) + 50
+    assert places[pre_BF > floor_F].all()
     torch.testing.assert_close(rough.dense(), pre_BF * places)
     some_K = torch.tensor([0, 5, 6, 13, 23])
     torch.testing.assert_close(crosscoder.pre_activations_of(x_BX, some_K).detach(), pre_BF[:, some_K])

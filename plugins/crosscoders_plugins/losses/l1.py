@@ -53,7 +53,8 @@ class L1(ComposedLoss):
         if float(self.density) > SPARSE_BELOW["cpu" if read_BX.device.type == "cpu" else "cuda"]:
             active = Activation(crosscoder.pre_activations(read_BX).relu())
         else:
-            latents = candidates(crosscoder, read_BX, torch.zeros_like(crosscoder.b_enc_F))
+            found = candidates(crosscoder, read_BX, torch.zeros_like(crosscoder.b_enc_F))
+            latents = found.select(found.value_N > 0)
             active = Activation(sparse=(latents, crosscoder.values(read_BX, latents)))
         if self.training:
             self.density.fill_(active.num_active / max(1, len(read_BX) * crosscoder.num_latents))

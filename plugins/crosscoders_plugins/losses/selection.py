@@ -21,7 +21,7 @@ from crosscoders import (
     ScoreThresholdGate,
     StepContext,
 )
-from crosscoders.candidates import candidates, candidates_in_bf16
+from crosscoders.candidates import Candidates, candidates, candidates_in_bf16
 from crosscoders.kernels import batch_topk
 from crosscoders.processes import Processes
 
@@ -149,8 +149,8 @@ class BatchSelectionLoss(SelectionLoss):
             found, score_N, lacking = self._candidates(crosscoder, read_BX, norm_F, guesses, counts, step.processes)
         keep_N = torch.zeros_like(score_N, dtype=torch.bool)
         for number, ((latents, _), count) in enumerate(zip(self._pools, counts, strict=True)):
-            mine_N = self._of_pool(found, latents)
-            keep_N[mine_N], cut = batch_topk(score_N[mine_N], count, step.processes)
+            mine = found.inside(latents)
+            keep_N[mine], cut = batch_topk(score_N[mine], count, step.processes)
             self._note(number, cut, step, full=not lacking[number])
         return found.select(keep_N)
 
@@ -162,8 +162,8 @@ class BatchSelectionLoss(SelectionLoss):
         guesses: list[float],
         counts: list[int],
         processes: Processes,
-    ) -> tuple[Latents, Tensor, list[bool]]:
-        """Latents that score above the guess for their pool, the scores, and for each pool whether they are too few."""
+    ) -> tuple[Candidates, Tensor, list[bool]]:
+        """Entries that score above the guess for their pool, the scores, and for each pool whether they are too few."""
         floor_F = torch.zeros_like(norm_F)
         for (latents, _), guess in zip(self._pools, guesses, strict=True):
             floor_F[latents] = guess / norm_F[latents]
@@ -172,15 +172,11 @@ class BatchSelectionLoss(SelectionLoss):
         score_N = found.value_N * norm_F[found.latent_N]
         # The bf16 product lets some of those through that are below the floor, and those are not all.
         numbers = [
-            (score_N[self._of_pool(found, latents)] > guess * ABOVE).count_nonzero()
+            (score_N[found.inside(latents)] > guess * ABOVE).count_nonzero()
             for (latents, _), guess in zip(self._pools, guesses, strict=True)
         ]
         totals = processes.total(torch.stack(numbers)).tolist()
         return found, score_N, [total < count for total, count in zip(totals, counts, strict=True)]
-
-    def _of_pool(self, found: Latents, latents: slice) -> Tensor | slice:
-        """Where the entries of a pool's latents are."""
-        return slice(None) if len(self._pools) == 1 else found.inside(latents)
 
     def _guess(
         self,
