@@ -125,6 +125,8 @@ def test_latents_select_groups_and_join():
 
 # -- Triton kernels, on a GPU as they are, elsewhere by Triton's interpreter; and those in C -----------------------
 
+NO_NATIVE = "there is no C compiler, or torch does not run on OpenMP"
+NEEDS_NATIVE = pytest.mark.skipif(not native.available(), reason=NO_NATIVE)
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -136,10 +138,8 @@ def kernels(request):
         from crosscoders.kernels import gpu
 
         return gpu, DEVICE
-    from crosscoders.kernels import native
-
     if not native.available():
-        pytest.skip("there is no C compiler, or torch does not run on OpenMP")
+        pytest.skip(NO_NATIVE)
     return native, "cpu"
 
 
@@ -195,10 +195,8 @@ def test_entries_are_grouped_by_their_keys(kernels, number, num_keys):
     assert starts_K == [sum(key < start for key in keys) for start in range(num_keys)]
 
 
-def test_c_does_the_same_with_any_number_of_threads(kernels):
-    kernels, device = kernels
-    if device != "cpu" or kernels.__name__.endswith("gpu"):
-        pytest.skip("about threads of the processor")
+@NEEDS_NATIVE
+def test_c_does_the_same_with_any_number_of_threads():
     generator = torch.Generator().manual_seed(0)
     score_FB = torch.randn(33, 500, generator=generator)
     W, x = torch.randn(33, 200, generator=generator), torch.randn(500, 200, generator=generator)
@@ -208,7 +206,7 @@ def test_c_does_the_same_with_any_number_of_threads(kernels):
     for threads in (1, 2, 5):
         torch.set_num_threads(threads)
         found.append([
-            *kernels.survivors(score_FB, torch.zeros(33)), *kernels.rounded(W), *kernels.sums_and_dots(x, W, *arguments)
+            *native.survivors(score_FB, torch.zeros(33)), *native.rounded(W), *native.sums_and_dots(x, W, *arguments)
         ])  # fmt: skip
     for other in found[1:]:
         assert all(torch.equal(first, second) for first, second in zip(found[0], other))
@@ -270,7 +268,7 @@ def compiled(tmp_path, **environment):
     ).stdout.split("\n")
 
 
-@pytest.mark.skipif(not native.available(), reason="there is no C compiler, or torch does not run on OpenMP")
+@NEEDS_NATIVE
 def test_kernels_are_compiled_once_and_kept(tmp_path):
     first = compiled(tmp_path)
     assert first[:2] == ["crosscoders.kernels.native", "[[0], [1], [3.0]]"]
