@@ -1,4 +1,4 @@
-"""The sparse operations in plain PyTorch: fast on CPUs, and what the GPU's kernels are tested against."""
+"""The sparse operations in plain PyTorch: what runs anywhere, and what the other kernels are tested against."""
 
 from __future__ import annotations
 
