@@ -212,6 +212,26 @@ def test_c_does_the_same_with_any_number_of_threads():
         assert all(torch.equal(first, second) for first, second in zip(found[0], other))
 
 
+CHOICES = ["reference"] + ["native"] * native.available() + ["triton"] * (find_spec("triton") is not None)
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_columns_need_not_be_next_to_each_other(monkeypatch, choice, dtype):
+    """A transposed decoder, and the gradient of a sum, which is one number for all."""
+    monkeypatch.setenv("CROSSCODERS_KERNELS", choice)
+    generator = torch.Generator().manual_seed(0)
+    latents, f_BF = latents_of(5, 7, 0.5, generator)
+    value_N, f_BF = latents.value_N.to(DEVICE, dtype).requires_grad_(), f_BF.to(DEVICE, dtype)
+    latents = Latents(latents.token_N.to(DEVICE), latents.latent_N.to(DEVICE), value_N, 5, 7)
+    W_XF = torch.randn(9, 7, generator=generator, dtype=dtype).to(DEVICE).requires_grad_()
+    out_BX = sparse_decode(value_N, W_XF.T, latents)
+    torch.testing.assert_close(out_BX, f_BF @ W_XF.T)
+    out_BX.sum().backward()
+    torch.testing.assert_close(W_XF.grad, f_BF.sum(0).expand(9, 7))
+    torch.testing.assert_close(value_N.grad, W_XF.sum(0).detach()[latents.latent_N])
+
+
 def test_a_training_step_is_the_same_with_all_kernels(monkeypatch):
     """Selection, decode and both weight gradients together, in fp32 and with bf16 pre-selection."""
     from crosscoders import Crosscoder, LatentGroup, LossChoice, Site, StepContext, Wiring
@@ -224,8 +244,7 @@ def test_a_training_step_is_the_same_with_all_kernels(monkeypatch):
         step=0, total_steps=9, warmed_up=True, num_tokens=32, dead_F=(torch.arange(24) % 3 == 0).to(DEVICE)
     )
     results = []
-    chosen = ["reference"] + ["native"] * native.available() + ["triton"] * (find_spec("triton") is not None)
-    for kernels, preselect in itertools.product(chosen, ("fp32", "bf16")):
+    for kernels, preselect in itertools.product(CHOICES, ("fp32", "bf16")):
         monkeypatch.setenv("CROSSCODERS_KERNELS", kernels)
         crosscoder = Crosscoder(Wiring(sites=sites, groups=groups))
         initialise(crosscoder, decoder_norm=0.5, generator=torch.Generator().manual_seed(0))

@@ -38,7 +38,7 @@ def _row_sums_kernel(
 
 def weighted_row_sums(table_RD: Tensor, row_N: Tensor, weight_N: Tensor, starts_G: Tensor) -> Tensor:
     """As `reference.weighted_row_sums`: one program sums some columns of one segment."""
-    width = table_RD.shape[1]
+    table_RD, width = _rows(table_RD), table_RD.shape[1]
     out_GD = torch.empty(len(starts_G), width, dtype=table_RD.dtype, device=table_RD.device)
     block = min(MOST_COLUMNS, triton.next_power_of_2(width))
     if out_GD.numel():
@@ -68,7 +68,7 @@ def _row_dots_kernel(
 
 def row_dots(rows_BD: Tensor, table_RD: Tensor, token_N: Tensor, latent_N: Tensor) -> Tensor:
     """As `reference.row_dots`: one program for each entry."""
-    width = rows_BD.shape[1]
+    rows_BD, table_RD, width = _rows(rows_BD), _rows(table_RD), rows_BD.shape[1]
     out_N = torch.empty(len(token_N), dtype=table_RD.dtype, device=table_RD.device)
     if len(out_N):
         _row_dots_kernel[(len(out_N),)](
@@ -137,6 +137,11 @@ def survivors(score_FB: Tensor, floor_F: Tensor) -> tuple[Tensor, Tensor, Tensor
             score_FB, floor_F, after - count, row_N, column_N, value_N, *shape, AS=_sum_type(score_FB), BLOCK=ELEMENTS
         )
     return row_N, column_N, value_N
+
+
+def _rows(table_RD: Tensor) -> Tensor:
+    """The same with columns next to each other; a gradient that was expanded, or a transposed matrix, has not."""
+    return table_RD if table_RD.stride(1) == 1 else table_RD.contiguous()
 
 
 def _sum_type(table_RD: Tensor) -> tl.dtype:
