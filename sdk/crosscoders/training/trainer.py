@@ -41,13 +41,17 @@ class _TrainStep(nn.Module):
 
     @torch.no_grad()
     def _sums(self, x_BX: Tensor, output: LossOutput) -> Tensor:
-        """Terms, active count, per site the squared residual; per written column the squared target and the target."""
+        """Terms, active count, per written site the squared residual and the squared target; per column the target."""
         target_BX = self.crosscoder.target(x_BX)
-        error = [part.square().sum() for part in self.crosscoder.split(output.residual_BX).values()]
+        squares = [
+            part.square().sum()
+            for columns_BX in (output.residual_BX, target_BX)
+            for part in self.crosscoder.split(columns_BX).values()
+        ]
         terms = [term.detach() for term in output.terms.values()]
         num_active = self.processes.over_shards(output.num_active.to(terms[0]))
-        numbers = torch.stack([*terms, num_active, *error]).double()
-        return torch.cat([numbers, target_BX.square().sum(dim=0).double(), target_BX.sum(dim=0).double()])
+        numbers = torch.stack([*terms, num_active, *squares]).double()
+        return torch.cat([numbers, target_BX.sum(dim=0).double()])
 
 
 class Trainer:
@@ -152,12 +156,12 @@ class Trainer:
 
     def _report(self, values: list[float], terms: dict[str, float], grad_norm: float, fired_F: Tensor) -> StepReport:
         config, written = self.config, self.crosscoder.written
-        errors, rest = values[1 : 1 + len(written.sites)], values[1 + len(written.sites) :]
-        squares_X, sums_X = torch.tensor(rest, dtype=torch.float64).view(2, written.width)
-        variance_X = squares_X - sums_X.square() / config.batch_size
+        count = len(written.sites)
+        errors, squares = values[1 : 1 + count], values[1 + count : 1 + 2 * count]
+        sums_X = torch.tensor(values[1 + 2 * count :], dtype=torch.float64)
         explained = {}
-        for name, error in zip(written.names, errors, strict=True):
-            total = float(variance_X[written.slices[name]].sum())
+        for name, error, square in zip(written.names, errors, squares, strict=True):
+            total = square - float(sums_X[written.slices[name]].square().sum()) / config.batch_size
             explained[name] = 1 - error / total if total > 0 else float("nan")
         return StepReport(
             step=self.step_number,
