@@ -14,8 +14,10 @@ import subprocess
 import sys
 import venv
 from datetime import date
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from statistics import median
 
 import torch
 
@@ -79,6 +81,7 @@ def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", default=",".join(PARTS))
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--passes", type=int, default=3, help="processes for each step, in turns")
     parser.add_argument("--allocator", choices=list(ALLOCATORS), default="kept")
     parser.add_argument("--environments", type=Path, default=HERE.parent / ".peers", help="folder of the peers' ones")
     parser.add_argument("--install", action="store_true", help="install the peers first")
@@ -87,22 +90,33 @@ def parse():
 
 
 def steps(shape, options):
-    """Ours and all peers at one shape; every process times the encoder product beside its step."""
-    name = "dense einsum (no package)"
-    found = {
-        "batchtopk": own("step", options, *shape, "batchtopk"),
-        "batchtopk, bf16 pre-selection": own("step", options, *shape, "batchtopk, bf16 pre-selection"),
-        name: script(sys.executable, HERE / "peers" / "run_dense_einsum.py", [*shape, options.rounds], options),
-    }
+    """Ours and all peers at one shape, one after the other, there and back: machines get slower and faster.
+
+    Every process times the encoder product beside its step; of several, the medians.
+    """
+    measures = {name: partial(own, "step", options, *shape, name)
+                for name in ("batchtopk", "batchtopk, bf16 pre-selection")}  # fmt: skip
     if torch.cuda.is_available():
-        found["batchtopk, bf16 autocast"] = own("step", options, *shape, "batchtopk", "acausal", "autocast")
+        measures["batchtopk, bf16 autocast"] = partial(own, "step", options, *shape, "batchtopk", "acausal", "autocast")
+    arguments = [*shape, options.rounds]
+    dense = HERE / "peers" / "run_dense_einsum.py"
+    measures["dense einsum (no package)"] = partial(script, sys.executable, dense, arguments, options)
     for peer, (file, _) in PEERS.items():
         python = options.environments / peer / "bin" / "python"
         if python.exists():
-            found[peer] = script(python, HERE / "peers" / file, [*shape, options.rounds], options)
+            measures[peer] = partial(script, python, HERE / "peers" / file, arguments, options)
         else:
             print(f"{peer} is skipped: not installed in {options.environments} (--install)", file=sys.stderr)
-    return {"shape": shape, "seconds": {key: value for key, value in found.items() if value}}
+    found = {name: [] for name in measures}
+    for number in range(options.passes):
+        for name in list(measures)[:: -1 if number % 2 else 1]:
+            found[name] += filter(None, [measures[name]()])
+    return {"shape": shape, "seconds": {name: medians(results) for name, results in found.items() if results}}
+
+
+def medians(results):
+    """The median of each number over several results."""
+    return {key: median(result[key] for result in results) for key in results[0]}
 
 
 def own(what, options, *arguments):
@@ -162,8 +176,9 @@ def report(record):
     ]  # fmt: skip
     if "steps" in record:
         lines += ["", "## One training step", "",
-                  "Median milliseconds; in brackets over one fp32 encoder product of the same shape, timed in turns in "
-                  "the same process. Shapes are sites × width, latents, tokens, k.", ""]  # fmt: skip
+                  "Median milliseconds over several processes, all packages in turns; in brackets over one fp32 "
+                  "encoder product of the same shape, timed in turns in the same process. Shapes are sites × width, "
+                  "latents, tokens, k.", ""]  # fmt: skip
         names = list(dict.fromkeys(name for entry in record["steps"] for name in entry["seconds"]))
         heads = ["", *(shape_text(entry["shape"]) for entry in record["steps"])]
         rows = [[name, *(cell(entry["seconds"].get(name)) for entry in record["steps"])] for name in names]
