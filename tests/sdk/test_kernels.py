@@ -300,6 +300,15 @@ def test_kernels_are_compiled_once_and_kept(tmp_path):
     assert "not kept" in found[0] and found[1:] == first
 
 
+@NEEDS_NATIVE
+def test_where_one_compiler_fails_another_is_tried(tmp_path):
+    broken = tmp_path / "broken"
+    broken.write_text("#!/bin/sh\nexit 1\n")
+    broken.chmod(0o755)
+    found = compiled(tmp_path, CC=str(broken))
+    assert found[0].startswith(f"no compiled kernels by {broken}") and found[1] == "crosscoders.kernels.native"
+
+
 def test_without_a_compiler_there_is_plain_pytorch(tmp_path):
-    found = compiled(tmp_path, PATH="")
+    found = compiled(tmp_path, PATH="", CC="")
     assert found[:2] == ["no compiled kernels: no C compiler", "crosscoders.kernels.reference"]

@@ -85,6 +85,7 @@ FIND(bf16, uint16_t, of_bf16)
 // The permutation that orders entries by their keys, those of one key as they were, and where each key's begin.
 void grouped(const i64 *key, i64 entries, i64 keys, i64 *order, i64 *starts) {
     i64 total = 0;
+    if (!keys) return;
     memset(starts, 0, keys * sizeof *starts);
     for (i64 n = 0; n < entries; n++) starts[key[n]]++;
     for (i64 k = 0; k < keys; k++) {
@@ -95,7 +96,7 @@ void grouped(const i64 *key, i64 entries, i64 keys, i64 *order, i64 *starts) {
     for (i64 n = 0; n < entries; n++) order[starts[key[n]]++] = n;
     // Each has come to where the next begins.
     for (i64 k = keys - 1; k > 0; k--) starts[k] = starts[k - 1];
-    if (keys) starts[0] = 0;
+    starts[0] = 0;
 }
 
 // Rows in bf16 (to the nearest, ties to even), their norms, and the norms of what rounding took from them.

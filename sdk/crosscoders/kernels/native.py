@@ -111,19 +111,22 @@ def _call(name: str, *arguments: Tensor | int) -> int:
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
+    # gcc before clang, whose code runs only on LLVM's OpenMP, which few builds of torch have.
+    compilers = list(filter(None, map(shutil.which, (os.environ.get("CC", ""), "gcc", "cc", "clang"))))
     runtime = _openmp_runtime()
-    if compiler is None or runtime is None:
-        logger.info("no compiled kernels: no %s", "C compiler" if compiler is None else "OpenMP in this torch")
+    if not compilers or runtime is None:
+        logger.info("no compiled kernels: no %s", "C compiler" if not compilers else "OpenMP in this torch")
         return None
-    try:
-        library = _built(compiler, runtime)
-    except (OSError, subprocess.SubprocessError) as error:
-        logger.info("no compiled kernels: %s", getattr(error, "stderr", None) or error)
-        return None
-    for name in SURVIVORS.values():
-        getattr(library, name).restype = ctypes.c_int64
-    return library
+    for compiler in dict.fromkeys(compilers):
+        try:
+            library = _built(compiler, runtime)
+        except (OSError, subprocess.SubprocessError) as error:
+            logger.info("no compiled kernels by %s: %s", compiler, getattr(error, "stderr", None) or error)
+            continue
+        for name in SURVIVORS.values():
+            getattr(library, name).restype = ctypes.c_int64
+        return library
+    return None
 
 
 def _built(compiler: str, runtime: str) -> ctypes.CDLL:
