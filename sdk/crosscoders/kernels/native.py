@@ -120,7 +120,7 @@ def _library() -> ctypes.CDLL | None:
     for compiler in dict.fromkeys(compilers):
         try:
             library = _built(compiler, runtime)
-        except (OSError, subprocess.SubprocessError) as error:
+        except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # without a home there is a RuntimeError
             logger.info("no compiled kernels by %s: %s", compiler, getattr(error, "stderr", None) or error)
             continue
         for name in SURVIVORS.values():
