@@ -49,6 +49,7 @@ def trainer_of(sites, width, latents, batch, k, *, loss="batchtopk", wiring="aca
 
 def floor(trainer, product, batch, k):
     """What no exact step does without: the product, decoding, gradients of values and of both weights, Adam."""
+    from crosscoders import Latents
     from crosscoders.kernels import operations
 
     W = trainer.crosscoder.W_dec[0].detach()
@@ -56,17 +57,16 @@ def floor(trainer, product, batch, k):
     token = torch.arange(batch, device=W.device).repeat_interleave(k)
     latent = torch.randint(len(W), (batch * k,), device=W.device)
     value = torch.rand(batch * k, device=W.device)
-    order = latent.argsort()
-    by_token = torch.arange(0, batch * k, k, device=W.device)
-    counts = torch.bincount(latent, minlength=len(W))
-    by_latent, sorted_token = counts.cumsum(0) - counts, token[order]
+    chosen = Latents(token, latent, value, batch, len(W))
+    # Found before: how entries are ordered is not in the floor.
+    by_token, sorted_token, by_latent = chosen.token_starts_B, chosen.token_of_latent_N, chosen.latent_starts_F
     weights = [torch.nn.Parameter(torch.randn_like(W)) for _ in range(2)]
     optimizer, kernels = torch.optim.Adam(weights, fused=True), operations(W)
 
     def call():
         product()
         kernels.weighted_row_sums(W, latent, value, by_token)
-        weights[0].grad, _ = kernels.sums_and_dots(x, W, token, latent, value, order, by_latent)
+        weights[0].grad, _ = kernels.sums_and_dots(x, W, value, chosen)
         weights[1].grad = kernels.weighted_row_sums(x, sorted_token, value, by_latent)
         optimizer.step()
         optimizer.zero_grad()

@@ -126,18 +126,13 @@ def _inputs(crosscoder: Crosscoder, x_BX: Tensor) -> list[Tensor]:
     return [x_BX[:, crosscoder.columns_read(group)] for group in crosscoder.wiring.groups]
 
 
-def _weights(crosscoder: Crosscoder) -> list[tuple[slice, Tensor]]:
-    """Each group's latents and encoder rows."""
-    slices = crosscoder.wiring.latent_slices.values()
-    return [(latents, crosscoder.encoder_weight(number)) for number, latents in enumerate(slices)]
-
-
 def _pieces(crosscoder: Crosscoder, x_BX: Tensor, dtype: torch.dtype) -> Iterator[tuple[int, slice, Tensor, Tensor]]:
     """Some latents of one group at a time: its number, which they are, their rows, and where their product can go."""
     num_tokens = len(x_BX)
     step = piece_latents(num_tokens, x_BX.device.type)
     buffer = x_BX.new_empty(min(step, crosscoder.num_latents) * num_tokens, dtype=dtype)
-    for number, (latents, W) in enumerate(_weights(crosscoder)):
+    for number, latents in enumerate(crosscoder.wiring.latent_slices.values()):
+        W = crosscoder.encoder_weight(number)
         for start in range(0, len(W), step):
             rows, first = W[start : start + step], latents.start + start
             out_FB = buffer[: len(rows) * num_tokens].view(len(rows), num_tokens)

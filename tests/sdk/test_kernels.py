@@ -156,14 +156,14 @@ def test_other_kernels_agree_with_the_reference(kernels, seed, dtype):
     x = torch.randn(num_tokens, width + 3, generator=generator, dtype=dtype)[:, :width].to(device)
     W = torch.randn(num_latents, width, generator=generator, dtype=dtype).to(device)
     token, latent, weight = latents.token_N.to(device), latents.latent_N.to(device), latents.value_N.to(device, dtype)
-    starts, order = latents.token_starts_B.to(device), latents.by_latent.to(device)
-    by_latent = (token, latent, weight, order, latents.latent_starts_F.to(device))
+    starts = latents.token_starts_B.to(device)
+    latents = Latents(token, latent, weight, num_tokens, num_latents)
     close = {"rtol": 1e-4, "atol": 1e-3} if dtype == torch.float32 else {}
     for operation, arguments in [
         ("weighted_row_sums", (W, latent, weight, starts)),
         ("weighted_row_sums", (x.contiguous(), token, weight, torch.zeros(3, dtype=torch.int64, device=device))),
         ("row_dots", (x, W, token, latent)),
-        ("sums_and_dots", (x.contiguous(), W, *by_latent)),
+        ("sums_and_dots", (x.contiguous(), W, weight, latents)),
         ("rounded", (x,)),
     ]:
         found, expected = (getattr(module, operation)(*arguments) for module in (kernels, reference))
@@ -201,12 +201,12 @@ def test_c_does_the_same_with_any_number_of_threads():
     score_FB = torch.randn(33, 500, generator=generator)
     W, x = torch.randn(33, 200, generator=generator), torch.randn(500, 200, generator=generator)
     latents = Latents.of_mask(score_FB.T > 1, score_FB.T)
-    arguments = (latents.token_N, latents.latent_N, latents.value_N, latents.by_latent, latents.latent_starts_F)
     found = []
     for threads in (1, 2, 5):
         torch.set_num_threads(threads)
         found.append([
-            *native.survivors(score_FB, torch.zeros(33)), *native.rounded(W), *native.sums_and_dots(x, W, *arguments)
+            *native.survivors(score_FB, torch.zeros(33)), *native.rounded(W),
+            *native.sums_and_dots(x, W, latents.value_N, latents),
         ])  # fmt: skip
     for other in found[1:]:
         assert all(torch.equal(first, second) for first, second in zip(found[0], other))

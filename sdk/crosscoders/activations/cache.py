@@ -227,9 +227,8 @@ class CachedBlocks:
     ) -> None:
         self.first = first
         self.folder, self.width, self.dtype, self.processes = folder, width, dtype, processes
-        self.shards: dict[int, list[Shard]] = {}
-        for shard in sorted(shards, key=lambda shard: (shard["block"], shard["rows"])):
-            self.shards.setdefault(shard["block"], []).append(shard)
+        ordered = sorted(shards, key=lambda shard: (shard["block"], shard["rows"]))
+        self.shards = {number: found for (_, number), found in _by_block(ordered).items()}
         self._unchecked = {shard["file"] for shard in shards} if verify else set()
 
     def start(self) -> dict[str, Any]:

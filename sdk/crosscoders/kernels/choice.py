@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from functools import cache
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 
 from ..errors import ConfigError
 from . import native, reference
+
+if TYPE_CHECKING:
+    from ..latents import Latents
 
 
 class Operations(Protocol):
@@ -20,14 +23,7 @@ class Operations(Protocol):
     def row_dots(self, rows_BD: Tensor, table_RD: Tensor, token_N: Tensor, latent_N: Tensor) -> Tensor: ...
 
     def sums_and_dots(
-        self,
-        rows_BD: Tensor,
-        table_FD: Tensor,
-        token_N: Tensor,
-        latent_N: Tensor,
-        weight_N: Tensor,
-        order_N: Tensor,
-        starts_F: Tensor,
+        self, rows_BD: Tensor, table_FD: Tensor, weight_N: Tensor, latents: Latents
     ) -> tuple[Tensor, Tensor]: ...
 
     def survivors(self, score_FB: Tensor, floor_F: Tensor) -> tuple[Tensor, Tensor, Tensor]: ...

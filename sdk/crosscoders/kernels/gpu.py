@@ -5,12 +5,17 @@ Rows may have any stride, columns must be next to each other. Sums are in fp32, 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from .reference import grouped, rounded
+
+if TYPE_CHECKING:
+    from ..latents import Latents
 
 __all__ = ["grouped", "rounded", "row_dots", "sums_and_dots", "survivors", "weighted_row_sums"]
 
@@ -78,18 +83,10 @@ def row_dots(rows_BD: Tensor, table_RD: Tensor, token_N: Tensor, latent_N: Tenso
     return out_N
 
 
-def sums_and_dots(
-    rows_BD: Tensor,
-    table_FD: Tensor,
-    token_N: Tensor,
-    latent_N: Tensor,
-    weight_N: Tensor,
-    order_N: Tensor,
-    starts_F: Tensor,
-) -> tuple[Tensor, Tensor]:
+def sums_and_dots(rows_BD: Tensor, table_FD: Tensor, weight_N: Tensor, latents: Latents) -> tuple[Tensor, Tensor]:
     """As `reference.sums_and_dots`."""
-    sums_FD = weighted_row_sums(rows_BD, token_N[order_N], weight_N[order_N], starts_F)
-    return sums_FD, row_dots(rows_BD, table_FD, token_N, latent_N)
+    by_latent = latents.token_of_latent_N, weight_N[latents.by_latent], latents.latent_starts_F
+    return weighted_row_sums(rows_BD, *by_latent), row_dots(rows_BD, table_FD, latents.token_N, latents.latent_N)
 
 
 @triton.jit

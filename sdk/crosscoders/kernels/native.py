@@ -17,12 +17,16 @@ import subprocess
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from . import reference
 from .reference import row_dots, weighted_row_sums
+
+if TYPE_CHECKING:
+    from ..latents import Latents
 
 logger = logging.getLogger(__name__)
 
@@ -79,23 +83,16 @@ def rounded(table_RD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return rough_RD, norm_R, error_R
 
 
-def sums_and_dots(
-    rows_BD: Tensor,
-    table_FD: Tensor,
-    token_N: Tensor,
-    latent_N: Tensor,
-    weight_N: Tensor,
-    order_N: Tensor,
-    starts_F: Tensor,
-) -> tuple[Tensor, Tensor]:
+def sums_and_dots(rows_BD: Tensor, table_FD: Tensor, weight_N: Tensor, latents: Latents) -> tuple[Tensor, Tensor]:
     """As `reference.sums_and_dots`, reading the rows once for both."""
     if not (_takes(rows_BD) and _takes(table_FD) and weight_N.dtype == torch.float32):
-        return reference.sums_and_dots(rows_BD, table_FD, token_N, latent_N, weight_N, order_N, starts_F)
-    (latents, width), entries = table_FD.shape, len(token_N)
-    sums_FD, dot_N = torch.empty(latents, width), torch.empty(entries)
+        return reference.sums_and_dots(rows_BD, table_FD, weight_N, latents)
+    (num_latents, width), entries = table_FD.shape, len(weight_N)
+    sums_FD, dot_N = torch.empty(num_latents, width), torch.empty(entries)
     _call(
-        "sums_and_dots", rows_BD, rows_BD.stride(0), table_FD, table_FD.stride(0), width, token_N.contiguous(),
-        weight_N.contiguous(), order_N.contiguous(), starts_F.contiguous(), entries, latents, sums_FD, dot_N,
+        "sums_and_dots", rows_BD, rows_BD.stride(0), table_FD, table_FD.stride(0), width,
+        latents.token_N.contiguous(), weight_N.contiguous(), latents.by_latent, latents.latent_starts_F,
+        entries, num_latents, sums_FD, dot_N,
     )  # fmt: skip
     return sums_FD, dot_N
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+if TYPE_CHECKING:
+    from ..latents import Latents
 
 PADDING = 32
 """Columns of a rounded table are a multiple of this."""
@@ -33,21 +38,10 @@ def row_dots(rows_BD: Tensor, table_RD: Tensor, token_N: Tensor, latent_N: Tenso
     )
 
 
-def sums_and_dots(
-    rows_BD: Tensor,
-    table_FD: Tensor,
-    token_N: Tensor,
-    latent_N: Tensor,
-    weight_N: Tensor,
-    order_N: Tensor,
-    starts_F: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Of each latent the sum of weight · rows[token], (F, D); of each entry rows[token] · table[latent], (N,).
-
-    `order_N` puts the entries in the order of their latents; each latent's are then from `starts_F` on.
-    """
-    sums_FD = weighted_row_sums(rows_BD, token_N[order_N], weight_N[order_N], starts_F)
-    return sums_FD, row_dots(rows_BD, table_FD, token_N, latent_N)
+def sums_and_dots(rows_BD: Tensor, table_FD: Tensor, weight_N: Tensor, latents: Latents) -> tuple[Tensor, Tensor]:
+    """Of each latent the sum of weight · rows[token], (F, D); of each entry rows[token] · table[latent], (N,)."""
+    by_latent = latents.token_of_latent_N, weight_N[latents.by_latent], latents.latent_starts_F
+    return weighted_row_sums(rows_BD, *by_latent), row_dots(rows_BD, table_FD, latents.token_N, latents.latent_N)
 
 
 def survivors(score_FB: Tensor, floor_F: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -53,9 +53,15 @@ def gradients_in_place() -> Iterator[None]:
         _in_place.reset(token)
 
 
-def _weight_gradient(W: Tensor, rows_BD: Tensor, weight_N: Tensor, latents: Latents, adding: bool) -> Tensor | None:
-    """Σ over tokens of weight · row for each latent; None where, `adding`, it went into the gradient that `W` has."""
-    if not adding or W.grad is None:
+def _held(W: Tensor, in_place: bool) -> Tensor | None:
+    """The gradient of `W` that others are added to in place; None where there is none yet, or autograd is to add."""
+    return W.grad if in_place and W.is_leaf else None
+
+
+def _weight_gradient(W: Tensor, rows_BD: Tensor, weight_N: Tensor, latents: Latents, in_place: bool) -> Tensor | None:
+    """Σ over tokens of weight · row for each latent; None where it was added to the gradient that `W` has."""
+    held = _held(W, in_place)
+    if held is None:
         return _sums_by_latent(rows_BD, weight_N, latents)
     rows_BD, weight_N = rows_BD.contiguous(), weight_N[latents.by_latent]
     firsts = list(range(0, latents.num_latents, -(-latents.num_latents // GRADIENT_PIECES)))
@@ -65,7 +71,7 @@ def _weight_gradient(W: Tensor, rows_BD: Tensor, weight_N: Tensor, latents: Late
         map(slice, entries, [*entries[1:], len(weight_N)]),
         strict=True,
     ):
-        W.grad[piece] += operations(rows_BD).weighted_row_sums(
+        held[piece] += operations(rows_BD).weighted_row_sums(
             rows_BD, latents.token_of_latent_N[part], weight_N[part], latents.latent_starts_F[piece] - part.start
         )
     return None
@@ -82,17 +88,13 @@ class _SparseDecode(torch.autograd.Function):
     def backward(ctx: Any, grad_BX: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         value_N, W_dec_FX = ctx.saved_tensors
         latents: Latents = ctx.latents
-        adding = ctx.in_place and W_dec_FX.is_leaf and W_dec_FX.grad is not None
-        if all(ctx.needs_input_grad[:2]) and not adding:
-            sums_FX, dot_N = operations(W_dec_FX).sums_and_dots(
-                grad_BX, W_dec_FX, latents.token_N, latents.latent_N, value_N, latents.by_latent,
-                latents.latent_starts_F,
-            )  # fmt: skip
+        if all(ctx.needs_input_grad[:2]) and _held(W_dec_FX, ctx.in_place) is None:
+            sums_FX, dot_N = operations(W_dec_FX).sums_and_dots(grad_BX, W_dec_FX, value_N, latents)
             return dot_N, sums_FX, None
         grad_value_N = row_dots(grad_BX, W_dec_FX, latents) if ctx.needs_input_grad[0] else None
         if not ctx.needs_input_grad[1]:
             return grad_value_N, None, None
-        return grad_value_N, _weight_gradient(W_dec_FX, grad_BX, value_N, latents, adding), None
+        return grad_value_N, _weight_gradient(W_dec_FX, grad_BX, value_N, latents, ctx.in_place), None
 
 
 class _SparseEncode(torch.autograd.Function):
@@ -110,8 +112,7 @@ class _SparseEncode(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             grad_x_BX = _sums_by_token(W_enc_FX, grad_N, latents)
         if ctx.needs_input_grad[1]:
-            adding = ctx.in_place and W_enc_FX.is_leaf and W_enc_FX.grad is not None
-            grad_W_FX = _weight_gradient(W_enc_FX, x_BX, grad_N, latents, adding)
+            grad_W_FX = _weight_gradient(W_enc_FX, x_BX, grad_N, latents, ctx.in_place)
         if ctx.needs_input_grad[2]:
             grad_b_F = torch.zeros(latents.num_latents, dtype=grad_N.dtype, device=grad_N.device)
             grad_b_F = grad_b_F.index_add(0, latents.latent_N, grad_N)

@@ -108,9 +108,10 @@ class Trainer:
             names = list(output.terms)
             fired_F |= output.fired_F
             sums.append(part_sums)
-        values = self.processes.over_replicas(torch.stack(sums).sum(dim=0)).tolist()
+        values = self.processes.over_replicas(torch.stack(sums).sum(dim=0)).cpu()
         fired_F = self.processes.over_replicas(fired_F.int()) > 0
-        terms = {name: values[i] / config.accumulation / self.processes.num_replicas for i, name in enumerate(names)}
+        means = (values[: len(names)] / config.accumulation / self.processes.num_replicas).tolist()
+        terms = dict(zip(names, means, strict=True))
         self._check_finite(terms)
         grad_norm = self._clip()
         if not math.isfinite(grad_norm):
@@ -154,20 +155,19 @@ class Trainer:
             self.optimizer.zero_grad()
             raise TrainingError(f"loss term {', '.join(bad)} is not finite at step {self.step_number}")
 
-    def _report(self, values: list[float], terms: dict[str, float], grad_norm: float, fired_F: Tensor) -> StepReport:
+    def _report(self, values: Tensor, terms: dict[str, float], grad_norm: float, fired_F: Tensor) -> StepReport:
         config, written = self.config, self.crosscoder.written
         count = len(written.sites)
-        errors, squares = values[1 : 1 + count], values[1 + count : 1 + 2 * count]
-        sums_X = torch.tensor(values[1 + 2 * count :], dtype=torch.float64)
+        num_active, error_S, square_S, sums_X = torch.split(values, [1, count, count, written.width])
         explained = {}
-        for name, error, square in zip(written.names, errors, squares, strict=True):
+        for name, error, square in zip(written.names, error_S.tolist(), square_S.tolist(), strict=True):
             total = square - float(sums_X[written.slices[name]].square().sum()) / config.batch_size
             explained[name] = 1 - error / total if total > 0 else float("nan")
         return StepReport(
             step=self.step_number,
             loss=sum(terms.values()),
             terms=terms,
-            l0=values[0] / config.batch_size,
+            l0=float(num_active) / config.batch_size,
             explained_variance=explained,
             dead_share=float(self.processes.over_shards(self.dead_F.float().mean())) / self.processes.num_shards,
             lr=config.lr_at(self.step_number - 1),
