@@ -56,7 +56,7 @@ def train(
     seed: int, lr: float = 3e-3, initialisation: InitialisationConfig | None = None,
 ) -> Crosscoder:  # fmt: skip
     """A crosscoder trained on shuffled passes over `data`."""
-    crosscoder = ArchitectureChoice.of(architecture["name"], **_without_name(architecture)).make(sites)
+    crosscoder = build_crosscoder(architecture["name"], sites, **_without_name(architecture))
     config = TrainingConfig(num_tokens=samples, batch_size=BATCH, lr=lr, seed=seed, dead_after_share=0.02)
     made = LossChoice.of(loss["name"], **_without_name(loss)).build()
     for _ in fit(crosscoder, made, batches(data, seed), config, calibration_BX=data[:50_000],

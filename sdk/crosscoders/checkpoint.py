@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from attrs import field, frozen
 from attrs.validators import instance_of
 
-from .configs import ArchitectureChoice, structure, unstructure
+from .build import build_crosscoder
+from .configs import ArchitectureChoice, Choice, structure, unstructure
 from .crosscoder import Crosscoder
 from .errors import CheckpointError, ConfigError, PluginError
 from .gates import gate_of
@@ -23,9 +24,6 @@ from .plugins import Registry, get_registry
 from .processes import ALONE, Processes
 from .shards import StoredTensors, save_tensors, shared_folder
 from .sites import Site
-
-if TYPE_CHECKING:
-    from .training.config import RunConfig
 
 FORMAT = 1
 CONFIG, WEIGHTS, CARD = "config.json", "model", "README.md"
@@ -45,36 +43,21 @@ class CheckpointInfo:
     """The run's config."""
     metrics: dict[str, Any] = field(factory=dict, validator=instance_of(dict))
     """Held-out metrics with the inference gate."""
-    made_with: dict[str, str] = field(factory=dict, validator=instance_of(dict))
+    made_with: dict[str, str] = field(validator=instance_of(dict))
     """Versions of this package and torch."""
 
-    @classmethod
-    def of_run(
-        cls, config: RunConfig, *, registry: Registry, models: dict[str, Any], metrics: dict[str, Any]
-    ) -> CheckpointInfo:
-        """The record of a finished run."""
-        recipe = config.to_dict()
-        for key in ("output", "cache", "models_device"):
-            del recipe[key]
-        return cls(
-            architecture=_component(config.architecture, registry),
-            loss=_component(config.loss, registry),
-            models={key: {**models[key], "config": recipe["models"][key]} for key in models},
-            recipe=recipe,
-            metrics=metrics,
-            made_with={"crosscoders": version("crosscoders"), "torch": torch.__version__},
-        )
+    @made_with.default
+    def _made_with(self) -> dict[str, str]:
+        return {"crosscoders": version("crosscoders"), "torch": torch.__version__}
 
     @classmethod
-    def of_architecture(cls, choice: Any, *, registry: Registry | None = None) -> CheckpointInfo:
-        """The least record a checkpoint can do with, for crosscoders that no run has trained."""
-        return cls(
-            architecture=_component(choice, registry or get_registry()),
-            made_with={"crosscoders": version("crosscoders"), "torch": torch.__version__},
-        )
+    def from_architecture(cls, choice: ArchitectureChoice, *, registry: Registry | None = None) -> CheckpointInfo:
+        """The minimal record, for crosscoders that no run has trained."""
+        return cls(architecture=component_record(choice, registry or get_registry()))
 
 
-def _component(choice: Any, registry: Registry) -> dict[str, Any]:
+def component_record(choice: Choice, registry: Registry) -> dict[str, Any]:
+    """What a checkpoint records of a component: its name, plugin, distribution, version and options."""
     provider = choice.offer(registry).provider
     return {
         "name": choice.offer(registry).spec.name,
@@ -92,7 +75,7 @@ def save_crosscoder(crosscoder: Crosscoder, folder: Path) -> Path:
     if crosscoder.info is None:
         raise CheckpointError(
             "this crosscoder does not know its architecture's name; "
-            "set crosscoder.info = CheckpointInfo.of_architecture(...)"
+            "set crosscoder.info = CheckpointInfo.from_architecture(...)"
         )
     processes = crosscoder.processes
     norms_FS = processes.gather_shards(crosscoder.decoder_norms().detach())
@@ -210,7 +193,7 @@ def _build(
         )
         # On the meta device, so that no memory is taken before the file's shapes are known to agree.
         with torch.device("meta"):
-            expected = choice.make(sites, registry=registry).state_dict()
+            expected = build_crosscoder(choice, sites, registry=registry).state_dict()
     except ConfigError as error:
         raise CheckpointError(
             f"the config of the architecture '{name}' in {folder} does not fit what is installed; it was saved by "
@@ -218,7 +201,7 @@ def _build(
         ) from error
     found = {key: shape for key, shape in stored.shapes().items() if not key.startswith("gate.")}
     _compare({key: tuple(value.shape) for key, value in expected.items()}, found, stored)
-    return choice.make(sites, registry=registry, processes=processes)
+    return build_crosscoder(choice, sites, registry=registry, processes=processes)
 
 
 def _compare(expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]], stored: StoredTensors) -> None:

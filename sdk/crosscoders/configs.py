@@ -8,7 +8,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import attrs
 import cattrs
@@ -17,11 +17,6 @@ from cattrs.v import format_exception
 
 from .errors import ConfigError, PluginError
 from .plugins import Offer, Registry, get_registry
-
-if TYPE_CHECKING:
-    from .crosscoder import Crosscoder
-    from .processes import Processes
-    from .sites import Site
 
 T = TypeVar("T")
 
@@ -52,20 +47,6 @@ class ArchitectureChoice(Choice):
     """An architecture and its options."""
 
     kind = "architecture"
-
-    def make(
-        self, sites: tuple[Site, ...], *, registry: Registry | None = None, processes: Processes | None = None
-    ) -> Crosscoder:
-        """A crosscoder of this architecture over `sites`, its weights zero; one process's part where they share it."""
-        from .crosscoder import Crosscoder
-        from .processes import ALONE
-
-        made = self.build(sites, registry=registry)
-        if not isinstance(made, Crosscoder):
-            return Crosscoder(made, processes or ALONE)
-        if processes is not None and processes.num_shards > 1:
-            raise ConfigError(f"the architecture '{self.name}' has weights of its own kind: training.shards must be 1")
-        return made
 
 
 class LossChoice(Choice):

@@ -7,19 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from attrs import field, frozen
 from attrs.validators import instance_of, matches_re
 
 from .errors import PluginError
-
-if TYPE_CHECKING:
-    from .crosscoder import Crosscoder
-    from .losses import Loss, LossTerm
-    from .protocols import Analysis, CheckpointFormat, ModelAdapter, Observer, TokenSource
-    from .sites import Site
-    from .wiring import Wiring
 
 T = TypeVar("T")
 
@@ -65,58 +58,40 @@ class ArchitectureSpec(ComponentSpec):
     A special parameterisation returns its own module instead, an instance of a subclass of `Crosscoder`.
     """
 
-    build: Lazy[Callable[[Any, tuple[Site, ...]], Wiring | Crosscoder]] = field(
-        converter=_lazy, validator=instance_of(Lazy)
-    )
-
 
 @frozen(kw_only=True)
 class LossTermSpec(ComponentSpec):
     """`build(options)` returns a `LossTerm` module."""
-
-    build: Lazy[Callable[[Any], LossTerm]] = field(converter=_lazy, validator=instance_of(Lazy))
 
 
 @frozen(kw_only=True)
 class LossSpec(ComponentSpec):
     """`build(options)` returns a `Loss` module."""
 
-    build: Lazy[Callable[[Any], Loss]] = field(converter=_lazy, validator=instance_of(Lazy))
-
 
 @frozen(kw_only=True)
 class ModelAdapterSpec(ComponentSpec):
     """`build(options)` returns a `ModelAdapter`, its model loaded."""
-
-    build: Lazy[Callable[[Any], ModelAdapter]] = field(converter=_lazy, validator=instance_of(Lazy))
 
 
 @frozen(kw_only=True)
 class AnalysisSpec(ComponentSpec):
     """`build(options)` returns an `Analysis`."""
 
-    build: Lazy[Callable[[Any], Analysis]] = field(converter=_lazy, validator=instance_of(Lazy))
-
 
 @frozen(kw_only=True)
 class TokenSourceSpec(ComponentSpec):
     """`build(options)` returns a `TokenSource`."""
-
-    build: Lazy[Callable[[Any], TokenSource]] = field(converter=_lazy, validator=instance_of(Lazy))
 
 
 @frozen(kw_only=True)
 class CheckpointFormatSpec(ComponentSpec):
     """`build(options)` returns a `CheckpointFormat`: reader and writer of somebody else's files."""
 
-    build: Lazy[Callable[[Any], CheckpointFormat]] = field(converter=_lazy, validator=instance_of(Lazy))
-
 
 @frozen(kw_only=True)
 class ObserverSpec(ComponentSpec):
     """`build(options)` returns an `Observer` of training runs."""
-
-    build: Lazy[Callable[[Any], Observer]] = field(converter=_lazy, validator=instance_of(Lazy))
 
 
 @frozen

@@ -224,7 +224,7 @@ def test_local_replacement_model_reproduces_the_logits():
     adapter = ModelChoice.of("transformers", model="tiny-pair/chat").build()
     reads, writes = ([f"layers.{i}.{part}" for i in range(4)] for part in ("mlp_input", "mlp"))
     sites = tuple(Site(f"m/{point}", adapter.width(point)) for point in (*reads, *writes))
-    clt = ArchitectureChoice.of("strictly_causal", num_latents=256).make(sites)
+    clt = build_crosscoder("strictly_causal", sites, num_latents=256)
     initialise(clt, decoder_norm=1.0, generator=torch.Generator().manual_seed(0))
     ids = torch.arange(5, 29)[None]
     none = torch.zeros_like(ids, dtype=torch.bool)

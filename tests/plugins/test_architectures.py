@@ -169,7 +169,7 @@ class TestMatryoshkaOverClt(ArchitectureSuite):
 
 
 def made(name, sites, *, seed=0, dtype=torch.float64, **options):
-    crosscoder = ArchitectureChoice.of(name, **options).make(sites).to(dtype)
+    crosscoder = build_crosscoder(name, sites, **options).to(dtype)
     generator = torch.Generator().manual_seed(seed)
     for parameter in crosscoder.parameters():
         parameter.data = torch.randn(parameter.shape, generator=generator, dtype=dtype)
@@ -325,7 +325,7 @@ def test_factored_rows_have_low_rank_and_full_rank_is_no_restriction():
 )
 def test_impossible_wirings_are_refused_with_reasons(name, options, sites, message):
     with pytest.raises(ConfigError, match=message):
-        ArchitectureChoice.of(name, **options).make(sites)
+        build_crosscoder(name, sites, **options)
 
 
 def test_costs_are_the_arithmetic_of_the_literature():

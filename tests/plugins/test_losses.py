@@ -402,7 +402,7 @@ def test_dsf_charges_designated_latents_less():
 
 def test_dfc_charges_each_latent_once():
     sites = (Site("a/x", 5), Site("b/x", 4))
-    crosscoder = ArchitectureChoice.of("dedicated", num_latents=20, exclusive_share=0.2).make(sites).double()
+    crosscoder = build_crosscoder("dedicated", sites, num_latents=20, exclusive_share=0.2).double()
     for parameter in crosscoder.parameters():
         parameter.data = torch.randn(parameter.shape, dtype=torch.float64)
     x_BX = torch.randn(17, 9, dtype=torch.float64)
@@ -419,7 +419,7 @@ def test_dfc_charges_each_latent_once():
 
 def test_delta_has_two_pools_and_its_term_by_hand():
     sites = (Site("a/x", 5), Site("b/x", 5))
-    crosscoder = ArchitectureChoice.of("designated_shared", num_latents=20, designated_share=0.5).make(sites).double()
+    crosscoder = build_crosscoder("designated_shared", sites, num_latents=20, designated_share=0.5).double()
     for parameter in crosscoder.parameters():
         parameter.data = torch.randn(parameter.shape, dtype=torch.float64)
     x_BX = torch.randn(17, 10, dtype=torch.float64)
@@ -588,7 +588,7 @@ WIRINGS = [
 
 def wired(name, options, seed, dtype=torch.float32):
     sites = (Site("a/0", 6), Site("a/1", 6), Site("b/0", 6))
-    crosscoder = ArchitectureChoice.of(name, num_latents=24, **options).make(sites).to(dtype)
+    crosscoder = build_crosscoder(name, sites, num_latents=24, **options).to(dtype)
     generator = torch.Generator().manual_seed(seed)
     for parameter in crosscoder.parameters():
         parameter.data = torch.randn(parameter.shape, generator=generator, dtype=dtype)

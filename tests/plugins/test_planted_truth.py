@@ -16,7 +16,7 @@ STEPS = 800
 
 
 def train(architecture, sites, loss, sample, **options):
-    crosscoder = ArchitectureChoice.of(architecture.pop("name"), **architecture).make(sites)
+    crosscoder = build_crosscoder(architecture.pop("name"), sites, **architecture)
     made = LossChoice.of(loss.pop("name"), **loss).build()
     batches = (sample(torch.arange(step * 256, step * 256 + 256)) for step in range(STEPS + 1))
     config = TrainingConfig(num_tokens=STEPS * 256, batch_size=256, lr=5e-3, dead_after_share=0.05)

@@ -214,7 +214,7 @@ def test_a_crosscoder_over_two_architectures_trains_and_is_analysed(tmp_path):
     source = TokenSourceChoice.of("python_library").build()
     reader = reader_of(source, adapters, tiny_model(), context_length=48)
     stream = ActivationStream(LiveBlocks(reader, harvester, config), batch_size=256, seed=0)
-    crosscoder = ArchitectureChoice.of("acausal", num_latents=512).make(layout.sites)
+    crosscoder = build_crosscoder("acausal", layout.sites, num_latents=512)
     training = TrainingConfig(num_tokens=80 * 256, batch_size=256, lr=2e-3)
     reports = list(fit(crosscoder, LossChoice.of("batchtopk", k=24).build(), iter(stream), training))
     assert min(reports[-1].explained_variance.values()) > 0.4

@@ -148,7 +148,7 @@ def test_no_config(tmp_path):
 def test_a_crosscoder_without_a_name_says_what_to_do():
     site = Site("m/x", 4)
     crosscoder = Crosscoder(Wiring(sites=(site,), groups=(LatentGroup("all", 3, ("m/x",), ("m/x",)),)))
-    with pytest.raises(CheckpointError, match="CheckpointInfo.of_architecture"):
+    with pytest.raises(CheckpointError, match="CheckpointInfo.from_architecture"):
         crosscoder.save_pretrained("nowhere")
 
 

@@ -101,17 +101,17 @@ def saes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("saes")
     for point in ("layers.0", "layers.1"):
         choice = ArchitectureChoice.of("sae", num_latents=16)
-        sae = choice.make((Site(f"m/{point}", 16),))
+        sae = build_crosscoder(choice, (Site(f"m/{point}", 16),))
         config = TrainingConfig(num_tokens=400 * 256, batch_size=256, lr=5e-3)
         list(fit(sae, LossChoice.of("l1", weight=0.5).build(), world_batches([point]), config))
-        sae.info = CheckpointInfo.of_architecture(choice)
+        sae.info = CheckpointInfo.from_architecture(choice)
         sae.save_pretrained(folder / point)
     return {f"m/{point}": str(folder / point) for point in ("layers.0", "layers.1")}
 
 
 def warm(saes, *, num_latents=32, architecture="acausal", **options):
     sites = (Site("m/layers.0", 16), Site("m/layers.1", 16))
-    crosscoder = ArchitectureChoice.of(architecture, num_latents=num_latents).make(sites)
+    crosscoder = build_crosscoder(architecture, sites, num_latents=num_latents)
     crosscoder.normaliser.set_mean_norms(torch.tensor([1.7, 0.9]))  # not what the autoencoders were trained with
     generator = torch.Generator().manual_seed(0)
     initialise(crosscoder, InitialisationConfig(from_saes=saes, **options), decoder_norm=0.4, generator=generator)
@@ -150,8 +150,8 @@ def test_what_cannot_be_taken_is_named(saes, tmp_path):
     with pytest.raises(ConfigError, match="m/nowhere, which is no site"):
         warm({"m/nowhere": saes["m/layers.0"]})
     wide = ArchitectureChoice.of("sae", num_latents=4)
-    made = wide.make((Site("m/x", 7),))
-    made.info = CheckpointInfo.of_architecture(wide)
+    made = build_crosscoder(wide, (Site("m/x", 7),))
+    made.info = CheckpointInfo.from_architecture(wide)
     made.save_pretrained(tmp_path / "wide")
     with pytest.raises(ConfigError, match="one site of width 16"):
         warm({"m/layers.0": str(tmp_path / "wide")})
@@ -162,7 +162,7 @@ def test_a_warm_start_begins_better_than_a_random_one(saes):
     explained = []
     for config in (InitialisationConfig(), InitialisationConfig(from_saes=saes)):
         sites = tuple(Site(f"m/{point}", 16) for point in points)
-        crosscoder = ArchitectureChoice.of("acausal", num_latents=32).make(sites)
+        crosscoder = build_crosscoder("acausal", sites, num_latents=32)
         training = TrainingConfig(num_tokens=10 * 256, batch_size=256, lr=1e-3)
         loss = LossChoice.of("l1", weight=0.5).build()
         reports = list(fit(crosscoder, loss, world_batches(points), training, initialisation=config))

@@ -97,7 +97,7 @@ def test_accumulated_gradients_are_the_sum(architecture):
     step = StepContext(step=0, total_steps=9, warmed_up=True, num_tokens=40, dead_F=torch.arange(24) % 3 == 0)
     found = []
     for in_place in (True, False):
-        crosscoder = ArchitectureChoice.of(architecture, num_latents=24).make(sites)
+        crosscoder = build_crosscoder(architecture, sites, num_latents=24)
         initialise(crosscoder, decoder_norm=1.0, generator=torch.Generator().manual_seed(0))
         loss = LossChoice.of("batchtopk", k=3).build().train()
         loss.attach(crosscoder)

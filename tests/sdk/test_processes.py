@@ -136,4 +136,4 @@ def test_what_cannot_be_parted_is_refused(tmp_path):
         (ArchitectureChoice.of("factored", num_latents=33, rank=2), "weights of its own kind"),
     ]:
         with pytest.raises(ConfigError, match=message):
-            architecture.make(layout, processes=sharded)
+            build_crosscoder(architecture, layout, processes=sharded)

@@ -4,7 +4,7 @@ from .alignment import Alignment, align
 from .blocks import Block, BlockSource, LiveBlocks
 from .cache import CachedActivations, verify_cache, write_cache
 from .calibration import Calibration, calibrate
-from .config import ActivationConfig
+from .config import ActivationConfig, HarvestConfig
 from .harvest import Harvester
 from .masks import MaskConfig, keep_mask
 from .paired import PairedReader, reader_of
@@ -21,6 +21,7 @@ __all__ = [
     "BlockSource",
     "CachedActivations",
     "Calibration",
+    "HarvestConfig",
     "Harvester",
     "LiveActivations",
     "LiveBlocks",

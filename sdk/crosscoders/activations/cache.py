@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator
 from hashlib import file_digest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 import torch
@@ -25,10 +25,8 @@ from ..processes import ALONE, Processes
 from ..sites import Site, SiteLayout
 from .blocks import Block, LiveBlocks, rows_per_block
 from .calibration import Calibration
+from .config import HarvestConfig
 from .source import LiveActivations, num_passes
-
-if TYPE_CHECKING:
-    from ..training.config import RunConfig
 
 FORMAT = 2
 MANIFEST, CALIBRATION, PART = "manifest.json", "calibration.safetensors", ".part.json"
@@ -36,30 +34,21 @@ MANIFEST, CALIBRATION, PART = "manifest.json", "calibration.safetensors", ".part
 Shard = dict[str, Any]
 
 
-def identity(config: RunConfig) -> dict[str, Any]:
-    """What decides which activations a config harvests."""
-    data = config.to_dict()
-    chosen = {key: data[key] for key in ("models", "sites", "tokens", "tokenizer", "activations")}
-    for key in ("rows_per_forward", "prefetch", "seed"):
-        del chosen["activations"][key]
-    return {**chosen, "mixed_precision": config.training.mixed_precision}
-
-
 def write_cache(
     folder: Path,
-    config: RunConfig,
+    config: HarvestConfig,
     live: LiveActivations,
     *,
-    num_tokens: int = 0,
+    num_tokens: int,
+    evaluation_tokens: int,
     processes: Processes = ALONE,
     quiet: bool = False,
 ) -> None:
-    """Harvest `num_tokens` training tokens (by default those of the run) and the held-out ones into `folder`.
+    """Harvest `num_tokens` training tokens and `evaluation_tokens` held-out ones into `folder`.
 
     Goes on where an earlier call with the same config stopped, on whatever number of processes. `CacheError` where the
     folder holds something else.
     """
-    num_tokens = num_tokens or config.training.num_steps * config.training.batch_size
     if processes.is_main:
         _prepare(folder, config, live, processes)
     processes.wait()
@@ -72,7 +61,7 @@ def write_cache(
     writer = _Writer(folder, shards, processes)
     held_out, train = live.held_out_blocks(calibration.median_norm_S), live.blocks(calibration.median_norm_S)
     held_out.num_rows, train.num_rows = manifest["block_rows"]["held_out"], manifest["block_rows"]["train"]
-    evaluated = num_passes(config.training.evaluation_tokens, config.activations.context_length, held_out.num_rows)
+    evaluated = num_passes(evaluation_tokens, config.activations.context_length, held_out.num_rows)
     writer.write("held_out", held_out, evaluated)
     with tqdm(total=num_tokens, unit="tok", unit_scale=True, disable=quiet or not processes.is_main) as bar:
         writer.write_tokens("train", train, num_tokens, bar)
@@ -87,11 +76,11 @@ def write_cache(
     processes.wait()
 
 
-def _prepare(folder: Path, config: RunConfig, live: LiveActivations, processes: Processes) -> None:
+def _prepare(folder: Path, config: HarvestConfig, live: LiveActivations, processes: Processes) -> None:
     """Begin a cache, or see that the one that is there can be added to."""
     manifest = {
         "format": FORMAT,
-        "identity": identity(config),
+        "identity": config.identity(),
         "models": dict(live.models),
         "start": live.start(),
         "sites": [attrs.asdict(site) for site in live.layout.sites],
@@ -172,7 +161,7 @@ class CachedActivations:
     With `verify`, the checksum of a shard is compared when it is first read.
     """
 
-    def __init__(self, folder: Path, config: RunConfig, *, processes: Processes = ALONE, verify: bool = True) -> None:
+    def __init__(self, folder: Path, config: HarvestConfig, *, processes: Processes = ALONE, verify: bool = True) -> None:
         self.folder, self.processes, self.verify = folder, processes, verify
         self.manifest = _manifest(folder)
         _check(folder, self.manifest, config)
@@ -289,9 +278,9 @@ def _manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _check(folder: Path, manifest: dict[str, Any], config: RunConfig) -> None:
+def _check(folder: Path, manifest: dict[str, Any], config: HarvestConfig) -> None:
     # Through JSON, so that tuples and lists are alike.
-    difference = first_difference(manifest["identity"], json.loads(json.dumps(identity(config))))
+    difference = first_difference(manifest["identity"], json.loads(json.dumps(config.identity())))
     if difference:
         raise CacheError(f"the cache {folder} was made from another config: {difference}")
 

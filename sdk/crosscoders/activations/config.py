@@ -1,10 +1,14 @@
-"""How activations are harvested, masked and shuffled."""
+"""Which activations are harvested, and how they are masked and shuffled."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 from attrs import field, frozen
 from attrs.validators import ge, in_, le, optional
 
+from ..configs import ModelChoice, TokenSourceChoice, unstructure
 from .masks import MaskConfig
 
 
@@ -33,3 +37,28 @@ class ActivationConfig:
     models on a GPU or activations from a cache."""
     masks: MaskConfig = field(factory=MaskConfig)
     """Which tokens are left out."""
+
+
+@frozen(kw_only=True)
+class HarvestConfig:
+    """Everything that decides which activations a run trains on: the part of its config that harvesting needs."""
+
+    models: Mapping[str, ModelChoice]
+    """Models by the key that site names begin with."""
+    sites: tuple[str, ...]
+    """`model/point` names, in the order of the columns."""
+    tokens: TokenSourceChoice
+    """Where documents come from."""
+    tokenizer: str
+    """Key of the model whose tokenizer reads the documents; empty lets `reading_adapter` choose."""
+    activations: ActivationConfig
+    """How activations are harvested, masked and shuffled."""
+    mixed_precision: str
+    """Precision that the models run in, `no` or `bf16`."""
+
+    def identity(self) -> dict[str, Any]:
+        """Plain JSON data that two configs share exactly when they harvest the same activations."""
+        data: dict[str, Any] = unstructure(self)
+        for key in ("rows_per_forward", "prefetch", "seed"):
+            del data["activations"][key]
+        return data

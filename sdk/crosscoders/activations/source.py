@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -15,12 +15,10 @@ from ..protocols import ModelAdapter, TokenSource
 from ..sites import SiteLayout
 from .blocks import BlockSource, LiveBlocks, rows_per_block
 from .calibration import Calibration, calibrate
+from .config import HarvestConfig
 from .harvest import Harvester, resolve_sites
 from .paired import reader_of
 from .sequences import SequenceReader, Split, reading_adapter
-
-if TYPE_CHECKING:
-    from ..training.config import RunConfig
 
 
 class ActivationSource(Protocol):
@@ -45,7 +43,7 @@ class LiveActivations:
 
     def __init__(
         self,
-        config: RunConfig,
+        config: HarvestConfig,
         registry: Registry,
         device: torch.device,
         *,

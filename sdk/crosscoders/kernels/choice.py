@@ -12,7 +12,7 @@ from ..errors import ConfigError
 from . import native, reference
 
 if TYPE_CHECKING:
-    from ..latents import Latents
+    from .entries import Entries
 
 
 class Operations(Protocol):
@@ -23,7 +23,7 @@ class Operations(Protocol):
     def row_dots(self, rows_BD: Tensor, table_RD: Tensor, token_N: Tensor, latent_N: Tensor) -> Tensor: ...
 
     def sums_and_dots(
-        self, rows_BD: Tensor, table_FD: Tensor, weight_N: Tensor, latents: Latents
+        self, rows_BD: Tensor, table_FD: Tensor, weight_N: Tensor, latents: Entries
     ) -> tuple[Tensor, Tensor]: ...
 
     def survivors(self, score_FB: Tensor, floor_F: Tensor) -> tuple[Tensor, Tensor, Tensor]: ...

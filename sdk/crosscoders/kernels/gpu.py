@@ -15,7 +15,7 @@ from torch import Tensor
 from .reference import grouped, rounded
 
 if TYPE_CHECKING:
-    from ..latents import Latents
+    from .entries import Entries
 
 __all__ = ["grouped", "rounded", "row_dots", "sums_and_dots", "survivors", "weighted_row_sums"]
 
@@ -83,7 +83,7 @@ def row_dots(rows_BD: Tensor, table_RD: Tensor, token_N: Tensor, latent_N: Tenso
     return out_N
 
 
-def sums_and_dots(rows_BD: Tensor, table_FD: Tensor, weight_N: Tensor, latents: Latents) -> tuple[Tensor, Tensor]:
+def sums_and_dots(rows_BD: Tensor, table_FD: Tensor, weight_N: Tensor, latents: Entries) -> tuple[Tensor, Tensor]:
     """As `reference.sums_and_dots`."""
     by_latent = latents.token_of_latent_N, weight_N[latents.by_latent], latents.latent_starts_F
     return weighted_row_sums(rows_BD, *by_latent), row_dots(rows_BD, table_FD, latents.token_N, latents.latent_N)

@@ -26,7 +26,7 @@ from . import reference
 from .reference import row_dots, weighted_row_sums
 
 if TYPE_CHECKING:
-    from ..latents import Latents
+    from .entries import Entries
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def rounded(table_RD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return rough_RD, norm_R, error_R
 
 
-def sums_and_dots(rows_BD: Tensor, table_FD: Tensor, weight_N: Tensor, latents: Latents) -> tuple[Tensor, Tensor]:
+def sums_and_dots(rows_BD: Tensor, table_FD: Tensor, weight_N: Tensor, latents: Entries) -> tuple[Tensor, Tensor]:
     """As `reference.sums_and_dots`, reading the rows once for both."""
     if not (_takes(rows_BD) and _takes(table_FD) and weight_N.dtype == torch.float32):
         return reference.sums_and_dots(rows_BD, table_FD, weight_N, latents)

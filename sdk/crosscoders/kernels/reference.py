@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 if TYPE_CHECKING:
-    from ..latents import Latents
+    from .entries import Entries
 
 PADDING = 32
 """Columns of a rounded table are a multiple of this."""
@@ -38,7 +38,7 @@ def row_dots(rows_BD: Tensor, table_RD: Tensor, token_N: Tensor, latent_N: Tenso
     )
 
 
-def sums_and_dots(rows_BD: Tensor, table_FD: Tensor, weight_N: Tensor, latents: Latents) -> tuple[Tensor, Tensor]:
+def sums_and_dots(rows_BD: Tensor, table_FD: Tensor, weight_N: Tensor, latents: Entries) -> tuple[Tensor, Tensor]:
     """Of each latent the sum of weight · rows[token], (F, D); of each entry rows[token] · table[latent], (N,)."""
     by_latent = latents.token_of_latent_N, weight_N[latents.by_latent], latents.latent_starts_F
     return weighted_row_sums(rows_BD, *by_latent), row_dots(rows_BD, table_FD, latents.token_N, latents.latent_N)

@@ -17,7 +17,7 @@ from torch import Tensor
 from .choice import operations
 
 if TYPE_CHECKING:
-    from ..latents import Latents
+    from .entries import Entries
 
 GRADIENT_PIECES = 16
 """Parts in which a weight gradient is added to another."""
@@ -25,16 +25,16 @@ GRADIENT_PIECES = 16
 _in_place: ContextVar[bool] = ContextVar("in_place", default=False)
 
 
-def row_dots(rows_BD: Tensor, table_RD: Tensor, latents: Latents) -> Tensor:
+def row_dots(rows_BD: Tensor, table_RD: Tensor, latents: Entries) -> Tensor:
     """The products rows[token] · table[latent] of each entry of `latents`: (N,)."""
     return operations(table_RD).row_dots(rows_BD, table_RD, latents.token_N, latents.latent_N)
 
 
-def _sums_by_token(table_RD: Tensor, weight_N: Tensor, latents: Latents) -> Tensor:
+def _sums_by_token(table_RD: Tensor, weight_N: Tensor, latents: Entries) -> Tensor:
     return operations(table_RD).weighted_row_sums(table_RD, latents.latent_N, weight_N, latents.token_starts_B)
 
 
-def _sums_by_latent(rows_BD: Tensor, weight_N: Tensor, latents: Latents) -> Tensor:
+def _sums_by_latent(rows_BD: Tensor, weight_N: Tensor, latents: Entries) -> Tensor:
     return operations(rows_BD).weighted_row_sums(
         rows_BD.contiguous(), latents.token_of_latent_N, weight_N[latents.by_latent], latents.latent_starts_F
     )
@@ -58,7 +58,7 @@ def _held(W: Tensor, in_place: bool) -> Tensor | None:
     return W.grad if in_place and W.is_leaf else None
 
 
-def _weight_gradient(W: Tensor, rows_BD: Tensor, weight_N: Tensor, latents: Latents, in_place: bool) -> Tensor | None:
+def _weight_gradient(W: Tensor, rows_BD: Tensor, weight_N: Tensor, latents: Entries, in_place: bool) -> Tensor | None:
     """Σ over tokens of weight · row for each latent; None where it was added to the gradient that `W` has."""
     held = _held(W, in_place)
     if held is None:
@@ -79,7 +79,7 @@ def _weight_gradient(W: Tensor, rows_BD: Tensor, weight_N: Tensor, latents: Late
 
 class _SparseDecode(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, value_N: Tensor, W_dec_FX: Tensor, latents: Latents) -> Tensor:
+    def forward(ctx: Any, value_N: Tensor, W_dec_FX: Tensor, latents: Entries) -> Tensor:
         ctx.save_for_backward(value_N, W_dec_FX)
         ctx.latents, ctx.in_place = latents, _in_place.get()
         return _sums_by_token(W_dec_FX, value_N, latents)
@@ -87,7 +87,7 @@ class _SparseDecode(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_BX: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         value_N, W_dec_FX = ctx.saved_tensors
-        latents: Latents = ctx.latents
+        latents: Entries = ctx.latents
         if all(ctx.needs_input_grad[:2]) and _held(W_dec_FX, ctx.in_place) is None:
             sums_FX, dot_N = operations(W_dec_FX).sums_and_dots(grad_BX, W_dec_FX, value_N, latents)
             return dot_N, sums_FX, None
@@ -99,7 +99,7 @@ class _SparseDecode(torch.autograd.Function):
 
 class _SparseEncode(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x_BX: Tensor, W_enc_FX: Tensor, b_enc_F: Tensor, latents: Latents) -> Tensor:
+    def forward(ctx: Any, x_BX: Tensor, W_enc_FX: Tensor, b_enc_F: Tensor, latents: Entries) -> Tensor:
         ctx.save_for_backward(x_BX, W_enc_FX)
         ctx.latents, ctx.in_place = latents, _in_place.get()
         return latents.value_N.clone()
@@ -107,7 +107,7 @@ class _SparseEncode(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         x_BX, W_enc_FX = ctx.saved_tensors
-        latents: Latents = ctx.latents
+        latents: Entries = ctx.latents
         grad_x_BX = grad_W_FX = grad_b_F = None
         if ctx.needs_input_grad[0]:
             grad_x_BX = _sums_by_token(W_enc_FX, grad_N, latents)
@@ -119,7 +119,7 @@ class _SparseEncode(torch.autograd.Function):
         return grad_x_BX, grad_W_FX, grad_b_F, None
 
 
-def sparse_decode(value_N: Tensor, W_dec_FX: Tensor, latents: Latents) -> Tensor:
+def sparse_decode(value_N: Tensor, W_dec_FX: Tensor, latents: Entries) -> Tensor:
     """Sum of `value · W_dec[latent]` per token, (B, X); gradients to values and weights.
 
     `latents` gives the positions; `value_N` stands for its values so that they can carry a gradient.
@@ -128,7 +128,7 @@ def sparse_decode(value_N: Tensor, W_dec_FX: Tensor, latents: Latents) -> Tensor
     return result
 
 
-def sparse_encode(x_BX: Tensor, W_enc_FX: Tensor, b_enc_F: Tensor, latents: Latents) -> Tensor:
+def sparse_encode(x_BX: Tensor, W_enc_FX: Tensor, b_enc_F: Tensor, latents: Entries) -> Tensor:
     """The values x·W_enc + b at the positions of `latents`, (N,), with gradients to x, weights and bias.
 
     The values are taken from `latents`, where the dense product that selected them has already computed them.

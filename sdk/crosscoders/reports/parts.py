@@ -1,13 +1,9 @@
-"""The parts of a report. All are frozen data; `render` lays them out."""
+"""The parts of a report: frozen data, which `report` lays out."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import attrs
 from attrs import field, frozen
 
 from ..attributes import as_tuple
@@ -78,55 +74,3 @@ class Examples:
 
 
 Part = Table | Figure | Note | Examples
-
-
-@frozen(kw_only=True)
-class Report:
-    """What an analysis found."""
-
-    title: str
-    parts: Sequence[Part] = field(converter=as_tuple)
-    data: Mapping[str, Any] = field(factory=dict)
-    """Everything measured, as JSON data, for programs."""
-    summary: str = ""
-    """One or two sentences: what was found."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data, figures left out; numbers that are not finite become null."""
-        parts = [
-            {"kind": type(part).__name__.lower(), **attrs.asdict(part)}
-            for part in self.parts
-            if not isinstance(part, Figure)
-        ]
-        found: dict[str, Any] = _finite(
-            {"title": self.title, "summary": self.summary, "data": dict(self.data), "parts": parts}
-        )
-        return found
-
-    def to_html(self) -> str:
-        """A whole page by itself."""
-        from .render import page_of
-
-        return page_of([self], title=self.title)
-
-    def save(self, folder: str | Path) -> Path:
-        """Write `report.html` and `report.json` into `folder`; returns the page's path."""
-        from .render import save_page
-
-        return save_page([self], Path(folder), title=self.title)
-
-    def _repr_html_(self) -> str:
-        """How notebooks show a report."""
-        from .render import fragment_of
-
-        return fragment_of(self)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value

@@ -10,7 +10,7 @@ from typing import Any
 from attrs import field, frozen
 from attrs.validators import and_, ge, gt, in_, instance_of, le, min_len
 
-from ..activations import ActivationConfig
+from ..activations import ActivationConfig, HarvestConfig
 from ..configs import (
     ArchitectureChoice,
     LossChoice,
@@ -148,6 +148,18 @@ class RunConfig:
     """Folder with activations that `crosscoders harvest` has written for this config; without, the models run."""
     output: Path = field(default=Path("runs/crosscoder"), converter=Path)
     """Folder for checkpoints and the trained crosscoder."""
+
+    @property
+    def harvest(self) -> HarvestConfig:
+        """The part that decides which activations the run trains on."""
+        return HarvestConfig(
+            models=self.models,
+            sites=self.sites,
+            tokens=self.tokens,
+            tokenizer=self.tokenizer,
+            activations=self.activations,
+            mixed_precision=self.training.mixed_precision,
+        )
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], *, registry: Registry | None = None) -> RunConfig:

@@ -13,7 +13,8 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from ..activations import Calibration
-from ..checkpoint import CheckpointInfo
+from ..build import build_crosscoder
+from ..checkpoint import CheckpointInfo, component_record
 from ..crosscoder import Crosscoder
 from ..errors import ConfigError
 from ..initialise import initialise
@@ -46,7 +47,9 @@ class TrainingRun:
     ) -> None:
         self.config, self.accelerator, self.processes, self.registry = config, accelerator, processes, registry
         self.prefix = prefix
-        self.crosscoder: Crosscoder = config.architecture.make(layout.sites, registry=registry, processes=processes)
+        self.crosscoder: Crosscoder = build_crosscoder(
+            config.architecture, layout.sites, registry=registry, processes=processes
+        )
         self.loss: Loss = config.loss.build(registry=registry)
         terms = getattr(config.loss.options, "terms", None)
         if processes.num_shards > 1 and (terms or not self.loss.shardable):
@@ -108,9 +111,7 @@ class TrainingRun:
         """Evaluate, write the crosscoder and its history, tell the observers."""
         metrics = self.evaluate(held_out)
         self.crosscoder.eval()
-        self.crosscoder.info = CheckpointInfo.of_run(
-            self.config, registry=self.registry, models=dict(models), metrics=attrs.asdict(metrics)
-        )
+        self.crosscoder.info = self._checkpoint_info(models, metrics)
         if self.processes.replica == 0:
             self.crosscoder.save_pretrained(self.config.output / "crosscoder")
         if self.processes.is_main:
@@ -143,6 +144,18 @@ class TrainingRun:
         self.history.append({"step": step, **numbers})
         if self.config.trackers:
             self.accelerator.log({self.prefix + name: value for name, value in numbers.items()}, step=step)
+
+    def _checkpoint_info(self, models: Mapping[str, Any], metrics: Metrics) -> CheckpointInfo:
+        recipe = self.config.to_dict()
+        for key in ("output", "cache", "models_device"):
+            del recipe[key]
+        return CheckpointInfo(
+            architecture=component_record(self.config.architecture, self.registry),
+            loss=component_record(self.config.loss, self.registry),
+            models={key: {**models[key], "config": recipe["models"][key]} for key in models},
+            recipe=recipe,
+            metrics=attrs.asdict(metrics),
+        )
 
     def _identity(self) -> dict[str, Any]:
         """What must be equal for a run to be resumed: everything but where it writes and what watches it."""

@@ -103,7 +103,7 @@ class Runner:
 
     def _source(self) -> ActivationSource:
         if self.config.cache is not None:
-            return CachedActivations(self.config.cache, self.config, processes=self.processes)
+            return CachedActivations(self.config.cache, self.config.harvest, processes=self.processes)
         return _live(self.config, self.registry, self.accelerator, self.processes)
 
     def _stream(self, resume: bool) -> ActivationStream:
@@ -165,7 +165,15 @@ def harvest(
     accelerator = _accelerator(config)
     processes = Processes.of(accelerator.process_index, accelerator.num_processes)
     live = _live(config, registry or get_registry(), accelerator, processes)
-    write_cache(Path(folder), config, live, num_tokens=num_tokens, processes=processes, quiet=quiet)
+    write_cache(
+        Path(folder),
+        config.harvest,
+        live,
+        num_tokens=num_tokens or config.training.num_steps * config.training.batch_size,
+        evaluation_tokens=config.training.evaluation_tokens,
+        processes=processes,
+        quiet=quiet,
+    )
 
 
 def _accelerator(config: RunConfig) -> Accelerator:
@@ -181,4 +189,4 @@ def _accelerator(config: RunConfig) -> Accelerator:
 
 def _live(config: RunConfig, registry: Registry, accelerator: Accelerator, processes: Processes) -> LiveActivations:
     device = torch.device(config.models_device or accelerator.device)
-    return LiveActivations(config, registry, device, processes=processes, autocast=accelerator.autocast)
+    return LiveActivations(config.harvest, registry, device, processes=processes, autocast=accelerator.autocast)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...checkpoint import CheckpointInfo
+from ...build import build_crosscoder
 from ...configs import ArchitectureChoice
 from ...crosscoder import Crosscoder
 from ...errors import SiteError
@@ -30,7 +31,7 @@ class ArchitectureSuite(NamedSuite):
     def crosscoder(self, registry: Registry) -> Crosscoder:
         """A crosscoder of this architecture with random weights, which keeps 3 latents per token."""
         choice = self.chosen(registry)
-        made: Crosscoder = choice.make(self.sites, registry=registry)
+        made: Crosscoder = build_crosscoder(choice, self.sites, registry=registry)
         different = InitialisationConfig(same_across_sites=False)
         initialise(made, different, decoder_norm=0.7, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():

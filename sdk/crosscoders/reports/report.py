@@ -1,18 +1,60 @@
-"""Reports as one self-contained HTML page: no scripts, no network, every token escaped."""
+"""A report: what an analysis found, as one self-contained HTML page and as JSON.
+
+The page has no scripts and asks the network for nothing; every token is escaped.
+"""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import attrs
+from attrs import field, frozen
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
-from .parts import Context, Report
+from ..attributes import as_tuple
+from .parts import Context, Figure, Part
+
+
+@frozen(kw_only=True)
+class Report:
+    """What an analysis found."""
+
+    title: str
+    parts: Sequence[Part] = field(converter=as_tuple)
+    data: Mapping[str, Any] = field(factory=dict)
+    """Everything measured, as JSON data, for programs."""
+    summary: str = ""
+    """One or two sentences: what was found."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, figures left out; numbers that are not finite become null."""
+        parts = [
+            {"kind": type(part).__name__.lower(), **attrs.asdict(part)}
+            for part in self.parts
+            if not isinstance(part, Figure)
+        ]
+        found: dict[str, Any] = _finite(
+            {"title": self.title, "summary": self.summary, "data": dict(self.data), "parts": parts}
+        )
+        return found
+
+    def to_html(self) -> str:
+        """A whole page by itself."""
+        return page_of([self], title=self.title)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write `report.html` and `report.json` into `folder`; returns the page's path."""
+        return save_page([self], Path(folder), title=self.title)
+
+    def _repr_html_(self) -> str:
+        """How notebooks show a report."""
+        return fragment_of(self)
 
 
 def page_of(reports: Sequence[Report], *, title: str, head: str = "") -> str:
@@ -61,3 +103,13 @@ def _spans(context: Context, peak: float) -> list[tuple[str, float, float]]:
         (token.replace("\n", "⏎"), max(0.0, value) / peak if peak > 0 else 0.0, value)
         for token, value in zip(context.tokens, context.activations, strict=True)
     ]
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

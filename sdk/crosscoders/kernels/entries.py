@@ -1,0 +1,30 @@
+"""What kernels read of a batch's latents, so that they stand on nothing above them."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+
+class Entries(Protocol):
+    """N triples (token, latent, value) ordered by token, and the same grouped by latent; `Latents` is one."""
+
+    @property
+    def token_N(self) -> Tensor: ...
+    @property
+    def latent_N(self) -> Tensor: ...
+    @property
+    def value_N(self) -> Tensor: ...
+    @property
+    def num_tokens(self) -> int: ...
+    @property
+    def num_latents(self) -> int: ...
+    @property
+    def token_starts_B(self) -> Tensor: ...
+    @property
+    def by_latent(self) -> Tensor: ...
+    @property
+    def latent_starts_F(self) -> Tensor: ...
+    @property
+    def token_of_latent_N(self) -> Tensor: ...
