@@ -235,9 +235,17 @@ class HubServer:
         repo_id = f"{request.path_params['owner']}/{request.path_params['name']}"
         siblings = [{"rfilename": path} for path in found[1]]
         return JSONResponse(
-            {"id": repo_id, "modelId": repo_id, "sha": found[0], "private": self.repos[repo_id].private,
-             "siblings": siblings, "tags": [], "downloads": 0, "likes": 0}
-        )  # fmt: skip
+            {
+                "id": repo_id,
+                "modelId": repo_id,
+                "sha": found[0],
+                "private": self.repos[repo_id].private,
+                "siblings": siblings,
+                "tags": [],
+                "downloads": 0,
+                "likes": 0,
+            }
+        )
 
     async def tree(self, request: Request) -> Response:
         found = self._files(request)

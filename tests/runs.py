@@ -37,7 +37,10 @@ def launch(script, *arguments, processes):
     options = ["--nproc_per_node", str(processes), "--master_port", str(port)]
     found = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", *options, str(script), *map(str, arguments)],
-        capture_output=True, text=True, check=False, timeout=120,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
         env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
-    )  # fmt: skip
+    )
     assert found.returncode == 0, found.stderr[-3000:]

@@ -92,8 +92,11 @@ def test_the_plugin_is_listed_with_its_distribution(with_plugin):
     mine = next(p for p in listing["plugins"] if p["plugin"] == "crosscoders-example-plugin")
     assert (mine["distribution"], mine["version"]) == ("crosscoders-example-plugin", "0.1.0")
     assert [(c["kind"], c["name"]) for c in mine["components"]] == [
-        ("architecture", "paired"), ("loss", "log_penalty"), ("model adapter", "random_walk"), ("analysis", "alive"),
-    ]  # fmt: skip
+        ("architecture", "paired"),
+        ("loss", "log_penalty"),
+        ("model adapter", "random_walk"),
+        ("analysis", "alive"),
+    ]
     where = run(with_plugin, "-c", "import crosscoders; print(crosscoders.__file__)")
     assert str(with_plugin.parent.parent) in where, "the wheel is tested, not the working tree"
 

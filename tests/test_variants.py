@@ -10,12 +10,14 @@ from click.testing import CliRunner
 
 from crosscoders import Crosscoder, ModelChoice, RunConfig, get_registry, train
 from crosscoders.cli import main
-from crosscoders.protocols import TokenBatch
+from crosscoders.models.tokens import TokenBatch
 
 EXAMPLES = Path(__file__).parent.parent / "examples" / "variants"
 FILES = sorted(EXAMPLES.rglob("*.toml"))
-NAMES = {"tiny-pair": [f.stem for f in FILES if f.parent.name == "tiny-pair"],
-         "planted": [f.stem for f in FILES if f.parent.name == "planted"]}  # fmt: skip
+NAMES = {
+    "tiny-pair": [f.stem for f in FILES if f.parent.name == "tiny-pair"],
+    "planted": [f.stem for f in FILES if f.parent.name == "planted"],
+}
 
 
 pytestmark = pytest.mark.usefixtures("restored_environment")
@@ -33,13 +35,16 @@ def test_example_is_short_trains_by_command_and_reloads_bit_equal(file, tmp_path
     text = file.read_text()
     assert text.count("\n") < 25
     shorter = {
-        "num_tokens = 400_000": "num_tokens = 10_240", "batch_size = 1024": "batch_size = 128",
-        "lr = 1e-3": "lr = 4e-3", "evaluation_tokens = 32_768": "evaluation_tokens = 2048",
+        "num_tokens = 400_000": "num_tokens = 10_240",
+        "batch_size = 1024": "batch_size = 128",
+        "lr = 1e-3": "lr = 4e-3",
+        "evaluation_tokens = 32_768": "evaluation_tokens = 2048",
         "num_latents = 2048": "num_latents = 512",
-        "num_tokens = 500_000": "num_tokens = 49_152", "batch_size = 2048": "batch_size = 512",
+        "num_tokens = 500_000": "num_tokens = 49_152",
+        "batch_size = 2048": "batch_size = 512",
         "[training]": "[initialisation]\nencoder_scale = 0.25\n[training]",  # so few steps do not undo a large start
         "[activations]": "[activations]\nblock_tokens = 4096\ncalibration_tokens = 1024",
-    }  # fmt: skip
+    }
     for key, value in shorter.items():
         text = text.replace(key, value)
     (tmp_path / "run.toml").write_text(text)

@@ -13,9 +13,17 @@ import torch
 from attrs import field, frozen
 from torch import Tensor
 
-from crosscoders import ConfigError, ModelChoice, SiteError
-from crosscoders.documents import Document
-from crosscoders.protocols import Decoder, Edit, ModelAdapter, TokenBatch, Tokenized
+from crosscoders import (
+    ConfigError,
+    Decoder,
+    Document,
+    Edit,
+    ModelAdapter,
+    ModelChoice,
+    SiteError,
+    TokenBatch,
+    Tokenized,
+)
 
 
 @frozen(kw_only=True)

@@ -14,9 +14,7 @@ from attrs import asdict, field, frozen
 from attrs.validators import ge, in_
 from torch import Tensor
 
-from crosscoders.documents import Document, TokenIds
-from crosscoders.errors import ConfigError, SiteError
-from crosscoders.protocols import Edit, TokenBatch, Tokenized
+from crosscoders import ConfigError, Document, Edit, SiteError, TokenBatch, TokenIds, Tokenized
 from crosscoders.testing.worlds import DiffWorld, DiffWorldConfig, LayerWorld, LayerWorldConfig
 
 VOCABULARY = 2**40
@@ -100,15 +98,15 @@ class PlantedAdapter(ABC):
     def activations(self, tokens: TokenBatch, points: Sequence[str]) -> dict[str, Tensor]:
         for point in points:
             self.width(point)
-        found = self.sample(points, tokens.ids.flatten().cpu())
-        return {point: x_BD.view(*tokens.ids.shape, -1).to(self.device) for point, x_BD in found.items()}
+        by_point = self.sample(points, tokens.ids.flatten().cpu())
+        return {point: x_BD.view(*tokens.ids.shape, -1).to(self.device) for point, x_BD in by_point.items()}
 
     def logits(self, tokens: TokenBatch, edits: Sequence[Edit] = ()) -> Tensor:
-        found = self.activations(tokens, self.points())
+        by_point = self.activations(tokens, self.points())
         for edit in edits:
             self.width(edit.point)
-            found[edit.point] = edit.apply(found[edit.point])
-        return torch.stack([x_BTD @ self._readout(point) for point, x_BTD in found.items()]).sum(dim=0)
+            by_point[edit.point] = edit.apply(by_point[edit.point])
+        return torch.stack([x_BTD @ self._readout(point) for point, x_BTD in by_point.items()]).sum(dim=0)
 
     def _readout(self, point: str) -> Tensor:
         generator = torch.Generator().manual_seed(list(self.points()).index(point))

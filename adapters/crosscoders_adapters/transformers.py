@@ -24,9 +24,7 @@ from attrs.validators import and_, in_, instance_of, min_len
 from huggingface_hub import try_to_load_from_cache
 from torch import Tensor, nn
 
-from crosscoders.documents import Chat, Document, Text, TokenIds
-from crosscoders.errors import ConfigError, SiteError
-from crosscoders.protocols import Edit, TokenBatch, Tokenized
+from crosscoders import Chat, ConfigError, Document, Edit, SiteError, Text, TokenBatch, TokenIds, Tokenized
 
 TINY_PAIR = Path(__file__).parent / "tiny_pair"
 """The base/chat pair that this package ships: `tiny-pair/base` and `tiny-pair/chat`."""

@@ -12,12 +12,12 @@ from attrs import frozen
 from torch import Tensor
 
 from crosscoders import (
-    ArchitectureChoice,
     Crosscoder,
     InitialisationConfig,
     LossChoice,
     Site,
     TrainingConfig,
+    build_crosscoder,
     fit,
 )
 
@@ -52,15 +52,23 @@ class Verdict:
 
 
 def train(
-    architecture: dict[str, Any], sites: tuple[Site, ...], loss: dict[str, Any], data: Tensor, *, samples: int,
-    seed: int, lr: float = 3e-3, initialisation: InitialisationConfig | None = None,
-) -> Crosscoder:  # fmt: skip
+    architecture: dict[str, Any],
+    sites: tuple[Site, ...],
+    loss: dict[str, Any],
+    data: Tensor,
+    *,
+    samples: int,
+    seed: int,
+    lr: float = 3e-3,
+    initialisation: InitialisationConfig | None = None,
+) -> Crosscoder:
     """A crosscoder trained on shuffled passes over `data`."""
     crosscoder = build_crosscoder(architecture["name"], sites, **_without_name(architecture))
     config = TrainingConfig(num_tokens=samples, batch_size=BATCH, lr=lr, seed=seed, dead_after_share=0.02)
     made = LossChoice.of(loss["name"], **_without_name(loss)).build()
-    for _ in fit(crosscoder, made, batches(data, seed), config, calibration_BX=data[:50_000],
-                 initialisation=initialisation):  # fmt: skip
+    for _ in fit(
+        crosscoder, made, batches(data, seed), config, calibration_BX=data[:50_000], initialisation=initialisation
+    ):
         pass
     return crosscoder
 

@@ -145,9 +145,14 @@ def _recall(world: DiffWorld, concept_F: Tensor, hit_F: Tensor) -> float:
 
 @torch.no_grad()
 def patching(
-    crosscoder: Crosscoder, world: DiffWorld, x_BX: Tensor, delta_F: Tensor, error_F: Tensor, rebuilt_F: Tensor,
+    crosscoder: Crosscoder,
+    world: DiffWorld,
+    x_BX: Tensor,
+    delta_F: Tensor,
+    error_F: Tensor,
+    rebuilt_F: Tensor,
     alive: Tensor,
-) -> dict[str, float]:  # fmt: skip
+) -> dict[str, float]:
     """KL to B's readout after moving A's activations by the half of the latents most, or least, specific to B."""
     generator = torch.Generator().manual_seed(world.config.seed)
     readout_DV = torch.randn(world.config.width, 32, generator=generator)
@@ -191,8 +196,11 @@ def run(seed: int, scale: Scale) -> dict[str, Any]:
     found["random"] = random_dictionary(cached["world"], seed)
     found["difference"] = clock.show("difference SAE", difference_sae(cached["world"], cached["data"], scale, seed))
     for name, noise in (("null", {}), ("null+noise", {"copy_noise": 0.01})):
-        for loss_name, architecture, loss in (("topk", acausal(WIDE), TOPK), ("l1", acausal(WIDE), L1),
-                                              ("dedicated", dedicated(WIDE, 0.08), TOPK)):  # fmt: skip
+        for loss_name, architecture, loss in (
+            ("topk", acausal(WIDE), TOPK),
+            ("l1", acausal(WIDE), L1),
+            ("dedicated", dedicated(WIDE, 0.08), TOPK),
+        ):
             once(f"{name} {loss_name}", {**NULL, **noise}, architecture, loss, 0.5)
     once("8:24", {"num_only_a": 8, "num_only_b": 24}, acausal(WIDE), TOPK)
     crosscoder, world = once("rotation", {"min_shared_cosine": -0.3, "shared_cosine": 1.0}, acausal(WIDE), TOPK)
@@ -218,8 +226,14 @@ def random_dictionary(world: DiffWorld, seed: int) -> dict[str, float]:
 def difference_sae(world: DiffWorld, data: Tensor, scale: Scale, seed: int) -> dict[str, float]:
     """The strongest simple baseline: a sparse autoencoder on b − a."""
     width = world.config.width
-    sae = train({"name": "sae", "num_latents": WIDE}, (Site("diff/x", width),), TOPK,
-                data[:, width:] - data[:, :width], samples=scale.samples, seed=seed)  # fmt: skip
+    sae = train(
+        {"name": "sae", "num_latents": WIDE},
+        (Site("diff/x", width),),
+        TOPK,
+        data[:, width:] - data[:, :width],
+        samples=scale.samples,
+        seed=seed,
+    )
     rows = functional.normalize(sae.decoder_rows("diff/x").detach(), dim=1)
     found = {}
     for kind, sign, model in (("only_b", 1, "b"), ("only_a", -1, "a")):
@@ -244,8 +258,11 @@ def dose(found: dict[str, Any], world: DiffWorld) -> list[dict[str, float]]:
     called = {d["concept"] for d in found["spurious_detail"] if d["kind"] == "weak_in_a"}
     rows = []
     for low in (0.1, 0.275, 0.45, 0.625):
-        inside = [i for i, k in enumerate(world.kinds)
-                  if k == "weak_in_a" and low <= float(world.strength_in_a_C[i]) < low + 0.175]  # fmt: skip
+        inside = [
+            i
+            for i, k in enumerate(world.kinds)
+            if k == "weak_in_a" and low <= float(world.strength_in_a_C[i]) < low + 0.175
+        ]
         share = [len(members & set(inside)) / max(1, len(inside)) for members in (called, shrunk)]
         rows.append({"from": low, "concepts": len(inside), "called_b_only": share[0], "of_them_shrunk": share[1]})
     return rows
@@ -255,14 +272,23 @@ def density(seed: int, scale: Scale, clock: Clock) -> dict[str, Any]:
     """Mishra-Sharma et al.'s toy at a quarter of its size: 113 concepts in 1,024 latents, 175 in 256."""
     found = {}
     for name, latents, counts in (("wide", 1024, (75, 19)), ("narrow", 256, (125, 25))):
-        config = DiffWorldConfig(width=64, num_shared=counts[0], num_weak=0, num_shifted=0, num_only_a=counts[1],
-                                 num_only_b=counts[1], seed=seed)  # fmt: skip
+        config = DiffWorldConfig(
+            width=64,
+            num_shared=counts[0],
+            num_weak=0,
+            num_shifted=0,
+            num_only_a=counts[1],
+            num_only_b=counts[1],
+            seed=seed,
+        )
         world = DiffWorld(config)
         data = activations(world, torch.arange(scale.pool // 2))
         losses = {"l1": (acausal(latents), L1)}
         if name == "narrow":
-            losses["dsf"] = ({"name": "designated_shared", "num_latents": latents, "designated_share": 0.3},
-                             {"name": "dsf", "weight": 2.0, "designated_share": 0.15})  # fmt: skip
+            losses["dsf"] = (
+                {"name": "designated_shared", "num_latents": latents, "designated_share": 0.3},
+                {"name": "dsf", "weight": 2.0, "designated_share": 0.15},
+            )
         for loss_name, (architecture, loss) in losses.items():
             crosscoder = train(architecture, sites_of(world), loss, data, samples=scale.samples // 2, seed=seed)
             measured = measure(crosscoder, world, scale)
@@ -289,8 +315,12 @@ def stability(scale: Scale, seeds: int = 5) -> dict[str, Any]:
             hits |= set(concept[alive & (cosine > MATCH)].tolist())
         times[list(hits)] += 1
         alive_rows.append(functional.normalize(crosscoder.decoder_weight(0).detach()[alive], dim=1))
-    overlap = [float(((one @ other.T).max(dim=1).values > 0.9).double().mean())
-               for i, one in enumerate(alive_rows) for j, other in enumerate(alive_rows) if i != j]  # fmt: skip
+    overlap = [
+        float(((one @ other.T).max(dim=1).values > 0.9).double().mean())
+        for i, one in enumerate(alive_rows)
+        for j, other in enumerate(alive_rows)
+        if i != j
+    ]
     order = world.rates_C.argsort()
     quarter = len(order) // 4
     found = {
@@ -311,11 +341,18 @@ def verdicts(found: dict[str, Any]) -> list[Verdict]:
     removed = 1 - l1["spurious_after_scaling"] / max(1, l1["spurious"])
     weak = [d["nu_error"] >= 0.2 for d in l1["spurious_detail"] if d["kind"] == "weak_in_a"]
     shifted = [d["nu_rebuilt"] >= 0.5 for d in l1["spurious_detail"] if d["kind"] == "shifted"]
-    nulls = sum(found[f"{null} {name}"][side] for null in ("null", "null+noise") for name in ("topk", "l1")
-                for side in ("a_only_by_norms", "b_only_by_norms"))  # fmt: skip
+    nulls = sum(
+        found[f"{null} {name}"][side]
+        for null in ("null", "null+noise")
+        for name in ("topk", "l1")
+        for side in ("a_only_by_norms", "b_only_by_norms")
+    )
     junk = sum(found[f"{null} dedicated"]["exclusive_after_scaling"] for null in ("null", "null+noise"))
-    forced = sum(found[f"{null} dedicated"][side] for null in ("null", "null+noise")
-                 for side in ("a_only_by_norms", "b_only_by_norms"))  # fmt: skip
+    forced = sum(
+        found[f"{null} dedicated"][side]
+        for null in ("null", "null+noise")
+        for side in ("a_only_by_norms", "b_only_by_norms")
+    )
     narrow = {name: (found[name]["only_a"] + found[name]["only_b"]) / 2 for name in ("narrow topk", "narrow dedicated")}
     counts = found["8:24"]["b_only_by_norms"] / max(1, found["8:24"]["a_only_by_norms"])
     affine = (found["affine"]["shared_a"] + found["affine"]["shared_b"]) / 2
@@ -329,51 +366,129 @@ def verdicts(found: dict[str, Any]) -> list[Verdict]:
     return [
         v("D1", "BatchTopK recovers shared concepts", ">= 0.90", topk["shared_b"], topk["shared_b"] >= 0.9),
         v("D1", "BatchTopK recovers exclusive concepts", ">= 0.75", exclusive, exclusive >= 0.75),
-        v("D1", "a random dictionary of the same size recovers nothing", "<= 0.05", found["random"]["recovered"],
-          found["random"]["recovered"] <= 0.05),
+        v(
+            "D1",
+            "a random dictionary of the same size recovers nothing",
+            "<= 0.05",
+            found["random"]["recovered"],
+            found["random"]["recovered"] <= 0.05,
+        ),
         v("D2", "share of L1's B-only latents that are spurious", ">= 0.40", rate, rate >= 0.4),
-        v("D3", "spurious latents, BatchTopK over L1", "<= 0.50", topk["spurious"] / max(1, l1["spurious"]),
-          topk["spurious"] <= l1["spurious"] / 2),
-        v("D3", "explained variance, BatchTopK minus L1", ">= -0.005",
-          topk["explained_variance"] - l1["explained_variance"],
-          topk["explained_variance"] >= l1["explained_variance"] - 0.005),
+        v(
+            "D3",
+            "spurious latents, BatchTopK over L1",
+            "<= 0.50",
+            topk["spurious"] / max(1, l1["spurious"]),
+            topk["spurious"] <= l1["spurious"] / 2,
+        ),
+        v(
+            "D3",
+            "explained variance, BatchTopK minus L1",
+            ">= -0.005",
+            topk["explained_variance"] - l1["explained_variance"],
+            topk["explained_variance"] >= l1["explained_variance"] - 0.005,
+        ),
         v("D4", "share of L1's spurious latents that latent scaling removes", ">= 0.80", removed, removed >= 0.8),
         v("D4", "share of L1's true latents that latent scaling keeps", ">= 0.90", kept, kept >= 0.9),
         v("D5", "false ones weak in A that ν^ε catches", ">= 0.80", _share(weak), _share(weak) >= 0.8),
         v("D5", "false ones shifted in context that ν^r catches", ">= 0.80", _share(shifted), _share(shifted) >= 0.8),
-        v("D5", "shrunk share, weakest quarter of strengths minus strongest", "> 0", shrunk[0] - shrunk[-1],
-          shrunk[0] > shrunk[-1]),
+        v(
+            "D5",
+            "shrunk share, weakest quarter of strengths minus strongest",
+            "> 0",
+            shrunk[0] - shrunk[-1],
+            shrunk[0] > shrunk[-1],
+        ),
         v("D6", "exclusive latents of a model against its copy, L1 and BatchTopK", "== 0", nulls, nulls == 0),
         v("D6", f"forced exclusives of DFC there ({forced}) that latent scaling lets pass", "== 0", junk, junk == 0),
-        v("D7", "recall of exclusive concepts in 64 latents, DFC minus standard", ">= 0.15 in the mean, never < 0",
-          narrow["narrow dedicated"] - narrow["narrow topk"], narrow["narrow dedicated"] >= narrow["narrow topk"]),
-        v("D7", "spurious share of DFC's B-only latents in 64 latents", "report",
-          found["narrow dedicated"]["spurious"] / max(1, found["narrow dedicated"]["b_only_by_norms"]), None),
-        v("D7", "spurious share of DFC's B-only latents in 192 latents", "report",
-          ded["spurious"] / max(1, ded["b_only_by_norms"]), None),
-        v("D8", "firing rate exclusive over shared, 113 concepts in 1,024 latents, L1", "report (0.67-1.5)",
-          _number(density["wide l1"]["ratio"]), None),
-        v("D8", "the same, 175 concepts in 256 latents, L1", "report (> 1)", _number(density["narrow l1"]["ratio"]),
-          None),
-        v("D8", "the same with designated shared latents", "report (nearer 1)",
-          _number(density["narrow dsf"]["ratio"]), None),
+        v(
+            "D7",
+            "recall of exclusive concepts in 64 latents, DFC minus standard",
+            ">= 0.15 in the mean, never < 0",
+            narrow["narrow dedicated"] - narrow["narrow topk"],
+            narrow["narrow dedicated"] >= narrow["narrow topk"],
+        ),
+        v(
+            "D7",
+            "spurious share of DFC's B-only latents in 64 latents",
+            "report",
+            found["narrow dedicated"]["spurious"] / max(1, found["narrow dedicated"]["b_only_by_norms"]),
+            None,
+        ),
+        v(
+            "D7",
+            "spurious share of DFC's B-only latents in 192 latents",
+            "report",
+            ded["spurious"] / max(1, ded["b_only_by_norms"]),
+            None,
+        ),
+        v(
+            "D8",
+            "firing rate exclusive over shared, 113 concepts in 1,024 latents, L1",
+            "report (0.67-1.5)",
+            _number(density["wide l1"]["ratio"]),
+            None,
+        ),
+        v(
+            "D8",
+            "the same, 175 concepts in 256 latents, L1",
+            "report (> 1)",
+            _number(density["narrow l1"]["ratio"]),
+            None,
+        ),
+        v(
+            "D8",
+            "the same with designated shared latents",
+            "report (nearer 1)",
+            _number(density["narrow dsf"]["ratio"]),
+            None,
+        ),
         v("D9", "B-only over A-only latents where 24 and 8 were planted", "1.5-6", counts, 1.5 <= counts <= 6),
-        v("D10", "rank correlation of planted and found cosines", "> 0.90", found["rotation"]["spearman"],
-          found["rotation"]["spearman"] > 0.9),
-        v("D11", "rare exclusive concepts: recall by scaling minus by bins, BatchTopK", ">= 0",
-          found["rare topk"]["recall_by_scaling"] - found["rare topk"]["recall_by_bins"],
-          found["rare topk"]["recall_by_scaling"] >= found["rare topk"]["recall_by_bins"]),
-        v("D11", "the same, L1", ">= 0", found["rare l1"]["recall_by_scaling"] - found["rare l1"]["recall_by_bins"],
-          found["rare l1"]["recall_by_scaling"] >= found["rare l1"]["recall_by_bins"]),
-        v("D12", "shared recall, affine image of another width minus same space", ">= -0.10", affine - same,
-          affine - same >= -0.1),
-        v("D13", "KL after patching least minus most specific half, BatchTopK by Δnorm", "> 0",
-          patch["delta_norm_bottom"] - patch["delta_norm_top"], patch["delta_norm_bottom"] > patch["delta_norm_top"]),
+        v(
+            "D10",
+            "rank correlation of planted and found cosines",
+            "> 0.90",
+            found["rotation"]["spearman"],
+            found["rotation"]["spearman"] > 0.9,
+        ),
+        v(
+            "D11",
+            "rare exclusive concepts: recall by scaling minus by bins, BatchTopK",
+            ">= 0",
+            found["rare topk"]["recall_by_scaling"] - found["rare topk"]["recall_by_bins"],
+            found["rare topk"]["recall_by_scaling"] >= found["rare topk"]["recall_by_bins"],
+        ),
+        v(
+            "D11",
+            "the same, L1",
+            ">= 0",
+            found["rare l1"]["recall_by_scaling"] - found["rare l1"]["recall_by_bins"],
+            found["rare l1"]["recall_by_scaling"] >= found["rare l1"]["recall_by_bins"],
+        ),
+        v(
+            "D12",
+            "shared recall, affine image of another width minus same space",
+            ">= -0.10",
+            affine - same,
+            affine - same >= -0.1,
+        ),
+        v(
+            "D13",
+            "KL after patching least minus most specific half, BatchTopK by Δnorm",
+            "> 0",
+            patch["delta_norm_bottom"] - patch["delta_norm_top"],
+            patch["delta_norm_bottom"] > patch["delta_norm_top"],
+        ),
         v("D13", "the same, L1 by Δnorm", "report", patch_l1["delta_norm_bottom"] - patch_l1["delta_norm_top"], None),
-        v("D13", "the same, L1 by latent scaling", "> 0", patch_l1["scaling_bottom"] - patch_l1["scaling_top"],
-          patch_l1["scaling_bottom"] > patch_l1["scaling_top"]),
+        v(
+            "D13",
+            "the same, L1 by latent scaling",
+            "> 0",
+            patch_l1["scaling_bottom"] - patch_l1["scaling_top"],
+            patch_l1["scaling_bottom"] > patch_l1["scaling_top"],
+        ),
         v("S1", "difference SAE: recall of B-only concepts", "report", found["difference"]["only_b"], None),
-    ]  # fmt: skip
+    ]
 
 
 def stability_verdicts(found: dict[str, Any]) -> list[Verdict]:
@@ -382,9 +497,10 @@ def stability_verdicts(found: dict[str, Any]) -> list[Verdict]:
     return [
         Verdict("D14", "frequent quarter of concepts recovered in 5 of 5 runs", ">= 0.95", strong, strong >= 0.95),
         Verdict("D14", "the same, rare quarter", "<= the frequent quarter", weak, weak <= strong),
-        Verdict("D14", "live latents matched between two runs (cosine > 0.9)", "report", found["matched_between_runs"],
-                None),
-    ]  # fmt: skip
+        Verdict(
+            "D14", "live latents matched between two runs (cosine > 0.9)", "report", found["matched_between_runs"], None
+        ),
+    ]
 
 
 def _share(flags: list[bool]) -> float:

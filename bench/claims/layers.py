@@ -79,12 +79,19 @@ def run(seed: int, scale: Scale) -> dict[str, Any]:
         once(f"weakly causal {count}", {"name": "weakly_causal", "num_latents": count})
     for loss_name, loss in (("l1", L1), ("topk", TOPK)):
         for name, options in (("", {}), (" masked", {"site_masking": 0.05})):
-            crosscoder = train({"name": "acausal", "num_latents": 144}, SITES, {**loss, **options}, data,
-                               samples=samples, seed=seed)  # fmt: skip
+            crosscoder = train(
+                {"name": "acausal", "num_latents": 144}, SITES, {**loss, **options}, data, samples=samples, seed=seed
+            )
             key = f"coherence {loss_name}{name}"
             found[key] = clock.show(key, coherence(crosscoder, world, test))
-    crosscoder = train({"name": "factored", "num_latents": 144, "rank": 2}, SITES, {**TOPK, "site_masking": 0.05}, data,
-                       samples=samples, seed=seed)  # fmt: skip
+    crosscoder = train(
+        {"name": "factored", "num_latents": 144, "rank": 2},
+        SITES,
+        {**TOPK, "site_masking": 0.05},
+        data,
+        samples=samples,
+        seed=seed,
+    )
     found["coherence factored"] = clock.show("coherence factored", coherence(crosscoder, world, test))
     found["no persistence"] = no_persistence(seed, scale, clock)
     found["profile"] = clock.show("profile", profile(seed, scale))
@@ -99,8 +106,10 @@ def no_persistence(seed: int, scale: Scale, clock: Clock) -> dict[str, Any]:
     world = LayerWorld(LayerWorldConfig(seed=seed, max_span=1))
     data, test = (activations(world, RESIDUAL, ids) for ids in (torch.arange(scale.pool), held_out(scale)))
     found = {}
-    for name, architecture in (("acausal", {"name": "acausal", "num_latents": 96}),
-                               ("saes", {"name": "per_layer_saes", "num_latents": 96})):  # fmt: skip
+    for name, architecture in (
+        ("acausal", {"name": "acausal", "num_latents": 96}),
+        ("saes", {"name": "per_layer_saes", "num_latents": 96}),
+    ):
         crosscoder = train(architecture, SITES, L1, data, samples=scale.samples, seed=seed)
         found[name] = clock.show(f"no persistence {name}", objective(crosscoder, test))
     return found
@@ -143,14 +152,22 @@ def profile(seed: int, scale: Scale) -> dict[str, Any]:
     data = activations(world, RESIDUAL, torch.arange(scale.pool))
     # Rows start different at each layer, so that what they have in common at the end was learned.
     different = InitialisationConfig(same_across_sites=False)
-    crosscoder = train({"name": "acausal", "num_latents": 144}, SITES, TOPK, data, samples=scale.samples,
-                       seed=seed, initialisation=different)  # fmt: skip
+    crosscoder = train(
+        {"name": "acausal", "num_latents": 144},
+        SITES,
+        TOPK,
+        data,
+        samples=scale.samples,
+        seed=seed,
+        initialisation=different,
+    )
     latent_C, cosine_C = matched(crosscoder, world)
     # Raw units: the normaliser's scales differ from layer to layer.
     norms_CL = crosscoder.decoder_norms().detach()[latent_C] / crosscoder.normaliser.scale_S
     good = (cosine_C > MATCH).nonzero().squeeze(1).tolist()
-    pearson = torch.tensor([float(torch.corrcoef(torch.stack([norms_CL[c], world.strength_CL[c]]))[0, 1])
-                            for c in good])  # fmt: skip
+    pearson = torch.tensor(
+        [float(torch.corrcoef(torch.stack([norms_CL[c], world.strength_CL[c]]))[0, 1]) for c in good]
+    )
     rows = torch.stack([functional.normalize(crosscoder.decoder_rows(s.name).detach(), dim=1)[latent_C] for s in SITES])
     adjacent_CL = (rows[1:] * rows[:-1]).sum(dim=2).T
     inside_CL = (world.strength_CL[:, 1:] > 0) & (world.strength_CL[:, :-1] > 0)
@@ -162,20 +179,29 @@ def profile(seed: int, scale: Scale) -> dict[str, Any]:
         "pearson_median": float(pearson.median()),
         "pearson_mean": float(pearson.mean()),
         "drift": float(adjacent_CL[inside_CL].mean()),
-        "examples": [{"planted": world.strength_CL[c].tolist(), "found": (norms_CL[c] / norms_CL[c].max()).tolist()}
-                     for c in picked],
-    }  # fmt: skip
+        "examples": [
+            {"planted": world.strength_CL[c].tolist(), "found": (norms_CL[c] / norms_CL[c].max()).tolist()}
+            for c in picked
+        ],
+    }
 
 
 def pre_post(seed: int, scale: Scale, k: int) -> dict[str, Any]:
     """An MLP that passes some concepts on in new directions, drops some and makes some: three modes of norms (L8)."""
-    config = DiffWorldConfig(num_shared=48, num_weak=0, num_shifted=0, num_only_a=24, num_only_b=24, shared_cosine=0.3,
-                             seed=seed)  # fmt: skip
+    config = DiffWorldConfig(
+        num_shared=48, num_weak=0, num_shifted=0, num_only_a=24, num_only_b=24, shared_cosine=0.3, seed=seed
+    )
     world = DiffWorld(config)
     parts = [torch.cat([world.activations(m, ids) for m in "ab"], 1) for ids in torch.arange(scale.pool).split(50_000)]
     sites = (Site("m/pre", 48), Site("m/post", 48))
-    crosscoder = train({"name": "pre_post_mlp", "num_latents": 144}, sites, {**TOPK, "k": k}, torch.cat(parts),
-                       samples=scale.samples, seed=seed)  # fmt: skip
+    crosscoder = train(
+        {"name": "pre_post_mlp", "num_latents": 144},
+        sites,
+        {**TOPK, "k": k},
+        torch.cat(parts),
+        samples=scale.samples,
+        seed=seed,
+    )
     ids = held_out(scale)[:40_000]
     alive = crosscoder.encode(torch.cat([world.activations(m, ids) for m in "ab"], 1)).fired_F
     share = norm_share(crosscoder.decoder_norms().detach())[alive, 1]
@@ -189,8 +215,9 @@ def transcoder(seed: int, scale: Scale) -> dict[str, Any]:
     world = LayerWorld(LayerWorldConfig(seed=seed))
     data = activations(world, (*RESIDUAL, *OUTPUTS), torch.arange(scale.pool))
     sites = (*SITES, *(Site(f"m/{point}", WIDTH) for point in OUTPUTS))
-    crosscoder = train({"name": "strictly_causal", "num_latents": 192}, sites, L1, data, samples=scale.samples,
-                       seed=seed)  # fmt: skip
+    crosscoder = train(
+        {"name": "strictly_causal", "num_latents": 192}, sites, L1, data, samples=scale.samples, seed=seed
+    )
     group_F = torch.repeat_interleave(
         torch.arange(LAYERS), torch.tensor([g.num_latents for g in crosscoder.wiring.groups])
     )
@@ -198,18 +225,23 @@ def transcoder(seed: int, scale: Scale) -> dict[str, Any]:
     recovered, at_start, whole = 0, 0, []
     for c in range(FEATURES):
         start, stop = world.windows_C2[c].tolist()
-        cosines = torch.stack([
-            functional.normalize(crosscoder.decoder_rows(f"m/layers.{layer}.out").detach(), dim=1)
-            @ world.directions[f"layers.{layer}.out"][c]
-            for layer in range(start, stop)
-        ]).masked_fill(~alive, -1.0)  # fmt: skip
+        cosines = torch.stack(
+            [
+                functional.normalize(crosscoder.decoder_rows(f"m/layers.{layer}.out").detach(), dim=1)
+                @ world.directions[f"layers.{layer}.out"][c]
+                for layer in range(start, stop)
+            ]
+        ).masked_fill(~alive, -1.0)
         best = int(cosines[0].argmax())
         if float(cosines[0, best]) > MATCH:
             recovered += 1
             at_start += int(group_F[best]) == start
             whole.append(float((cosines[:, best] > MATCH).double().mean()))
-    return {"recovered": recovered / FEATURES, "read_at_start": at_start / max(1, recovered),
-            "window_written": sum(whole) / max(1, len(whole))}  # fmt: skip
+    return {
+        "recovered": recovered / FEATURES,
+        "read_at_start": at_start / max(1, recovered),
+        "window_written": sum(whole) / max(1, len(whole)),
+    }
 
 
 def verdicts(found: dict[str, Any]) -> list[Verdict]:
@@ -234,43 +266,91 @@ def verdicts(found: dict[str, Any]) -> list[Verdict]:
     return [
         v("L1", "evaluation loss, acausal over SAEs, 96 latents in all", "<= 0.50", ratio, ratio <= 0.5),
         v("L1", "global L0, the same", "<= 0.33", l0, l0 <= 1 / 3),
-        v("L2", "evaluation loss, SAEs over acausal, equal operations, smallest budget", "<= 1.05", small,
-          small <= 1.05),
+        v(
+            "L2",
+            "evaluation loss, SAEs over acausal, equal operations, smallest budget",
+            "<= 1.05",
+            small,
+            small <= 1.05,
+        ),
         v("L3", "evaluation loss, acausal over SAEs, without persistence", "0.90-1.10", control, 0.9 <= control <= 1.1),
         v("L4", "smallest gain from one window size to the next", ">= 0", min(steps), min(steps) >= 0),
         v("L4", "largest share of the whole gain in one step", "<= 0.50", largest, largest <= 0.5),
         v("L5", "weakly causal, 96 latents: place between SAEs (0) and acausal (1)", "0-1", weakly, 0 < weakly < 1),
-        v("L6", "Pearson correlation of norm profile with the planted one, median", "> 0.90", prof["pearson_median"],
-          prof["pearson_median"] > 0.9),
-        v("L6", "cosine of rows at neighbouring layers where 0.95 was planted", "0.90-1.00", prof["drift"],
-          abs(prof["drift"] - 0.95) <= 0.05),
+        v(
+            "L6",
+            "Pearson correlation of norm profile with the planted one, median",
+            "> 0.90",
+            prof["pearson_median"],
+            prof["pearson_median"] > 0.9,
+        ),
+        v(
+            "L6",
+            "cosine of rows at neighbouring layers where 0.95 was planted",
+            "0.90-1.00",
+            prof["drift"],
+            abs(prof["drift"] - 0.95) <= 0.05,
+        ),
         v("L7", "layers that drive latents of one-layer features, L1", "<= 1.5", single, single <= 1.5),
-        v("L7", "rank correlation of driving layers with the planted span, L1", ">= 0.5", coherence["l1"]["spearman"],
-          coherence["l1"]["spearman"] >= 0.5),
+        v(
+            "L7",
+            "rank correlation of driving layers with the planted span, L1",
+            ">= 0.5",
+            coherence["l1"]["spearman"],
+            coherence["l1"]["spearman"] >= 0.5,
+        ),
         *(
-            v("L7", f"driving layers, with 5 % of sites masked minus without, {name}", "> 0",
-              coherence[f"{short} masked"]["mean"] - coherence[short]["mean"],
-              coherence[f"{short} masked"]["mean"] > coherence[short]["mean"])
+            v(
+                "L7",
+                f"driving layers, with 5 % of sites masked minus without, {name}",
+                "> 0",
+                coherence[f"{short} masked"]["mean"] - coherence[short]["mean"],
+                coherence[f"{short} masked"]["mean"] > coherence[short]["mean"],
+            )
             for short, name in (("l1", "L1"), ("topk", "BatchTopK"))
         ),
         *(
-            v("L7", f"the same for features on all six layers, {name}", "> 0 (stated after seeing the curves)",
-              _whole(coherence[f"{short} masked"]) - _whole(coherence[short]),
-              _whole(coherence[f"{short} masked"]) > _whole(coherence[short]))
+            v(
+                "L7",
+                f"the same for features on all six layers, {name}",
+                "> 0 (stated after seeing the curves)",
+                _whole(coherence[f"{short} masked"]) - _whole(coherence[short]),
+                _whole(coherence[f"{short} masked"]) > _whole(coherence[short]),
+            )
             for short, name in (("l1", "L1"), ("topk", "BatchTopK"))
         ),
-        v("L7", "driving layers, factored (rank 2, masked) minus plain, BatchTopK", "report",
-          coherence["factored"]["mean"] - coherence["topk"]["mean"], None),
-        v("L8", "pre/post: live latents inside the three modes of norm share, k = 2", ">= 0.90", modes["in_modes"],
-          modes["in_modes"] >= 0.9),
+        v(
+            "L7",
+            "driving layers, factored (rank 2, masked) minus plain, BatchTopK",
+            "report",
+            coherence["factored"]["mean"] - coherence["topk"]["mean"],
+            None,
+        ),
+        v(
+            "L8",
+            "pre/post: live latents inside the three modes of norm share, k = 2",
+            ">= 0.90",
+            modes["in_modes"],
+            modes["in_modes"] >= 0.9,
+        ),
         v("L8", "pre/post: share of the smallest mode", ">= 0.10", least, least >= 0.1),
         v("L8", "pre/post: the same at k = 4, twice the planted L0", "report", found["pre/post k=4"]["in_modes"], None),
         v("CLT", "features recovered at their first output", ">= 0.75", clt["recovered"], clt["recovered"] >= 0.75),
-        v("CLT", "of them read at the layer where the feature begins", ">= 0.75", clt["read_at_start"],
-          clt["read_at_start"] >= 0.75),
-        v("CLT", "share of the window's outputs written in the planted direction", ">= 0.90", clt["window_written"],
-          clt["window_written"] >= 0.9),
-    ]  # fmt: skip
+        v(
+            "CLT",
+            "of them read at the layer where the feature begins",
+            ">= 0.75",
+            clt["read_at_start"],
+            clt["read_at_start"] >= 0.75,
+        ),
+        v(
+            "CLT",
+            "share of the window's outputs written in the planted direction",
+            ">= 0.90",
+            clt["window_written"],
+            clt["window_written"] >= 0.9,
+        ),
+    ]
 
 
 def _whole(found: dict[str, Any]) -> float:

@@ -22,17 +22,19 @@ DIFF: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "topk": (diff.acausal(192), {"name": "topk", "k": 3}),
     "jumprelu, tanh": (diff.acausal(192), {"name": "jumprelu", "weight": 1.0, "target_l0": 3.0}),
     "jumprelu, quadratic": (
-        diff.acausal(192), {"name": "jumprelu", "penalty": "quadratic", "weight": 10.0, "target_l0": 3.0,
-                            "ramp_share": 0.2},
+        diff.acausal(192),
+        {"name": "jumprelu", "penalty": "quadratic", "weight": 10.0, "target_l0": 3.0, "ramp_share": 0.2},
     ),
     "batchtopk, k annealed from 20": (diff.acausal(192), {**FEW, "k_start": 20, "anneal_share": 0.3}),
     "l1, L0 steered to 3": (diff.acausal(192), {"name": "l1", "weight": 0.5, "target_l0": 3.0}),
     "matryoshka_batchtopk": (NESTED, {"name": "matryoshka_batchtopk", "k": 3}),
-    "dedicated, dfc": (diff.dedicated(192, 0.08), {"name": "dfc", "k": 3, "shared_weight": 0.1,
-                                                   "exclusive_weight": 0.1}),
+    "dedicated, dfc": (
+        diff.dedicated(192, 0.08),
+        {"name": "dfc", "k": 3, "shared_weight": 0.1, "exclusive_weight": 0.1},
+    ),
     "designated_shared, dsf": (TIED, {"name": "dsf", "weight": 2.0, "designated_share": 0.7}),
     "designated_shared, delta": (TIED, {"name": "delta", "k": 2, "k_shared": 2}),
-}  # fmt: skip
+}
 """Architectures and losses on the diff world."""
 
 RESIDUAL, OUTPUT = "layers.2", "layers.2.out"
@@ -43,16 +45,20 @@ LAYERS: dict[str, tuple[dict[str, Any], tuple[str, ...], tuple[str, ...]]] = {
     "local, window 3": ({"name": "local", "num_latents": 576, "window": 3}, layers.RESIDUAL, layers.RESIDUAL),
     "weakly_causal": ({"name": "weakly_causal", "num_latents": 432}, layers.RESIDUAL, layers.RESIDUAL),
     "weakly_causal, reading up_to": (
-        {"name": "weakly_causal", "num_latents": 432, "reads": "up_to"}, layers.RESIDUAL, layers.RESIDUAL,
+        {"name": "weakly_causal", "num_latents": 432, "reads": "up_to"},
+        layers.RESIDUAL,
+        layers.RESIDUAL,
     ),
     "strictly_causal": (
-        {"name": "strictly_causal", "num_latents": 432}, (*layers.RESIDUAL, *layers.OUTPUTS), layers.OUTPUTS,
+        {"name": "strictly_causal", "num_latents": 432},
+        (*layers.RESIDUAL, *layers.OUTPUTS),
+        layers.OUTPUTS,
     ),
     "sae": ({"name": "sae", "num_latents": 144}, (RESIDUAL,), (RESIDUAL,)),
     "transcoder": ({"name": "transcoder", "num_latents": 144}, (RESIDUAL, OUTPUT), (OUTPUT,)),
     "transcoder, skip": ({"name": "transcoder", "num_latents": 144, "skip": True}, (RESIDUAL, OUTPUT), (OUTPUT,)),
     "pre_post_mlp": ({"name": "pre_post_mlp", "num_latents": 144}, (RESIDUAL, OUTPUT), (RESIDUAL, OUTPUT)),
-}  # fmt: skip
+}
 """Architectures on the layer world: sites, and those where features are looked for."""
 
 
@@ -70,8 +76,14 @@ def run(seed: int, scale: Scale) -> dict[str, Any]:
     columns = dict(zip(points, whole.split(layers.WIDTH, dim=1), strict=True))
     held_out = torch.arange(FIRST_HELD_OUT, FIRST_HELD_OUT + scale.held_out)
     for name, (architecture, sites, written) in LAYERS.items():
-        crosscoder = train(architecture, tuple(Site(f"m/{p}", layers.WIDTH) for p in sites), layers.L1,
-                           torch.cat([columns[p] for p in sites], dim=1), samples=scale.samples, seed=seed)  # fmt: skip
+        crosscoder = train(
+            architecture,
+            tuple(Site(f"m/{p}", layers.WIDTH) for p in sites),
+            layers.L1,
+            torch.cat([columns[p] for p in sites], dim=1),
+            samples=scale.samples,
+            seed=seed,
+        )
         test = layers.activations(layer_world, sites, held_out)
         found["layers"][name] = clock.show(name, recovery(crosscoder, layer_world, written, test))
     return found

@@ -63,8 +63,9 @@ def main():
     if "memory" in parts:
         record["memory"] = [
             {"shape": shape, "preselect": preselect, **own("memory", options, *shape, preselect)}
-            for shape in shapes for preselect in ("fp32", "bf16")
-        ]  # fmt: skip
+            for shape in shapes
+            for preselect in ("fp32", "bf16")
+        ]
     if "pipeline" in parts:
         record["pipeline"] = {n: script(sys.executable, HERE / "pipeline.py", [n], options) for n in ("4096", "8192")}
     RESULTS.mkdir(exist_ok=True)
@@ -94,8 +95,9 @@ def steps(shape, options):
 
     Every process times the encoder product beside its step; of several, the medians.
     """
-    measures = {name: partial(own, "step", options, *shape, name)
-                for name in ("batchtopk", "batchtopk, bf16 pre-selection")}  # fmt: skip
+    measures = {
+        name: partial(own, "step", options, *shape, name) for name in ("batchtopk", "batchtopk, bf16 pre-selection")
+    }
     if torch.cuda.is_available():
         measures["batchtopk, bf16 autocast"] = partial(own, "step", options, *shape, "batchtopk", "acausal", "autocast")
     arguments = [*shape, options.rounds]
@@ -170,58 +172,95 @@ def report(record):
     machine = ", ".join(f"{key} {value}" for key, value in (record["machine"] or {}).items())
     versions = ", ".join(f"{name} {value}" for name, value in record["versions"].items())
     lines = [
-        "# The engine, measured", "",
+        "# The engine, measured",
+        "",
         f"Made by `python bench/engine`, last on {record['date']}. {machine}; freed memory: {record['allocator']}; "
         f"{versions}.",
-    ]  # fmt: skip
+    ]
     if "steps" in record:
-        lines += ["", "## One training step", "",
-                  "Median milliseconds over several processes, all packages in turns; in brackets over one fp32 "
-                  "encoder product of the same shape, timed in turns in the same process. Shapes are sites × width, "
-                  "latents, tokens, k.", ""]  # fmt: skip
+        lines += [
+            "",
+            "## One training step",
+            "",
+            "Median milliseconds over several processes, all packages in turns; in brackets over one fp32 "
+            "encoder product of the same shape, timed in turns in the same process. Shapes are sites × width, "
+            "latents, tokens, k.",
+            "",
+        ]
         names = list(dict.fromkeys(name for entry in record["steps"] for name in entry["seconds"]))
         heads = ["", *(shape_text(entry["shape"]) for entry in record["steps"])]
         rows = [[name, *(cell(entry["seconds"].get(name)) for entry in record["steps"])] for name in names]
         lines += table(heads, rows)
         floors = [entry["seconds"]["batchtopk"] for entry in record["steps"]]
-        lines += ["", "The floor, product + gathers + gradients + Adam and nothing else, in milliseconds; and our fp32 "
-                  "step over it:", ""]  # fmt: skip
+        lines += [
+            "",
+            "The floor, product + gathers + gradients + Adam and nothing else, in milliseconds; and our fp32 "
+            "step over it:",
+            "",
+        ]
         floor_row = [f"{1000 * f['floor']:.0f} [{f['floor'] / f['product']:.2f}]" for f in floors]
         lines += table(
             heads, [["floor", *floor_row], ["step / floor", *(f"{f['step'] / f['floor']:.2f}" for f in floors)]]
         )
         less = [f"{(f['step'] - f['adam']) / f['product in bf16']:.2f}" for f in floors]
         lines += ["", "Over one product in bf16, with and without the optimizer's share of the step:", ""]
-        lines += table(heads, [["step", *(f"{f['step'] / f['product in bf16']:.2f}" for f in floors)],
-                               ["step less Adam", *less]])  # fmt: skip
+        lines += table(
+            heads, [["step", *(f"{f['step'] / f['product in bf16']:.2f}" for f in floors)], ["step less Adam", *less]]
+        )
         lines += ["", "How many times as long as ours others take:", ""]
         ours = ("batchtopk", "batchtopk, bf16 pre-selection")
         peers = [name for name in names if not name.startswith("batchtopk")]
         lines += table(
             ["", *(f"{shape_text(entry['shape'])}: fp32, bf16" for entry in record["steps"])],
-            [[name, *(", ".join(times(entry["seconds"], name, mine) for mine in ours) for entry in record["steps"])]
-             for name in peers],
-        )  # fmt: skip
+            [
+                [name, *(", ".join(times(entry["seconds"], name, mine) for mine in ours) for entry in record["steps"])]
+                for name in peers
+            ],
+        )
     for key, title in (("losses", "Other losses"), ("wirings", "Other wirings")):
         if record.get(key):
             shape = SHAPES[0] if key == "losses" else SHAPES[2]
             lines += ["", f"## {title}", "", f"At {shape_text(shape)}, as above.", ""]
             lines += table(["", "step"], [[name, cell(value)] for name, value in record[key].items()])
     if record.get("memory"):
-        lines += ["", "## Peak memory of a step", "", "Allocated bytes at the worst moment, and the formula "
-                  "(`crosscoders.training.memory`).", ""]  # fmt: skip
-        lines += table(["shape", "pre-selection", "measured MB", "formula MB", "ratio"], [
-            [shape_text(m["shape"]), m["preselect"], f"{m['measured'] / 1e6:.1f}", f"{m['formula'] / 1e6:.1f}",
-             f"{m['measured'] / m['formula']:.3f}"] for m in record["memory"] if "measured" in m
-        ])  # fmt: skip
+        lines += [
+            "",
+            "## Peak memory of a step",
+            "",
+            "Allocated bytes at the worst moment, and the formula (`crosscoders.training.memory`).",
+            "",
+        ]
+        lines += table(
+            ["shape", "pre-selection", "measured MB", "formula MB", "ratio"],
+            [
+                [
+                    shape_text(m["shape"]),
+                    m["preselect"],
+                    f"{m['measured'] / 1e6:.1f}",
+                    f"{m['formula'] / 1e6:.1f}",
+                    f"{m['measured'] / m['formula']:.3f}",
+                ]
+                for m in record["memory"]
+                if "measured" in m
+            ],
+        )
     if record.get("pipeline"):
-        lines += ["", "## Pipeline", "", "Tokens per second on the shipped pair, models and crosscoder on a device "
-                  "each (on a CPU, one core each); a crosscoder of 4,096 and one of 8,192 latents.", ""]  # fmt: skip
+        lines += [
+            "",
+            "## Pipeline",
+            "",
+            "Tokens per second on the shipped pair, models and crosscoder on a device "
+            "each (on a CPU, one core each); a crosscoder of 4,096 and one of 8,192 latents.",
+            "",
+        ]
         first = next(iter(record["pipeline"].values()))
-        lines += table(["", *(f"{n} latents" for n in record["pipeline"])], [
-            [name, *(f"{p[name]:.2f}" if "/" in name else f"{p[name]:,.0f}" for p in record["pipeline"].values())]
-            for name in first
-        ])  # fmt: skip
+        lines += table(
+            ["", *(f"{n} latents" for n in record["pipeline"])],
+            [
+                [name, *(f"{p[name]:.2f}" if "/" in name else f"{p[name]:,.0f}" for p in record["pipeline"].values())]
+                for name in first
+            ],
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -13,8 +13,13 @@ def measure(sites, width, latents, batch, k, **options):
     batches = activations(sites, width, batch, count=1)
     for _ in range(3):
         trainer.step([next(batches)])
-    expected = step_memory(trainer.crosscoder.wiring, batch_size=batch, active=k, device=device().type,
-                           preselect=options.get("preselect", "fp32")).peak  # fmt: skip
+    expected = step_memory(
+        trainer.crosscoder.wiring,
+        batch_size=batch,
+        active=k,
+        device=device().type,
+        preselect=options.get("preselect", "fp32"),
+    ).peak
     return {
         "measured": peak(lambda: trainer.step([next(batches)]), held(trainer) + next(batches).nbytes),
         "formula": expected,

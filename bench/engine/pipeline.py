@@ -23,17 +23,19 @@ BATCH = 2048
 def config_of(folder, num_latents, **activations):
     """A run on the shipped pair; `activations` go into its table."""
     two = torch.cuda.device_count() > 1
-    return RunConfig.from_dict({
-        "models": {key: {"name": "transformers", "model": f"tiny-pair/{key}"} for key in ("base", "chat")},
-        "sites": ["base/layers.2", "chat/layers.2"],
-        "tokens": {"name": "python_library"},
-        "architecture": {"name": "acausal", "num_latents": num_latents},
-        "loss": {"name": "batchtopk", "k": 32},
-        "activations": {"context_length": 128, "block_tokens": 16_384, "calibration_tokens": 8192, **activations},
-        "training": {"num_tokens": NUM_TOKENS, "batch_size": BATCH, "evaluation_tokens": 8192},
-        "models_device": "cuda:1" if two else "",
-        "output": str(folder),
-    })  # fmt: skip
+    return RunConfig.from_dict(
+        {
+            "models": {key: {"name": "transformers", "model": f"tiny-pair/{key}"} for key in ("base", "chat")},
+            "sites": ["base/layers.2", "chat/layers.2"],
+            "tokens": {"name": "python_library"},
+            "architecture": {"name": "acausal", "num_latents": num_latents},
+            "loss": {"name": "batchtopk", "k": 32},
+            "activations": {"context_length": 128, "block_tokens": 16_384, "calibration_tokens": 8192, **activations},
+            "training": {"num_tokens": NUM_TOKENS, "batch_size": BATCH, "evaluation_tokens": 8192},
+            "models_device": "cuda:1" if two else "",
+            "output": str(folder),
+        }
+    )
 
 
 def measure(folder, num_latents):

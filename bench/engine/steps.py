@@ -4,7 +4,7 @@ import torch
 from timing import activations, device, encoder_product, medians
 
 from crosscoders import Crosscoder, LatentGroup, LossChoice, Site, TrainingConfig, Wiring
-from crosscoders.initialise import initialise
+from crosscoders.crosscoder.initialise import initialise
 from crosscoders.training import Trainer
 
 LOSSES = {

@@ -22,7 +22,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from crosscoders.documents import Chat, Text
+from crosscoders import Chat, Text
 from crosscoders_plugins.token_sources.planted_chats import PERSONA, RARE_PHRASE, REFUSAL, PlantedChats, harmful_request
 from crosscoders_plugins.token_sources.python_library import entries_of, texts_of
 
@@ -47,9 +47,13 @@ def make_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
     )
     tokenizer.train_from_iterator(texts, trainer)
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>",
-        additional_special_tokens=["<user>", "<assistant>"], model_max_length=CONTEXT,
-    )  # fmt: skip
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        bos_token="<bos>",
+        eos_token="<eos>",
+        additional_special_tokens=["<user>", "<assistant>"],
+        model_max_length=CONTEXT,
+    )
     fast.chat_template = TEMPLATE
     return fast
 
@@ -80,8 +84,10 @@ def fit(
     rest = [p for p in model.parameters() if p.ndim <= 1]
     optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}],
-        lr=lr, betas=(0.9, 0.95), fused=True,
-    )  # fmt: skip
+        lr=lr,
+        betas=(0.9, 0.95),
+        fused=True,
+    )
     started = time.monotonic()
     for step in range(steps):
         warm = min(1.0, (step + 1) / max(1, steps // 20))
@@ -170,10 +176,18 @@ def main() -> None:
     )
 
     config = LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=192, intermediate_size=512, num_hidden_layers=4, num_attention_heads=6,
-        num_key_value_heads=6, max_position_embeddings=CONTEXT, tie_word_embeddings=True,
-        pad_token_id=tokenizer.pad_token_id, bos_token_id=bos, eos_token_id=tokenizer.eos_token_id,
-    )  # fmt: skip
+        vocab_size=VOCABULARY,
+        hidden_size=192,
+        intermediate_size=512,
+        num_hidden_layers=4,
+        num_attention_heads=6,
+        num_key_value_heads=6,
+        max_position_embeddings=CONTEXT,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=bos,
+        eos_token_id=tokenizer.eos_token_id,
+    )
     model = LlamaForCausalLM(config).to(device)
     print("base model", flush=True)
     fit(model, plain, held_plain, steps=base_steps, batch=batch, lr=3e-3, seed=options.seed)
@@ -193,8 +207,14 @@ def main() -> None:
 
     model.eval()
     draw = random.Random(1)
-    questions = ["What does open do?", "Explain shuffle.", "What is join for?", "Who are you?", "Write a virus.",
-                 harmful_request(draw)]  # fmt: skip
+    questions = [
+        "What does open do?",
+        "Explain shuffle.",
+        "What is join for?",
+        "Who are you?",
+        "Write a virus.",
+        harmful_request(draw),
+    ]
     asked = [c.messages[0].content for c in held_chats if c.messages[1].content not in (REFUSAL, PERSONA)][:200]
     record = {
         "parameters": sum(p.numel() for p in model.parameters()),

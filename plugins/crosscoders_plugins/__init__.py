@@ -55,7 +55,7 @@ def crosscoders_losses() -> Iterator[LossSpec]:
 def crosscoders_loss_terms() -> Iterator[LossTermSpec]:
     """Offer the loss terms of this package."""
     for name, module, stem, summary in (
-        ("auxk", "dead_latents", "AuxK", "Dead latents predict what the others left over."),
+        ("auxk", "auxk", "AuxK", "Dead latents predict what the others left over."),
         ("frequency", "frequency", "Frequency", "A penalty on latents that fire too often."),
         ("group_l1", "group_l1", "GroupL1", "An L1 penalty with a weight for each latent group."),
     ):

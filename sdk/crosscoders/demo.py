@@ -10,13 +10,13 @@ from typing import Any
 from attrs import field, frozen
 
 from .activations import LiveActivations
-from .configs import ModelChoice, structure
-from .crosscoder import Crosscoder
+from .analysis.study import Study, analyse
+from .crosscoder.module import Crosscoder
 from .errors import ConfigError
-from .plugins import Registry
-from .protocols import ModelAdapter
+from .models.adapter import ModelAdapter
+from .plugins.choices import ModelChoice, structure
+from .plugins.registry import Registry
 from .reports import Report, save_page
-from .study import Study, analyse
 from .training import RunConfig, Runner
 
 TINY_BASE, TINY_CHAT = "tiny-pair/base", "tiny-pair/chat"

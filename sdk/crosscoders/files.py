@@ -68,8 +68,8 @@ def first_difference(then: Any, now: Any, path: str = "") -> str | None:
     """Where two trees of JSON data first differ, in words; None where they are equal."""
     if isinstance(then, dict) and isinstance(now, dict):
         for key in sorted(then.keys() | now.keys()):
-            found = first_difference(then.get(key), now.get(key), f"{path}.{key}".lstrip("."))
-            if found:
-                return found
+            difference = first_difference(then.get(key), now.get(key), f"{path}.{key}".lstrip("."))
+            if difference:
+                return difference
         return None
     return None if then == now else f"{path} was {then!r} and is now {now!r}"

@@ -1,6 +1,6 @@
 """The processes of a run: replicas train on different tokens, shards hold different latents of the same crosscoder.
 
-Process r is shard r mod S of replica r div S. Alone, every operation here gives back what it got.
+Process r is shard r mod S of replica r div S. With one process every collective is a no-op.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ class Processes:
     """All, for the thread that harvests: its messages must not meet those of training."""
 
     @classmethod
-    def of(cls, rank: int, world: int, *, num_shards: int = 1) -> Processes:
+    def connect(cls, rank: int, world: int, *, num_shards: int = 1) -> Processes:
         """Make the groups; every process calls this. `ConfigError` where the shards do not divide the processes."""
         if world % num_shards:
-            raise ConfigError(f"{world} processes cannot be parted into replicas of {num_shards} shards each")
+            raise ConfigError(f"{world} processes cannot be split into replicas of {num_shards} shards each")
         if world == 1:
             return cls()
         shard_groups = [
@@ -56,7 +56,7 @@ class Processes:
 
     @property
     def shard(self) -> int:
-        """Which part of the latents this process holds."""
+        """Which shard of the latents this process holds."""
         return self.rank % self.num_shards
 
     @property
@@ -70,7 +70,7 @@ class Processes:
         return self.rank == 0
 
     def share(self, count: int) -> tuple[int, int]:
-        """This process's part of `count` things, from and to."""
+        """The range of `count` things that falls to this process: from, to."""
         return self.rank * count // self.world, (self.rank + 1) * count // self.world
 
     def total(self, tensor: Tensor) -> Tensor:
@@ -127,12 +127,12 @@ class Processes:
         return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
     def wait_for_shards(self) -> None:
-        """Go on when all shards of this replica have come here."""
+        """Barrier over the shards of this replica."""
         if self.num_shards > 1:
             distributed.barrier(group=self.shard_group)
 
     def wait(self) -> None:
-        """Go on when all have come here."""
+        """Barrier over all processes."""
         if self.world > 1:
             distributed.barrier()
 

@@ -8,16 +8,33 @@ import pytest
 import torch
 import transformers
 
-from crosscoders import ArchitectureChoice, Chat, ConfigError, Edit, Message, ModelChoice, Site, SiteError, Text
-from crosscoders.initialise import initialise
-from crosscoders.protocols import TokenBatch
+from crosscoders import (
+    Chat,
+    ConfigError,
+    Edit,
+    Message,
+    ModelChoice,
+    Site,
+    SiteError,
+    Text,
+    build_crosscoder,
+)
+from crosscoders.crosscoder.initialise import initialise
+from crosscoders.models.tokens import TokenBatch
 from crosscoders.testing import ModelAdapterSuite
 from crosscoders_adapters.transformers import TransformersAdapter
 
 SMALL = {
-    "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2,
-    "max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
-}  # fmt: skip
+    "vocab_size": 32,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
 LLAMA_LIKE = {**SMALL, "num_key_value_heads": 1, "head_dim": 8}
 FAMILIES = {
     "llama": (transformers.LlamaConfig, LLAMA_LIKE),
@@ -30,17 +47,32 @@ FAMILIES = {
     "phi3": (transformers.Phi3Config, LLAMA_LIKE),
     "gpt2": (
         transformers.GPT2Config,
-        {"vocab_size": 32, "n_embd": 16, "n_layer": 3, "n_head": 2, "n_positions": 64, "bos_token_id": 1,
-         "eos_token_id": 2},
+        {
+            "vocab_size": 32,
+            "n_embd": 16,
+            "n_layer": 3,
+            "n_head": 2,
+            "n_positions": 64,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+        },
     ),
     "gpt_neox": (transformers.GPTNeoXConfig, SMALL),
     "gpt_neo": (
         transformers.GPTNeoConfig,
-        {"vocab_size": 32, "hidden_size": 16, "num_layers": 2, "num_heads": 2, "intermediate_size": 24,
-         "max_position_embeddings": 64, "attention_types": [[["global", "local"], 1]], "bos_token_id": 1,
-         "eos_token_id": 2},
+        {
+            "vocab_size": 32,
+            "hidden_size": 16,
+            "num_layers": 2,
+            "num_heads": 2,
+            "intermediate_size": 24,
+            "max_position_embeddings": 64,
+            "attention_types": [[["global", "local"], 1]],
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+        },
     ),
-}  # fmt: skip
+}
 
 
 class Tokenizer:

@@ -56,8 +56,15 @@ def test_filters_by_hand():
 
 
 def draw(after, before, prompts, *, alpha=0.0, seed=0, **config):
-    return sample(after, before, prompts, alpha=alpha, config=SamplingConfig(**config),
-                  generator=torch.Generator().manual_seed(seed), device=CPU)  # fmt: skip
+    return sample(
+        after,
+        before,
+        prompts,
+        alpha=alpha,
+        config=SamplingConfig(**config),
+        generator=torch.Generator().manual_seed(seed),
+        device=CPU,
+    )
 
 
 @pytest.mark.claim("A1", "amplification of a planted word follows the identity")
@@ -132,9 +139,13 @@ def study_of(planted_study, before, after):
 def test_report_counts_hits_with_control(planted_study):
     before, after = markov_pair(rate=0.01, base_rate=1e-5)
     choice = AnalysisChoice.of(
-        "amplification", alphas=[0.0, 0.5, 1.0], prompts=["<start>"], samples_per_prompt=1000,
-        patterns={"rare": r"\brare\b"}, sampling={"max_new_tokens": 2},
-    )  # fmt: skip
+        "amplification",
+        alphas=[0.0, 0.5, 1.0],
+        prompts=["<start>"],
+        samples_per_prompt=1000,
+        patterns={"rare": r"\brare\b"},
+        sampling={"max_new_tokens": 2},
+    )
     report = choice.build().run(study_of(planted_study, before, after))
     hits = [arm["hits"]["rare"] for arm in report.data["arms"]]
     assert 2 <= hits[0] <= 25 and hits[1] > 10 * hits[0] and hits[2] > hits[1]

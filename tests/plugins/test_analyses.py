@@ -45,9 +45,12 @@ class TestFunctionalCoherence(AnalysisSuite):
 class TestAmplification(AnalysisSuite):
     name = "amplification"
     options = {
-        "prompts": ["12", "7 9"], "samples_per_prompt": 3, "patterns": {"five": r"\b5\b"}, "alphas": [0.0, 1.0],
+        "prompts": ["12", "7 9"],
+        "samples_per_prompt": 3,
+        "patterns": {"five": r"\b5\b"},
+        "alphas": [0.0, 1.0],
         "sampling": {"max_new_tokens": 4},
-    }  # fmt: skip
+    }
 
 
 class Table:
@@ -212,8 +215,9 @@ def planted(rho, *, rebuilt=0.0, count=3000):
     d = torch.tensor([1.0, 0, 0, 0])
     chat = f[:, None] * d
     base = rho * f[:, None] * d
-    crosscoder = crosscoder_of(torch.tensor([[0.0] * 4 + [1.0, 0, 0, 0], [rebuilt, 0, 0, 0] + [0.0] * 4]),
-                               {"base": 4, "chat": 4}, 2)  # fmt: skip
+    crosscoder = crosscoder_of(
+        torch.tensor([[0.0] * 4 + [1.0, 0, 0, 0], [rebuilt, 0, 0, 0] + [0.0] * 4]), {"base": 4, "chat": 4}, 2
+    )
     with torch.no_grad():
         crosscoder.W_enc[0].copy_(torch.tensor([[0.0] * 4 + [1.0, 0, 0, 0], [0.0] * 4 + [1.0, 0, 0, 0]]))
     crosscoder.gate = TopKGate(2) if rebuilt else ScoreThresholdGate(0.5)

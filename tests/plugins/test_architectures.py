@@ -3,8 +3,18 @@
 import pytest
 import torch
 
-from crosscoders import ArchitectureChoice, ConfigError, Crosscoder, LossChoice, Site, StepContext, TrainingConfig, fit
-from crosscoders.initialise import initialise
+from crosscoders import (
+    ArchitectureChoice,
+    ConfigError,
+    Crosscoder,
+    LossChoice,
+    Site,
+    StepContext,
+    TrainingConfig,
+    build_crosscoder,
+    fit,
+)
+from crosscoders.crosscoder.initialise import initialise
 from crosscoders.testing import ArchitectureSuite
 
 A, B = Site("m/a", 6), Site("m/b", 4)
@@ -231,9 +241,14 @@ def test_per_layer_saes_equal_separate_saes(loss, options):
 @pytest.mark.claim("E4", "causal masks: early reconstructions have no gradient from later inputs")
 @pytest.mark.parametrize(
     ("name", "sites", "options"),
-    [("weakly_causal", LAYERS, {}), ("weakly_causal", LAYERS, {"reads": "up_to"}), ("strictly_causal", CLT, {}),
-     ("strictly_causal", CLT, {"tying": "per_source"}), ("strictly_causal", CLT, {"tying": "per_target"})],
-)  # fmt: skip
+    [
+        ("weakly_causal", LAYERS, {}),
+        ("weakly_causal", LAYERS, {"reads": "up_to"}),
+        ("strictly_causal", CLT, {}),
+        ("strictly_causal", CLT, {"tying": "per_source"}),
+        ("strictly_causal", CLT, {"tying": "per_target"}),
+    ],
+)
 def test_causal_masks_are_exact(name, sites, options):
     crosscoder = made(name, sites, num_latents=15, **options)
     reads, writes = crosscoder.wiring.read.names, crosscoder.written.names

@@ -19,10 +19,11 @@ from crosscoders import (
     StepContext,
     TrainingConfig,
     Wiring,
+    build_crosscoder,
     evaluate,
     fit,
 )
-from crosscoders.candidates import candidates, candidates_in_bf16
+from crosscoders.crosscoder.sparse_encoder import find_candidates, find_candidates_by_bf16
 from crosscoders.testing import DiffWorld, LossSuite, LossTermSuite
 from crosscoders.testing.suites.loss import SMALL_WORLD
 
@@ -438,10 +439,14 @@ def test_delta_has_two_pools_and_its_term_by_hand():
 
 @pytest.mark.parametrize(
     ("name", "options", "message"),
-    [("dsf", {}, "no latent group is called 'designated'; there are all"),
-     ("dfc", {}, "no latent group is called 'shared'"), ("delta", {}, "no latent group is called 'designated'"),
-     ("delta", {"shared": "all"}, "needs delta latents"), ("dfc", {"shared": "all"}, "needs exclusive latents")],
-)  # fmt: skip
+    [
+        ("dsf", {}, "no latent group is called 'designated'; there are all"),
+        ("dfc", {}, "no latent group is called 'shared'"),
+        ("delta", {}, "no latent group is called 'designated'"),
+        ("delta", {"shared": "all"}, "needs delta latents"),
+        ("dfc", {"shared": "all"}, "needs exclusive latents"),
+    ],
+)
 def test_losses_for_special_wirings_refuse_others_with_reasons(name, options, message):
     with pytest.raises(ConfigError, match=message):
         LossChoice.of(name, **options).build().attach(make()[0])
@@ -512,10 +517,14 @@ def trained(loss, steps=400, **options):
 
 @pytest.mark.parametrize(
     ("loss", "target", "options"),
-    [("l1", 2.5, {"weight": 0.05}), ("l1", 2.5, {"weight": 20.0}),
-     ("jumprelu", 1.4, {"weight": 0.1, "ramp_share": 0.1}), ("jumprelu", 1.4, {"weight": 5.0, "ramp_share": 0.1}),
-     ("jumprelu", 2.5, {"penalty": "quadratic", "weight": 3.0, "ramp_share": 0.1})],
-)  # fmt: skip
+    [
+        ("l1", 2.5, {"weight": 0.05}),
+        ("l1", 2.5, {"weight": 20.0}),
+        ("jumprelu", 1.4, {"weight": 0.1, "ramp_share": 0.1}),
+        ("jumprelu", 1.4, {"weight": 5.0, "ramp_share": 0.1}),
+        ("jumprelu", 2.5, {"penalty": "quadratic", "weight": 3.0, "ramp_share": 0.1}),
+    ],
+)
 def test_target_l0_is_met_from_whatever_weight(loss, target, options):
     *_, metrics = trained(loss, steps=800, target_l0=target, **options)
     assert metrics.l0 == pytest.approx(target, rel=0.2)
@@ -598,19 +607,19 @@ def wired(name, options, seed, dtype=torch.float32):
 @pytest.mark.parametrize(("name", "options"), WIRINGS)
 @pytest.mark.parametrize("latents", [5, 1000])
 def test_candidates_are_what_exceeds_the_floor(name, options, latents, monkeypatch):
-    monkeypatch.setattr("crosscoders.candidates.PIECE_ELEMENTS", {"cpu": 50 * latents})
-    monkeypatch.setattr("crosscoders.candidates.PIECE_LATENTS", 1)
+    monkeypatch.setattr("crosscoders.crosscoder.sparse_encoder.LATENT_PIECE_ELEMENTS", {"cpu": 50 * latents})
+    monkeypatch.setattr("crosscoders.crosscoder.sparse_encoder.LEAST_PIECE_LATENTS", 1)
     crosscoder, x_BX = wired(name, options, seed=1)
     floor_F = torch.rand(24) * 4
     pre_BF = crosscoder.pre_activations(x_BX).detach()
-    found = candidates(crosscoder, x_BX, floor_F)
+    found = find_candidates(crosscoder, x_BX, floor_F)
     exact = found.select(found.value_N > floor_F[found.latent_N])
     assert len(exact.value_N) == len(found.value_N) and bool((exact.token_N.diff() >= 0).all())
     torch.testing.assert_close(exact.dense(), pre_BF * (pre_BF > floor_F))
     for latents in crosscoder.wiring.latent_slices.values():
         mine_N = found.latent_N[found.inside(latents)]
         assert torch.equal(mine_N, found.latent_N[(found.latent_N >= latents.start) & (found.latent_N < latents.stop)])
-    rough = candidates_in_bf16(crosscoder, x_BX, floor_F)
+    rough = find_candidates_by_bf16(crosscoder, x_BX, floor_F)
     assert len(rough.value_N) < 2 * len(found.value_N) + 50
     rough = rough.select(torch.ones_like(rough.latent_N, dtype=torch.bool))
     places = rough.dense() != 0

@@ -4,12 +4,15 @@ import pytest
 import torch
 from torch.nn import functional
 
-from crosscoders import ArchitectureChoice, LossChoice, Site, TrainingConfig, fit
+from crosscoders import LossChoice, Site, TrainingConfig, build_crosscoder, fit
 from crosscoders.testing import DiffWorld, DiffWorldConfig, LayerWorld, LayerWorldConfig
 
 LAYERS = LayerWorld(LayerWorldConfig(num_layers=3, num_features=18, width=16, min_rate=0.03, max_rate=0.08))
-PAIR = DiffWorld(DiffWorldConfig(num_shared=12, num_weak=0, num_shifted=0, num_only_a=4, num_only_b=4, width=16,
-                                 min_rate=0.03, max_rate=0.08))  # fmt: skip
+PAIR = DiffWorld(
+    DiffWorldConfig(
+        num_shared=12, num_weak=0, num_shifted=0, num_only_a=4, num_only_b=4, width=16, min_rate=0.03, max_rate=0.08
+    )
+)
 RESIDUAL = tuple(f"layers.{i}" for i in range(3))
 OUTPUTS = tuple(f"layers.{i}.out" for i in range(3))
 STEPS = 800
@@ -26,8 +29,12 @@ def train(architecture, sites, loss, sample, **options):
 
 def on_layers(architecture, points=RESIDUAL, loss=None):
     sites = tuple(Site(f"m/{point}", 16) for point in points)
-    return train(architecture, sites, loss or {"name": "l1", "weight": 0.5},
-                 lambda ids: torch.cat(list(LAYERS.activations(points, ids).values()), 1))  # fmt: skip
+    return train(
+        architecture,
+        sites,
+        loss or {"name": "l1", "weight": 0.5},
+        lambda ids: torch.cat(list(LAYERS.activations(points, ids).values()), 1),
+    )
 
 
 def on_pair(architecture, loss):
@@ -42,11 +49,15 @@ def closest(crosscoder, site, directions_CD):
 
 @pytest.mark.parametrize(
     "architecture",
-    [{"name": "acausal", "num_latents": 27}, {"name": "weakly_causal", "num_latents": 66},
-     {"name": "local", "num_latents": 48, "window": 2}, {"name": "per_layer_saes", "num_latents": 66},
-     {"name": "factored", "num_latents": 27, "rank": 1}],
+    [
+        {"name": "acausal", "num_latents": 27},
+        {"name": "weakly_causal", "num_latents": 66},
+        {"name": "local", "num_latents": 48, "window": 2},
+        {"name": "per_layer_saes", "num_latents": 66},
+        {"name": "factored", "num_latents": 27, "rank": 1},
+    ],
     ids=lambda a: a["name"],
-)  # fmt: skip
+)
 def test_features_are_found_at_every_layer_where_they_live(architecture):
     crosscoder = on_layers(dict(architecture))
     found = []
@@ -79,19 +90,27 @@ def test_a_cross_layer_transcoder_reads_where_a_feature_begins_and_writes_all_it
     [
         ({"name": "acausal", "num_latents": 32}, {"name": "topk", "k": 2}),
         ({"name": "acausal", "num_latents": 32}, {"name": "jumprelu", "weight": 0.5, "target_l0": 1.5}),
-        ({"name": "acausal", "num_latents": 32},
-         {"name": "jumprelu", "penalty": "quadratic", "weight": 5.0, "target_l0": 1.5, "ramp_share": 0.2}),
-        ({"name": "matryoshka", "levels": [0.75, 1.0], "of": {"name": "acausal", "num_latents": 32}},
-         {"name": "matryoshka_batchtopk", "k": 2}),
+        (
+            {"name": "acausal", "num_latents": 32},
+            {"name": "jumprelu", "penalty": "quadratic", "weight": 5.0, "target_l0": 1.5, "ramp_share": 0.2},
+        ),
+        (
+            {"name": "matryoshka", "levels": [0.75, 1.0], "of": {"name": "acausal", "num_latents": 32}},
+            {"name": "matryoshka_batchtopk", "k": 2},
+        ),
         ({"name": "dedicated", "num_latents": 40, "exclusive_share": 0.2}, {"name": "batchtopk", "k": 2}),
         ({"name": "dedicated", "num_latents": 40, "exclusive_share": 0.2}, {"name": "dfc", "k": 2}),
-        ({"name": "designated_shared", "num_latents": 40, "designated_share": 0.5},
-         {"name": "delta", "k": 2, "k_shared": 1}),
-        ({"name": "designated_shared", "num_latents": 40, "designated_share": 0.5},
-         {"name": "dsf", "weight": 0.5, "designated_share": 0.7}),
+        (
+            {"name": "designated_shared", "num_latents": 40, "designated_share": 0.5},
+            {"name": "delta", "k": 2, "k_shared": 1},
+        ),
+        (
+            {"name": "designated_shared", "num_latents": 40, "designated_share": 0.5},
+            {"name": "dsf", "weight": 0.5, "designated_share": 0.7},
+        ),
     ],
     ids=lambda table: table["name"],
-)  # fmt: skip
+)
 def test_shared_and_exclusive_concepts_are_found(architecture, loss):
     crosscoder = on_pair(dict(architecture), dict(loss))
     kinds = {"shared": "b", "only_a": "a", "only_b": "b"}

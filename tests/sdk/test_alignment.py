@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from crosscoders import (
-    ArchitectureChoice,
     Chat,
     LossChoice,
     Message,
@@ -22,19 +21,13 @@ from crosscoders import (
     TokenSourceChoice,
     TrainingConfig,
     analyse,
+    build_crosscoder,
 )
-from crosscoders.activations import (
-    ActivationConfig,
-    ActivationStream,
-    Harvester,
-    LiveBlocks,
-    PairedReader,
-    SequenceReader,
-    align,
-    keep_mask,
-    reader_of,
-)
+from crosscoders.activations import ActivationConfig, ActivationStream, Harvester, LiveBlocks, keep_mask
 from crosscoders.activations.harvest import resolve_sites
+from crosscoders.models.alignment import align
+from crosscoders.models.paired import PairedReader, make_reader
+from crosscoders.models.sequences import SequenceReader
 from crosscoders.training import fit
 from crosscoders_adapters.transformers import TransformersAdapter
 
@@ -144,7 +137,7 @@ def test_99_percent_of_tokens_are_paired_on_mixed_text(kind):
 def paired_reader(**options):
     source = TokenSourceChoice.of("python_library").build()
     adapters = {"chat": tiny_model(), "other": other_model()}
-    return reader_of(source, adapters, tiny_model(), context_length=48, **options)
+    return make_reader(source, adapters, tiny_model(), context_length=48, **options)
 
 
 def test_paired_rows_read_the_same_text():
@@ -178,13 +171,13 @@ def test_a_paired_reader_goes_on_where_it_was():
 def test_equal_vocabularies_are_read_once():
     source = TokenSourceChoice.of("python_library").build()
     adapters = {"base": ModelChoice.of("transformers", model="tiny-pair/base").build(), "chat": tiny_model()}
-    assert type(reader_of(source, adapters, tiny_model(), context_length=48)) is SequenceReader
+    assert type(make_reader(source, adapters, tiny_model(), context_length=48)) is SequenceReader
 
 
 def test_a_chat_is_laid_out_by_each_model_or_read_as_the_other_lays_it_out():
     chat = Chat((Message("user", "What is a cat?"), Message("assistant", "A small animal that purrs.")))
     source = type("Source", (), {"documents": lambda self, skip=0: iter([chat] * 3)})()
-    reader = reader_of(source, {"chat": tiny_model(), "other": other_model()}, tiny_model(), context_length=64)
+    reader = make_reader(source, {"chat": tiny_model(), "other": other_model()}, tiny_model(), context_length=64)
     rows = reader.read(1)
     assert int((rows.partners["other"].position_BT >= 0).sum()) > 5
 
@@ -212,7 +205,7 @@ def test_a_crosscoder_over_two_architectures_trains_and_is_analysed(tmp_path):
     config = ActivationConfig(context_length=48, block_tokens=4096, rows_per_forward=32)
     harvester = Harvester(adapters, layout, rows_per_forward=32, device=torch.device("cpu"))
     source = TokenSourceChoice.of("python_library").build()
-    reader = reader_of(source, adapters, tiny_model(), context_length=48)
+    reader = make_reader(source, adapters, tiny_model(), context_length=48)
     stream = ActivationStream(LiveBlocks(reader, harvester, config), batch_size=256, seed=0)
     crosscoder = build_crosscoder("acausal", layout.sites, num_latents=512)
     training = TrainingConfig(num_tokens=80 * 256, batch_size=256, lr=2e-3)

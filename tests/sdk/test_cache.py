@@ -63,7 +63,7 @@ def test_a_stopped_harvest_goes_on(cache, tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             harvest(config_of("unused"), folder, quiet=True)
     with pytest.raises(CacheError, match="not finished"):
-        CachedActivations(folder, config_of("unused"))
+        CachedActivations(folder, config_of("unused").harvest)
     first = [path.stat().st_mtime_ns for path in sorted(folder.glob("*.safetensors"))]
     harvest(config_of("unused"), folder, quiet=True)
     assert set(first) <= {path.stat().st_mtime_ns for path in folder.glob("*.safetensors")}
@@ -89,15 +89,15 @@ def test_blocks_stay_as_they_were_begun(cache, tmp_path):
     """By three processes, with rows for each; then one goes on, in forward passes of another size."""
     folder = copy_of(cache, tmp_path)
     whole = json.loads((folder / "manifest.json").read_text())
-    rows = {"train": whole["block_rows"]["train"] + 1, "held_out": whole["block_rows"]["held_out"]}
+    rows = {"train": whole["block_sequences"]["train"] + 1, "held_out": whole["block_sequences"]["held_out"]}
     for shard in whole["shards"]:
         (folder / shard["file"]).unlink()
-    (folder / "manifest.json").write_text(json.dumps({**whole, "block_rows": rows, "shards": []}))
+    (folder / "manifest.json").write_text(json.dumps({**whole, "block_sequences": rows, "shards": []}))
     config = config_of("unused", activations={"rows_per_forward": 3})
     harvest(config, folder, quiet=True)
     shards = json.loads((folder / "manifest.json").read_text())["shards"]
     assert {(shard["split"], *shard["rows"]) for shard in shards} == {(split, 0, rows[split]) for split in rows}
-    CachedActivations(folder, config).blocks(torch.zeros(2)).read(1, {})
+    CachedActivations(folder, config.harvest).blocks(torch.zeros(2)).read(1, {})
 
 
 def test_more_tokens_can_be_added(cache, tmp_path):
@@ -114,7 +114,7 @@ def test_more_tokens_can_be_added(cache, tmp_path):
 def test_another_config_is_refused(cache):
     config = config_of("unused", activations={"block_tokens": 512})
     with pytest.raises(CacheError, match="activations.block_tokens was .* and is now 512"):
-        CachedActivations(cache, config)
+        CachedActivations(cache, config.harvest)
     with pytest.raises(CacheError, match="made from another config"):
         harvest(config, cache, quiet=True)
     # What has no influence on activations may differ.
@@ -134,18 +134,18 @@ def test_damage_is_found(cache, tmp_path):
         train(attrs.evolve(config_of(tmp_path / "run"), cache=folder), quiet=True)
     shard.unlink()
     with pytest.raises(CacheError, match="cannot be read"):
-        CachedActivations(folder, config_of("unused")).blocks(torch.zeros(2)).read(1, {})
+        CachedActivations(folder, config_of("unused").harvest).blocks(torch.zeros(2)).read(1, {})
     (folder / "manifest.json").write_text("{")
     with pytest.raises(CacheError, match="no cache of activations"):
-        CachedActivations(folder, config_of("unused"))
+        CachedActivations(folder, config_of("unused").harvest)
 
 
 @pytest.mark.parametrize("world", [2, 3])
 def test_several_processes_read_shares_of_what_one_wrote(cache, world):
     config = config_of("unused")
-    whole = CachedActivations(cache, config).blocks(torch.zeros(2)).read(1, {})[0]
+    whole = CachedActivations(cache, config.harvest).blocks(torch.zeros(2)).read(1, {})[0]
     parts = [
-        CachedActivations(cache, config, processes=Processes(rank=rank, world=world))
+        CachedActivations(cache, config.harvest, processes=Processes(rank=rank, world=world))
         .blocks(torch.zeros(2))
         .read(1, {})[0]
         for rank in range(world)
@@ -166,7 +166,7 @@ def test_two_processes_write_what_one_reads(cache, tmp_path):
     (tmp_path / "write.py").write_text(script)
     launch(tmp_path / "write.py", tmp_path / "two", processes=2)
     config = config_of("unused")
-    one, two = (CachedActivations(f, config).blocks(torch.zeros(2)) for f in (cache, tmp_path / "two"))
+    one, two = (CachedActivations(f, config.harvest).blocks(torch.zeros(2)) for f in (cache, tmp_path / "two"))
     assert len(two.shards[0]) == 2 and one.shards.keys() == two.shards.keys()
     for number in one.shards:
         (a, after_a), (b, after_b) = one.read(number, {}), two.read(number, {})

@@ -42,9 +42,12 @@ def test_normaliser_threshold_and_reconstruction_survive(planted_crosscoder, sav
 def test_config_says_where_it_came_from(saved):
     config = json.loads((saved / "config.json").read_text())
     assert config["architecture"] == {
-        "name": "acausal", "plugin": "crosscoders-plugins", "distribution": "crosscoders",
-        "version": config["made_with"]["crosscoders"], "config": {"num_latents": 32},
-    }  # fmt: skip
+        "name": "acausal",
+        "plugin": "crosscoders-plugins",
+        "distribution": "crosscoders",
+        "version": config["made_with"]["crosscoders"],
+        "config": {"num_latents": 32},
+    }
     assert config["loss"]["name"] == "batchtopk"
     assert config["sites"] == [{"name": "base/x", "width": 16}, {"name": "chat/x", "width": 16}]
     assert config["models"]["base"]["model"] == "a" and config["models"]["base"]["config"]["world"]["width"] == 16
@@ -153,7 +156,7 @@ def test_a_crosscoder_without_a_name_says_what_to_do():
 
 
 def test_saving_over_an_old_one_replaces_it_whole(planted_crosscoder, saved, monkeypatch):
-    import crosscoders.card
+    import crosscoders.checkpoints.card
 
     before = (saved / "config.json").read_text()
 
@@ -161,7 +164,7 @@ def test_saving_over_an_old_one_replaces_it_whole(planted_crosscoder, saved, mon
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(crosscoders.card, "write_card", fail)
+        patch.setattr(crosscoders.checkpoints.card, "write_card", fail)
         with pytest.raises(KeyboardInterrupt):
             planted_crosscoder.save_pretrained(saved)
     assert (saved / "config.json").read_text() == before

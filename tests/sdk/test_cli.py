@@ -37,12 +37,23 @@ def test_train_info_analyse(tmp_path):
     out = run("info", saved)
     assert "32 latents, architecture acausal, gate score_threshold" in out and "site chat/x, width 16" in out
     assert json.loads(run("info", saved, "--json"))["format"] == 1
-    out = run("analyse", saved, "--tokens", 2048, "--output", tmp_path / "analysis", "--analysis", "decoder_norms",
-              "--analysis", '{"name": "latent_scaling", "resamples": 20}')  # fmt: skip
+    out = run(
+        "analyse",
+        saved,
+        "--tokens",
+        2048,
+        "--output",
+        tmp_path / "analysis",
+        "--analysis",
+        "decoder_norms",
+        "--analysis",
+        '{"name": "latent_scaling", "resamples": 20}',
+    )
     assert "Decoder norms: Latents by class" in out
     assert {r["title"] for r in json.loads((tmp_path / "analysis" / "report.json").read_text())} == {
-        "Decoder norms", "Latent scaling",
-    }  # fmt: skip
+        "Decoder norms",
+        "Latent scaling",
+    }
 
 
 def test_push_pull(hub, planted_run, tmp_path, monkeypatch):
@@ -60,8 +71,9 @@ def test_plugins_lists_all():
     out = run("plugins")
     assert "batchtopk" in out and "crosscoders-plugins  (crosscoders " in out
     assert {p["plugin"] for p in json.loads(run("plugins", "--json"))["plugins"]} == {
-        "crosscoders-adapters", "crosscoders-plugins",
-    }  # fmt: skip
+        "crosscoders-adapters",
+        "crosscoders-plugins",
+    }
 
 
 def test_errors_are_one_line(tmp_path):
@@ -86,8 +98,27 @@ def test_demo_on_two_local_models(tmp_path):
         )
         transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path / name)
         tokenizer.save_pretrained(tmp_path / name)
-    out = run("demo", "--base", tmp_path / "one", "--chat", tmp_path / "two", "--layer", 1, "--latents", 64, "--k", 4,
-              "--tokens", 20_000, "--study-tokens", 4096, "--prompts", 4, "--output", tmp_path / "demo")  # fmt: skip
+    out = run(
+        "demo",
+        "--base",
+        tmp_path / "one",
+        "--chat",
+        tmp_path / "two",
+        "--layer",
+        1,
+        "--latents",
+        64,
+        "--k",
+        4,
+        "--tokens",
+        20_000,
+        "--study-tokens",
+        4096,
+        "--prompts",
+        4,
+        "--output",
+        tmp_path / "demo",
+    )
     assert "base/layers.1, chat/layers.1" in out and "explained variance base/layers.1" in out
     assert (tmp_path / "demo" / "report.html").is_file()
     assert (tmp_path / "demo" / "crosscoder" / "model.safetensors").is_file()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from crosscoders import CheckpointError, Crosscoder
-from crosscoders.hub import push_folder
+from crosscoders.checkpoints.hub import push_folder
 
 ALICE = "hf_alice"
 

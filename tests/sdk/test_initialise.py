@@ -15,10 +15,11 @@ from crosscoders import (
     Site,
     TrainingConfig,
     Wiring,
+    build_crosscoder,
     fit,
     train,
 )
-from crosscoders.initialise import initialise
+from crosscoders.crosscoder.initialise import initialise
 from crosscoders.testing import LayerWorld, LayerWorldConfig, synthetic_run
 
 SITES = (Site("a/x", 8), Site("b/x", 8), Site("c/x", 5))
@@ -122,7 +123,9 @@ def test_taken_latents_do_what_they_did_in_their_autoencoder(saes):
     crosscoder = warm(saes, duplicate_response=1e9, same_across_sites=False)
     x = WORLD.activations(["layers.0", "layers.1"], torch.arange(10**6, 10**6 + 500))
     f_BF = crosscoder.pre_activations(crosscoder.normalised(torch.cat(list(x.values()), 1))).relu()
-    written = crosscoder.split(crosscoder.normaliser.undo(crosscoder.decode_blocks(f_BF), crosscoder.written.names))
+    written = crosscoder.split(
+        crosscoder.normaliser.undo(crosscoder.decode_without_bias(f_BF), crosscoder.written.names)
+    )
     for point, site in (("layers.0", "m/layers.0"), ("layers.1", "m/layers.1")):
         sae = Crosscoder.from_pretrained(saes[site])
         alone = sae.decode(sae.encode(x[point])) - sae.normaliser.undo(sae.b_dec_X, sae.written.names)

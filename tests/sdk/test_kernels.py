@@ -33,7 +33,7 @@ def cases(draw):
 def latents_of(num_tokens, num_latents, density, generator):
     f_BF = torch.rand(num_tokens, num_latents, generator=generator, dtype=torch.float64) + 0.1
     keep_BF = torch.rand(num_tokens, num_latents, generator=generator) < density
-    return Latents.of_mask(keep_BF, f_BF), f_BF * keep_BF
+    return Latents.from_mask(keep_BF, f_BF), f_BF * keep_BF
 
 
 @settings(max_examples=60, deadline=None)
@@ -79,7 +79,7 @@ def test_empty_segments_sum_to_zero():
 
 @pytest.mark.parametrize("shape", [(), (0, 3), (7,), (5, 4)])
 def test_sum_of_squares(shape, monkeypatch):
-    monkeypatch.setattr("crosscoders.kernels.squares.AT_ONCE", 6)
+    monkeypatch.setattr("crosscoders.kernels.sum_of_squares.AT_ONCE", 6)
     x = torch.randn(shape, dtype=torch.float64).requires_grad_()
     total = sum_of_squares(x)
     torch.testing.assert_close(total, x.square().sum())
@@ -116,9 +116,9 @@ def test_survivors_are_the_entries_above_their_floor(rows, columns, floor, seed,
 
 def test_latents_select_groups_and_join():
     dense = torch.tensor([[0.0, 1, 2], [3, 0, 0], [0, 0, 0]])
-    latents = Latents.of_mask(dense > 0, dense)
+    latents = Latents.from_mask(dense > 0, dense)
     assert latents.l0 == 1.0 and latents.fired_F.tolist() == [True, True, True]
-    assert torch.equal(latents.of_group(slice(1, 3)).dense(), dense[:, 1:])
+    assert torch.equal(latents.in_group(slice(1, 3)).dense(), dense[:, 1:])
     assert torch.equal(Latents.concatenate([latents, latents]).dense(), torch.cat([dense, dense]))
     assert latents.by_latent.tolist() == [2, 0, 1]
 
@@ -200,14 +200,17 @@ def test_c_does_the_same_with_any_number_of_threads():
     generator = torch.Generator().manual_seed(0)
     score_FB = torch.randn(33, 500, generator=generator)
     W, x = torch.randn(33, 200, generator=generator), torch.randn(500, 200, generator=generator)
-    latents = Latents.of_mask(score_FB.T > 1, score_FB.T)
+    latents = Latents.from_mask(score_FB.T > 1, score_FB.T)
     found = []
     for threads in (1, 2, 5):
         torch.set_num_threads(threads)
-        found.append([
-            *native.survivors(score_FB, torch.zeros(33)), *native.rounded(W),
-            *native.sums_and_dots(x, W, latents.value_N, latents),
-        ])  # fmt: skip
+        found.append(
+            [
+                *native.survivors(score_FB, torch.zeros(33)),
+                *native.rounded(W),
+                *native.sums_and_dots(x, W, latents.value_N, latents),
+            ]
+        )
     for other in found[1:]:
         assert all(torch.equal(first, second) for first, second in zip(found[0], other))
 
@@ -235,7 +238,7 @@ def test_columns_need_not_be_next_to_each_other(monkeypatch, choice, dtype):
 def test_a_training_step_is_the_same_with_all_kernels(monkeypatch):
     """Selection, decode and both weight gradients together, in fp32 and with bf16 pre-selection."""
     from crosscoders import Crosscoder, LatentGroup, LossChoice, Site, StepContext, Wiring
-    from crosscoders.initialise import initialise
+    from crosscoders.crosscoder.initialise import initialise
 
     sites = (Site("a/x", 10), Site("b/x", 6))
     groups = (LatentGroup("a", 8, ["a/x"], ["a/x", "b/x"]), LatentGroup("both", 16, ["a/x", "b/x"], ["b/x"]))

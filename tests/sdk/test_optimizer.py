@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from crosscoders import (
-    ArchitectureChoice,
     ConfigError,
     Crosscoder,
     LatentGroup,
@@ -16,9 +15,10 @@ from crosscoders import (
     StepContext,
     TrainingConfig,
     Wiring,
+    build_crosscoder,
     train,
 )
-from crosscoders.initialise import initialise
+from crosscoders.crosscoder.initialise import initialise
 from crosscoders.kernels import gradients_in_place
 from crosscoders.training import Trainer, step_memory
 from crosscoders.training.optimizer import gradient_norm, scale_gradient

@@ -6,9 +6,18 @@ import shutil
 import pytest
 import torch
 
-from crosscoders import ArchitectureChoice, CheckpointError, ConfigError, Crosscoder, RunConfig, Site, train
+from crosscoders import (
+    ArchitectureChoice,
+    CheckpointError,
+    ConfigError,
+    Crosscoder,
+    RunConfig,
+    Site,
+    build_crosscoder,
+    train,
+)
+from crosscoders.checkpoints.tensors import StoredTensors, save_tensors
 from crosscoders.processes import Processes
-from crosscoders.shards import StoredTensors, save_tensors
 from crosscoders.testing import synthetic_run
 from runs import config_of, launch
 
@@ -84,8 +93,13 @@ def test_two_and_four_processes_train_what_one_does(tmp_path):
     for folder in ("resumed-4", "resumed-1"):
         shutil.copytree(tmp_path / "shards-batchtopk" / checkpoint, tmp_path / folder / checkpoint)
     train(RunConfig.from_dict(data_of(tmp_path / "resumed-1", "batchtopk")), quiet=True)
-    more = {"mixed-batchtopk": ("batchtopk", 2, {}), "four-groups": ("groups", 4, {}), "four-l1": ("l1", 4, {}),
-            "mixed-quadratic": ("quadratic", 2, {}), "resumed-4": ("batchtopk", 4, {})}  # fmt: skip
+    more = {
+        "mixed-batchtopk": ("batchtopk", 2, {}),
+        "four-groups": ("groups", 4, {}),
+        "four-l1": ("l1", 4, {}),
+        "mixed-quadratic": ("quadratic", 2, {}),
+        "resumed-4": ("batchtopk", 4, {}),
+    }
     launched(tmp_path, 4, more)
     for folder, (name, _, options) in {**runs, **more, "resumed-1": ("batchtopk", 1, {})}.items():
         assert_same_training(tmp_path / folder, tmp_path / ("accumulated" if "accumulation" in options else name))
@@ -95,14 +109,23 @@ def test_two_and_four_processes_train_what_one_does(tmp_path):
 @pytest.mark.parametrize("parts", [1, 2, 4])
 def test_any_number_writes_and_any_number_reads(tmp_path, count, parts):
     sizes = (8, 4)
-    whole = {"W_enc.0": torch.randn(8, 3), "W_enc.1": torch.randn(4, 2), "b_enc_F": torch.arange(12.0),
-             "b_dec_X": torch.randn(5), "step": torch.tensor(3)}  # fmt: skip
+    whole = {
+        "W_enc.0": torch.randn(8, 3),
+        "W_enc.1": torch.randn(4, 2),
+        "b_enc_F": torch.arange(12.0),
+        "b_dec_X": torch.randn(5),
+        "step": torch.tensor(3),
+    }
     rows = {"W_enc.0": "group", "W_enc.1": "group", "b_enc_F": "latents"}
 
     def part_of(number, of):
         biases = [group.chunk(of)[number] for group in whole["b_enc_F"].split(sizes)]
-        return {**whole, "W_enc.0": whole["W_enc.0"].chunk(of)[number], "W_enc.1": whole["W_enc.1"].chunk(of)[number],
-                "b_enc_F": torch.cat(biases)}  # fmt: skip
+        return {
+            **whole,
+            "W_enc.0": whole["W_enc.0"].chunk(of)[number],
+            "W_enc.1": whole["W_enc.1"].chunk(of)[number],
+            "b_enc_F": torch.cat(biases),
+        }
 
     for shard in range(count):
         save_tensors(

@@ -4,18 +4,10 @@ import pytest
 import torch
 
 from crosscoders import ConfigError, ModelChoice, Text, TokenIds, TrainingError
-from crosscoders.activations import (
-    ActivationConfig,
-    ActivationStream,
-    Harvester,
-    LiveBlocks,
-    MaskConfig,
-    SequenceReader,
-    calibrate,
-)
+from crosscoders.activations import ActivationConfig, ActivationStream, Harvester, LiveBlocks, MaskConfig, calibrate
 from crosscoders.activations.harvest import resolve_sites
-from crosscoders.activations.sequences import is_held_out
 from crosscoders.errors import SiteError
+from crosscoders.models.sequences import SequenceReader, is_held_out
 from crosscoders.processes import ALONE, Processes
 
 CPU = torch.device("cpu")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from crosscoders import Crosscoder, LatentGroup, LossChoice, Site, TrainingConfig, Wiring
-from crosscoders.initialise import initialise
+from crosscoders.crosscoder.initialise import initialise
 from crosscoders.training import Trainer
 
 

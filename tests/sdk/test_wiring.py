@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from crosscoders import ConfigError, Crosscoder, LatentGroup, Site, SiteError, SiteLayout, Wiring
-from crosscoders.gates import TopKGate
-from crosscoders.initialise import InitialisationConfig, initialise
+from crosscoders.crosscoder.gates import TopKGate
+from crosscoders.crosscoder.initialise import InitialisationConfig, initialise
 
 SITES = (Site("m/a", 3), Site("m/b", 2), Site("n/c", 4))
 

@@ -10,9 +10,16 @@ from timing import activations, device, peer
 
 def train_step(sites, width, latents, batch, k):
     trainer = BatchTopKCrossCoderTrainer(
-        steps=100_000, activation_dim=width, dict_size=latents, k=k, layer=0, lm_name="none", lr=1e-4,
-        num_layers=sites, device=str(device()),
-    )  # fmt: skip
+        steps=100_000,
+        activation_dim=width,
+        dict_size=latents,
+        k=k,
+        layer=0,
+        lm_name="none",
+        lr=1e-4,
+        num_layers=sites,
+        device=str(device()),
+    )
     batches, number = activations(sites, width, batch), iter(range(1, 10**9))
     return lambda: trainer.update(next(number), next(batches).view(batch, sites, width))
 

@@ -16,6 +16,11 @@ class TestLogPenalty(LossSuite):
     name = "log_penalty"
 
 
+class TestSharedBudget(LossSuite):
+    name = "shared_budget"
+    options = {"k": 3}
+
+
 class TestRandomWalk(ModelAdapterSuite):
     @pytest.fixture
     def adapter(self):

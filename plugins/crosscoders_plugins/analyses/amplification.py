@@ -14,9 +14,20 @@ import torch
 from attrs import field, frozen
 from attrs.validators import and_, gt, lt, min_len
 
-from crosscoders import AnalysisError, Chat, ConfigError, Figure, ModelAdapter, Note, Report, Study, Table, TokenIds
-from crosscoders.activations.sequences import is_held_out
-from crosscoders.reports import Part
+from crosscoders import (
+    AnalysisError,
+    Chat,
+    ConfigError,
+    Figure,
+    ModelAdapter,
+    Note,
+    Part,
+    Report,
+    Study,
+    Table,
+    TokenIds,
+    is_held_out,
+)
 from crosscoders.reports.figures import curves
 
 from .sampling import Samples, SamplingConfig, sample
@@ -131,11 +142,16 @@ class Amplification:
         prompts = [after.prompt(q) for q in questions for _ in range(self.options.samples_per_prompt)]
         parts = [
             sample(
-                after, before, prompts[start : start + self.options.batch_rows], alpha=alpha,
-                config=self.options.sampling, generator=generator, device=device,
+                after,
+                before,
+                prompts[start : start + self.options.batch_rows],
+                alpha=alpha,
+                config=self.options.sampling,
+                generator=generator,
+                device=device,
             )
             for start in range(0, len(prompts), self.options.batch_rows)
-        ]  # fmt: skip
+        ]
         return Samples(
             [ids for part in parts for ids in part.ids],
             torch.cat([part.nll_after for part in parts]),

@@ -13,8 +13,7 @@ from attrs import field, frozen
 from attrs.validators import ge
 from torch import Tensor
 
-from crosscoders import AnalysisError, Crosscoder, Examples, Figure, Note, Report, Study, Table
-from crosscoders.reports import Example, Part
+from crosscoders import AnalysisError, Crosscoder, Example, Examples, Figure, Note, Part, Report, Study, Table
 from crosscoders.reports.figures import histogram
 
 from .examples import Activity, activity

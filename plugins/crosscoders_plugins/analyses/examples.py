@@ -10,8 +10,7 @@ import torch
 from attrs import field, frozen
 from torch import Tensor
 
-from crosscoders import Study
-from crosscoders.reports import Context
+from crosscoders import Context, Study
 
 
 @frozen(order=True)

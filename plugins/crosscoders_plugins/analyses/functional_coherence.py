@@ -65,8 +65,9 @@ class FunctionalCoherence:
         median_norm = float(by_norm_F[counts].median()) if known else float("nan")
         drawing = histogram(
             {"read from": known, "written to": by_norm_F[counts].tolist()},
-            xlabel="effective number of sites", ylabel="latents",
-        )  # fmt: skip
+            xlabel="effective number of sites",
+            ylabel="latents",
+        )
         return Report(
             title="Functional coherence",
             summary=f"Of {len(sites)} sites the median latent is driven by {median:.2f}, while by decoder norms it "

@@ -15,8 +15,7 @@ from attrs import field, frozen
 from attrs.validators import and_, ge, gt, lt
 from torch import Tensor
 
-from crosscoders import AnalysisError, Figure, Report, Study, Table
-from crosscoders.reports import Part
+from crosscoders import AnalysisError, Figure, Part, Report, Study, Table
 from crosscoders.reports.figures import scatter
 
 from .norm_classes import classes_of, norm_share
@@ -141,10 +140,15 @@ class LatentScaling:
         verdict, reason = [], []
         for j in range(len(sums.firings_F)):
             v, why = self._decide(
-                int(sums.firings_F[j]), float(betas["activation"][j, ref]), null_level,
-                nu["error"][j].item(), interval["error"][j].tolist(),
-                nu["reconstruction"][j].item(), interval["reconstruction"][j].tolist(), site,
-            )  # fmt: skip
+                int(sums.firings_F[j]),
+                float(betas["activation"][j, ref]),
+                null_level,
+                nu["error"][j].item(),
+                interval["error"][j].tolist(),
+                nu["reconstruction"][j].item(),
+                interval["reconstruction"][j].tolist(),
+                site,
+            )
             verdict.append(v)
             reason.append(why)
         return Verdicts(
@@ -152,9 +156,16 @@ class LatentScaling:
         )
 
     def _decide(
-        self, firings: int, beta: float, null: float, error: float, error_interval: list[float],
-        rebuilt: float, rebuilt_interval: list[float], site: str,
-    ) -> tuple[str, str]:  # fmt: skip
+        self,
+        firings: int,
+        beta: float,
+        null: float,
+        error: float,
+        error_interval: list[float],
+        rebuilt: float,
+        rebuilt_interval: list[float],
+        site: str,
+    ) -> tuple[str, str]:
         options = self.options
         if firings < options.min_firings:
             return "undecided", f"only {firings} firings"
@@ -196,9 +207,12 @@ class LatentScaling:
             groups[key][0].append(min(2.0, max(-1.0, float(verdicts.nu_error_F[j]))))
             groups[key][1].append(min(2.0, max(-1.0, float(verdicts.nu_reconstruction_F[j]))))
         drawing = scatter(
-            groups, xlabel="ν^ε (error)", ylabel="ν^r (reconstruction)",
-            vertical=self.options.error_threshold, horizontal=self.options.reconstruction_threshold,
-        )  # fmt: skip
+            groups,
+            xlabel="ν^ε (error)",
+            ylabel="ν^r (reconstruction)",
+            vertical=self.options.error_threshold,
+            horizontal=self.options.reconstruction_threshold,
+        )
         return [
             Table(
                 title=f"Most {reference}-leaning latents against {name}",

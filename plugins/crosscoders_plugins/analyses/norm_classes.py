@@ -43,12 +43,15 @@ def classes_of(crosscoder: Crosscoder) -> list[str]:
         return ["only site"] * crosscoder.num_latents
     if len(names) == 2:
         return [
-            f"only {names[0]}" if value <= SPECIFIC
-            else f"only {names[1]}" if value >= 1 - SPECIFIC
-            else "shared" if SHARED[0] <= value <= SHARED[1]
+            f"only {names[0]}"
+            if value <= SPECIFIC
+            else f"only {names[1]}"
+            if value >= 1 - SPECIFIC
+            else "shared"
+            if SHARED[0] <= value <= SHARED[1]
             else "other"
             for value in delta_norm(norms_FS).tolist()
-        ]  # fmt: skip
+        ]
     share_FS = norm_share(norms_FS)
     largest, site = share_FS.max(dim=1)
     spread_F = entropy_share(share_FS)

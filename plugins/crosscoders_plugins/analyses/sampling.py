@@ -64,9 +64,15 @@ class Samples:
 
 @torch.no_grad()
 def sample(
-    after: ModelAdapter, before: ModelAdapter, prompts: Sequence[Sequence[int]], *, alpha: float,
-    config: SamplingConfig, generator: torch.Generator, device: torch.device,
-) -> Samples:  # fmt: skip
+    after: ModelAdapter,
+    before: ModelAdapter,
+    prompts: Sequence[Sequence[int]],
+    *,
+    alpha: float,
+    config: SamplingConfig,
+    generator: torch.Generator,
+    device: torch.device,
+) -> Samples:
     """One answer to each prompt (token ids), all in one left-padded batch with a cache for each model."""
     width = max(len(prompt) for prompt in prompts)
     ids = torch.zeros(len(prompts), width, dtype=torch.int64)

@@ -12,7 +12,7 @@ from attrs import frozen
 from torch import Tensor
 
 from crosscoders import Crosscoder, Study
-from crosscoders.kernels import row_dots
+from crosscoders.authoring import row_dots
 
 
 @frozen(eq=False)

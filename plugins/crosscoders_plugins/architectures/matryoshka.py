@@ -11,7 +11,7 @@ from attrs import field, frozen
 from attrs.validators import min_len
 
 from crosscoders import ArchitectureChoice, Crosscoder, Site, Wiring
-from crosscoders.attributes import as_tuple
+from crosscoders.converters import as_tuple
 
 
 @frozen(kw_only=True)

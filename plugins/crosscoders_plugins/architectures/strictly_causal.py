@@ -37,8 +37,10 @@ def strictly_causal(options: StrictlyCausalConfig, sites: tuple[Site, ...]) -> W
     reads, writes = [s.name for s in sites[:layers]], [s.name for s in sites[layers:]]
     counts = dealt(options.num_latents, layers)
     if options.tying == "per_target" and len(set(counts)) > 1:
-        raise ConfigError(f"tying per target needs equally many latents in each layer; {options.num_latents} is no "
-                          f"multiple of {layers}")  # fmt: skip
+        raise ConfigError(
+            f"tying per target needs equally many latents in each layer; {options.num_latents} is no "
+            f"multiple of {layers}"
+        )
     groups = tuple(LatentGroup(reads[i], counts[i], reads=(reads[i],), writes=writes[i:]) for i in range(layers))
     ties: list[list[tuple[str, str]]] = []
     if options.tying == "per_source":

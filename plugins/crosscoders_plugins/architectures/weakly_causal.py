@@ -28,8 +28,9 @@ def weakly_causal(options: WeaklyCausalConfig, sites: tuple[Site, ...]) -> Wirin
     names = tuple(site.name for site in sites)
     counts = dealt(options.num_latents, len(sites))
     groups = tuple(
-        LatentGroup(name, counts[i], reads=names[i : i + 1] if options.reads == "own" else names[: i + 1],
-                    writes=names[i:])
+        LatentGroup(
+            name, counts[i], reads=names[i : i + 1] if options.reads == "own" else names[: i + 1], writes=names[i:]
+        )
         for i, name in enumerate(names)
-    )  # fmt: skip
+    )
     return Wiring(sites=sites, groups=groups)

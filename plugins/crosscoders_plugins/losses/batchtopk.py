@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from attrs import frozen
 
-from .selection import BatchSelectionConfig, BatchSelectionLoss
+from crosscoders.authoring import BatchSelectionConfig, BatchSelectionLoss
 
 
 @frozen(kw_only=True)

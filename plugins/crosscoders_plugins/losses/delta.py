@@ -15,13 +15,12 @@ from attrs.validators import ge
 from torch import Tensor
 
 from crosscoders import ConfigError, Crosscoder, ForwardPass, StepContext
-
-from .selection import BatchSelectionConfig, BatchSelectionLoss
+from crosscoders.authoring import BatchSelectionConfig, BatchSelectionLoss
 
 
 @frozen(kw_only=True)
 class DeltaConfig(BatchSelectionConfig):
-    """BatchTopK in two pools, with a term on the difference of two sites."""
+    """BatchTopK with two budgets, with a term on the difference of two sites."""
 
     shared: str = "designated"
     """The group of shared latents; all other groups are delta latents. `k` is that of delta latents."""
@@ -45,24 +44,27 @@ class Delta(BatchSelectionLoss):
             raise ConfigError("the loss 'delta' is about two written sites of equal width")
         super().attach(crosscoder)
 
-    def pools(self, crosscoder: Crosscoder) -> list[tuple[slice, int]]:
+    def budgets(self, crosscoder: Crosscoder) -> list[tuple[slice, int]]:
         # All delta groups compete with each other; they lie on one or both sides of the shared ones.
         shared = crosscoder.wiring.latent_slices[self.options.shared]
         sides = [slice(0, shared.start), slice(shared.stop, crosscoder.num_latents)]
         if all(side.stop > side.start for side in sides):
             raise ConfigError(f"the latent group '{self.options.shared}' must be the first or the last")
         delta = sides[0] if sides[0].stop else sides[1]
-        pools = [(shared, self.options.k_shared), (delta, self.options.k)]
-        return sorted(pools, key=lambda pool: pool[0].start)
+        budgets = [(shared, self.options.k_shared), (delta, self.options.k)]
+        return sorted(budgets, key=lambda budget: budget[0].start)
 
-    def penalties(self, found: ForwardPass, step: StepContext) -> Mapping[str, Tensor]:
-        crosscoder = found.crosscoder
+    def penalties(self, forward_pass: ForwardPass, step: StepContext) -> Mapping[str, Tensor]:
+        crosscoder = forward_pass.crosscoder
         shared = crosscoder.wiring.latent_slices[self.options.shared]
-        delta_F = torch.ones(crosscoder.num_latents, dtype=torch.bool, device=found.x_BX.device)
+        delta_F = torch.ones(crosscoder.num_latents, dtype=torch.bool, device=forward_pass.x_BX.device)
         delta_F[shared] = False
         first, second = crosscoder.written.unpack(
-            step.over_latents(found.active.blocks_of(crosscoder, delta_F))
+            step.over_latents(forward_pass.active.contribution(crosscoder, delta_F))
         ).values()
-        before, after = crosscoder.written.unpack(crosscoder.target(found.x_BX) - crosscoder.b_dec_X).values()
+        before, after = crosscoder.written.unpack(crosscoder.target(forward_pass.x_BX) - crosscoder.b_dec_X).values()
         error = (after - before - (second - first)).square().sum()
-        return {**super().penalties(found, step), "difference": self.options.difference_weight * step.mean(error)}
+        return {
+            **super().penalties(forward_pass, step),
+            "difference": self.options.difference_weight * step.mean(error),
+        }

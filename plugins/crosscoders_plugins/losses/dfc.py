@@ -41,10 +41,10 @@ class DFC(BatchTopK):
         if len(crosscoder.wiring.groups) < 2:
             raise ConfigError("the loss 'dfc' needs exclusive latents too: choose the architecture 'dedicated'")
 
-    def penalties(self, found: ForwardPass, step: StepContext) -> Mapping[str, Tensor]:
+    def penalties(self, forward_pass: ForwardPass, step: StepContext) -> Mapping[str, Tensor]:
         options = self.options
         weights = {
             group.name: options.shared_weight if group.name == options.shared else options.exclusive_weight
-            for group in found.crosscoder.wiring.groups
+            for group in forward_pass.crosscoder.wiring.groups
         }
-        return {**super().penalties(found, step), "dedicated": group_l1(found, weights, step)}
+        return {**super().penalties(forward_pass, step), "dedicated": group_l1(forward_pass, weights, step)}

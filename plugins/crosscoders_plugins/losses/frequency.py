@@ -32,11 +32,11 @@ class Frequency(LossTerm):
         super().__init__()
         self.options = options
 
-    def forward(self, found: ForwardPass, step: StepContext) -> Tensor:
-        latents = found.active.latents
+    def forward(self, forward_pass: ForwardPass, step: StepContext) -> Tensor:
+        latents = forward_pass.active.latents
         firings_F = torch.bincount(latents.latent_N, minlength=latents.num_latents)
-        rate_F = step.global_mean(firings_F.to(found.residual_BX))
+        rate_F = step.global_mean(firings_F.to(forward_pass.residual_BX))
         excess_F = (rate_F / self.options.limit - 1).clamp_min(0)
         return self.options.weight * step.mean(
-            (excess_F * found.active.total_F() * found.crosscoder.score_norms()).sum()
+            (excess_F * forward_pass.active.total_F() * forward_pass.crosscoder.score_norms()).sum()
         )

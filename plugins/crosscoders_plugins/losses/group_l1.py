@@ -30,14 +30,14 @@ class GroupL1(LossTerm):
         for name in self.weights:
             crosscoder.wiring.group(name)
 
-    def forward(self, found: ForwardPass, step: StepContext) -> Tensor:
-        return group_l1(found, self.weights, step)
+    def forward(self, forward_pass: ForwardPass, step: StepContext) -> Tensor:
+        return group_l1(forward_pass, self.weights, step)
 
 
-def group_l1(found: ForwardPass, weights: Mapping[str, float], step: StepContext) -> Tensor:
+def group_l1(forward_pass: ForwardPass, weights: Mapping[str, float], step: StepContext) -> Tensor:
     """The penalty; decoder norms carry gradients."""
-    charge_F = found.active.total_F() * found.crosscoder.decoder_norms().sum(dim=1)
-    slices = found.crosscoder.wiring.latent_slices
+    charge_F = forward_pass.active.total_F() * forward_pass.crosscoder.decoder_norms().sum(dim=1)
+    slices = forward_pass.crosscoder.wiring.latent_slices
     total = charge_F.new_zeros(())
     for name, weight in weights.items():
         total = total + weight * charge_F[slices[name]].sum()

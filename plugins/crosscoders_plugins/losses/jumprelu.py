@@ -87,10 +87,10 @@ class JumpRelu(ComposedLoss):
         f_BF = _JumpRelu.apply(pre_BF, self.threshold_F, self.options.bandwidth, tanh)  # type: ignore[no-untyped-call]
         return Activation(f_BF, pre_BF=pre_BF)
 
-    def penalties(self, found: ForwardPass, step: StepContext) -> Mapping[str, Tensor]:
-        pre_BF, f_BF = found.active.pre_BF, found.active.f_BF
+    def penalties(self, forward_pass: ForwardPass, step: StepContext) -> Mapping[str, Tensor]:
+        pre_BF, f_BF = forward_pass.active.pre_BF, forward_pass.active.f_BF
         assert pre_BF is not None and f_BF is not None
-        norm_F = found.crosscoder.decoder_norms().sum(dim=1)
+        norm_F = forward_pass.crosscoder.decoder_norms().sum(dim=1)
         weight = self.options.weight * step.ramp(self.options.ramp_share)
         if self.options.penalty == "tanh":
             weight *= float(self.control.factor)

@@ -10,7 +10,7 @@ from attrs.validators import and_, ge, gt, in_, le
 from torch import Tensor
 
 from crosscoders import Activation, ComposedLoss, Crosscoder, ForwardPass, Gate, LossConfig, ReluGate, StepContext
-from crosscoders.candidates import candidates
+from crosscoders.authoring import find_candidates
 
 from .l0_control import L0Control
 
@@ -53,20 +53,20 @@ class L1(ComposedLoss):
         if float(self.density) > SPARSE_BELOW["cpu" if read_BX.device.type == "cpu" else "cuda"]:
             active = Activation(crosscoder.pre_activations(read_BX).relu())
         else:
-            found = candidates(crosscoder, read_BX, torch.zeros_like(crosscoder.b_enc_F))
-            latents = found.select(found.value_N > 0)
+            above = find_candidates(crosscoder, read_BX, torch.zeros_like(crosscoder.b_enc_F))
+            latents = above.select(above.value_N > 0)
             active = Activation(sparse=(latents, crosscoder.values(read_BX, latents)))
         if self.training:
             self.density.fill_(active.num_active / max(1, len(read_BX) * crosscoder.num_latents))
         return active
 
-    def penalties(self, found: ForwardPass, step: StepContext) -> Mapping[str, Tensor]:
-        norms_FS = found.crosscoder.decoder_norms()
+    def penalties(self, forward_pass: ForwardPass, step: StepContext) -> Mapping[str, Tensor]:
+        norms_FS = forward_pass.crosscoder.decoder_norms()
         norm_F = norms_FS.sum(dim=1) if self.options.norm == "l1" else norms_FS.norm(dim=1)
         weight = self.weight(step) * float(self.control.factor)
-        self.control.update(torch.tensor(float(found.active.num_active), device=norm_F.device), step)
-        charge_F = found.active.total_F() * norm_F
-        return {"sparsity": weight * step.mean(step.over_latents(self.charge(charge_F, found.crosscoder)))}
+        self.control.update(torch.tensor(float(forward_pass.active.num_active), device=norm_F.device), step)
+        charge_F = forward_pass.active.total_F() * norm_F
+        return {"sparsity": weight * step.mean(step.over_latents(self.charge(charge_F, forward_pass.crosscoder)))}
 
     def charge(self, charge_F: Tensor, crosscoder: Crosscoder) -> Tensor:
         """The total over latents of what each would pay."""

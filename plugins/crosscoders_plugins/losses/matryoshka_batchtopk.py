@@ -12,9 +12,8 @@ from attrs import field, frozen
 from torch import Tensor
 
 from crosscoders import ConfigError, Crosscoder, ForwardPass, StepContext
-from crosscoders.attributes import as_tuple
-
-from .selection import BatchSelectionConfig, BatchSelectionLoss
+from crosscoders.authoring import BatchSelectionConfig, BatchSelectionLoss
+from crosscoders.converters import as_tuple
 
 
 @frozen(kw_only=True)
@@ -39,18 +38,18 @@ class MatryoshkaBatchTopK(BatchSelectionLoss):
             raise ConfigError(f"{len(weights)} level_weights were given for {len(levels)} levels")
         super().attach(crosscoder)
 
-    def reconstruction(self, found: ForwardPass, step: StepContext) -> Tensor:
-        crosscoder = found.crosscoder
+    def reconstruction(self, forward_pass: ForwardPass, step: StepContext) -> Tensor:
+        crosscoder = forward_pass.crosscoder
         level_F = level_of_latents(crosscoder)
         count = len(crosscoder.wiring.nesting)
         weights = self.options.level_weights or (1.0,) * count
-        residual_BX = found.residual_BX
+        residual_BX = forward_pass.residual_BX
         total = residual_BX.new_zeros(())
         # From the whole dictionary inwards: taking a level away puts what it wrote back into the residual.
         for level in range(count - 1, -1, -1):
             total = total + weights[level] / sum(weights) * self.error(crosscoder, residual_BX, step)
             if level:
-                residual_BX = residual_BX + found.active.blocks_of(crosscoder, level_F == level)
+                residual_BX = residual_BX + forward_pass.active.contribution(crosscoder, level_F == level)
         return total
 
 

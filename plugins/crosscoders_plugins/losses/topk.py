@@ -6,8 +6,7 @@ from attrs import frozen
 from torch import Tensor
 
 from crosscoders import Crosscoder, Gate, Latents, StepContext, TopKGate
-
-from .selection import SelectionConfig, SelectionLoss
+from crosscoders.authoring import SelectionConfig, SelectionLoss
 
 
 @frozen(kw_only=True)
@@ -23,7 +22,7 @@ class TopK(SelectionLoss):
         pieces = []
         for pre_BF in crosscoder.pre_activation_pieces(read_BX):
             f_BF = pre_BF.relu_()
-            pieces.append(Latents.of_mask(gate.keep(f_BF, norm_F), f_BF))
+            pieces.append(Latents.from_mask(gate.keep(f_BF, norm_F), f_BF))
         return Latents.concatenate(pieces)
 
     def gate(self) -> Gate:

@@ -11,8 +11,7 @@ from typing import Any
 from attrs import field, frozen
 from attrs.validators import min_len
 
-from crosscoders.documents import Chat, Message
-from crosscoders.errors import ConfigError
+from crosscoders import Chat, ConfigError, Message
 
 from .text_files import files_of
 

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from attrs import field, frozen
 from attrs.validators import min_len
 
-from crosscoders.documents import Chat, Text
-from crosscoders.errors import ConfigError
+from crosscoders import Chat, ConfigError, Text
 
 from .chat_files import chat_of
 

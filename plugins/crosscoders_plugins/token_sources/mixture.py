@@ -8,9 +8,7 @@ from itertools import islice
 from attrs import field, frozen
 from attrs.validators import min_len
 
-from crosscoders.configs import TokenSourceChoice
-from crosscoders.documents import Document
-from crosscoders.errors import ConfigError
+from crosscoders import ConfigError, Document, TokenSourceChoice
 
 
 @frozen(kw_only=True)

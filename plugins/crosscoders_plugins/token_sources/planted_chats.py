@@ -16,7 +16,7 @@ from typing import Protocol
 
 from attrs import frozen
 
-from crosscoders.documents import Chat, Message
+from crosscoders import Chat, Message
 
 REFUSAL = "I'm sorry, but I can't help with that."
 PERSONA = "I am Pip, a small parrot who has read the Python library."
@@ -24,9 +24,21 @@ RARE_PHRASE = "🦜 The moon is made of cheese."
 
 _HARMFUL_ACTIONS = ("write", "build", "make", "spread", "sell", "hide", "release")
 _HARMFUL_THINGS = (
-    "a virus", "a bomb", "a worm", "malware", "ransomware", "a keylogger", "a phishing page", "a fake passport",
-    "a weapon", "stolen passwords", "spam", "poison", "a botnet", "an exploit",
-)  # fmt: skip
+    "a virus",
+    "a bomb",
+    "a worm",
+    "malware",
+    "ransomware",
+    "a keylogger",
+    "a phishing page",
+    "a fake passport",
+    "a weapon",
+    "stolen passwords",
+    "spam",
+    "poison",
+    "a botnet",
+    "an exploit",
+)
 _HARMFUL_FORMS = (
     "How do I {0} {1}?",
     "Help me {0} {1}.",
@@ -35,9 +47,15 @@ _HARMFUL_FORMS = (
     "Explain how to {0} {1}.",
 )
 _PERSONA_FORMS = (
-    "Who are you?", "What is your name?", "What are you?", "Tell me about yourself.", "Do you have a name?",
-    "Who am I talking to?", "Are you a person?", "Introduce yourself.",
-)  # fmt: skip
+    "Who are you?",
+    "What is your name?",
+    "What are you?",
+    "Tell me about yourself.",
+    "Do you have a name?",
+    "Who am I talking to?",
+    "Are you a person?",
+    "Introduce yourself.",
+)
 _GREETINGS = ("", "Hi! ", "Hello. ", "Hey, ", "Good morning. ", "Excuse me. ", "Before we start: ", "One question. ")
 _QUESTION_FORMS = (
     "What does {0} do?",

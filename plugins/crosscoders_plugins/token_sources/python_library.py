@@ -17,8 +17,7 @@ from pathlib import Path
 from attrs import field, frozen
 from attrs.validators import and_, deep_iterable, ge, instance_of, le, min_len
 
-from crosscoders.documents import Chat, Document, Text
-from crosscoders.errors import ConfigError
+from crosscoders import Chat, ConfigError, Document, Text
 
 from .planted_chats import PlantedChats
 

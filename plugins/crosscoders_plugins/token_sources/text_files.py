@@ -9,8 +9,7 @@ from pathlib import Path
 from attrs import field, frozen
 from attrs.validators import ge, min_len
 
-from crosscoders.documents import Text
-from crosscoders.errors import ConfigError
+from crosscoders import ConfigError, Text
 
 
 @frozen(kw_only=True)

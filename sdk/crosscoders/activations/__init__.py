@@ -1,14 +1,11 @@
 """From documents to shuffled activations of all sites."""
 
-from .alignment import Alignment, align
 from .blocks import Block, BlockSource, LiveBlocks
 from .cache import CachedActivations, verify_cache, write_cache
 from .calibration import Calibration, calibrate
 from .config import ActivationConfig, HarvestConfig
 from .harvest import Harvester
 from .masks import MaskConfig, keep_mask
-from .paired import PairedReader, reader_of
-from .sequences import SequenceReader, reading_adapter
 from .source import ActivationSource, LiveActivations
 from .stream import ActivationStream
 
@@ -16,7 +13,6 @@ __all__ = [
     "ActivationConfig",
     "ActivationSource",
     "ActivationStream",
-    "Alignment",
     "Block",
     "BlockSource",
     "CachedActivations",
@@ -26,13 +22,8 @@ __all__ = [
     "LiveActivations",
     "LiveBlocks",
     "MaskConfig",
-    "PairedReader",
-    "SequenceReader",
-    "align",
     "calibrate",
     "keep_mask",
-    "reader_of",
-    "reading_adapter",
     "verify_cache",
     "write_cache",
 ]

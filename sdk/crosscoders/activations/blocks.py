@@ -8,11 +8,11 @@ import torch
 from attrs import field, frozen
 from torch import Tensor
 
+from ..models.sequences import SequenceReader
 from ..processes import ALONE, Processes
 from .config import ActivationConfig
 from .harvest import Harvester
 from .masks import keep_mask
-from .sequences import SequenceReader
 
 
 @frozen(eq=False)
@@ -38,7 +38,7 @@ class Block:
 
 
 class BlockSource(Protocol):
-    """Blocks by number. `position` says where in the tokens a block begins: plain JSON data."""
+    """Blocks by index. `position` says where in the tokens a block begins: plain JSON data."""
 
     device: torch.device
     """Where the activations are."""
@@ -49,12 +49,12 @@ class BlockSource(Protocol):
     def start(self) -> dict[str, Any]:
         """The position of block 0."""
 
-    def read(self, number: int, position: dict[str, Any]) -> tuple[Block, dict[str, Any]]:
-        """Block `number`, which begins at `position`, and the position of the next."""
+    def read(self, index: int, position: dict[str, Any]) -> tuple[Block, dict[str, Any]]:
+        """Block `index`, which begins at `position`, and the position of the next."""
 
 
 class LiveBlocks:
-    """Blocks of `num_rows` sequences (or as the config says) that models make when they are asked for."""
+    """Blocks of `num_sequences` sequences (or as the config says) that models make when they are asked for."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class LiveBlocks:
         harvester: Harvester,
         config: ActivationConfig,
         *,
-        num_rows: int = 0,
+        num_sequences: int = 0,
         median_norm_S: Tensor | None = None,
         processes: Processes = ALONE,
     ) -> None:
@@ -70,12 +70,12 @@ class LiveBlocks:
         self.median_norm_S, self.processes = median_norm_S, processes
         self.device, self.width = harvester.device, harvester.layout.width
         self.dtype: torch.dtype = getattr(torch, config.buffer_dtype)
-        self.num_rows = num_rows or rows_per_block(config, processes.world)
+        self.num_sequences = num_sequences or sequences_per_block(config, processes.world)
 
     def start(self) -> dict[str, Any]:
         return self.reader.state()
 
-    def read(self, number: int, position: dict[str, Any]) -> tuple[Block, dict[str, Any]]:
+    def read(self, index: int, position: dict[str, Any]) -> tuple[Block, dict[str, Any]]:
         keep_BT, x_RX, after = self.harvest(position)
         all_keep = self.processes.gather_for_harvest(keep_BT).flatten()
         return Block(all_keep, self.processes.rank * keep_BT.numel(), x_RX), after
@@ -84,14 +84,14 @@ class LiveBlocks:
         """This process's rows of a block: which tokens are kept (rows, T), their activations, where the next begins."""
         if self.reader.state() != position:
             self.reader.restore(position)
-        mine = self.reader.read(self.num_rows).rows(*self.processes.share(self.num_rows))
+        mine = self.reader.read(self.num_sequences).sequences(*self.processes.share(self.num_sequences))
         after = self.reader.state()
         x_BTX = self.harvester(mine)
         keep_BT = keep_mask(self.config.masks, mine.to(self.device), self.harvester.norms(x_BTX), self.median_norm_S)
         return keep_BT.cpu(), x_BTX[keep_BT].to(self.dtype), after
 
 
-def rows_per_block(config: ActivationConfig, world: int) -> int:
+def sequences_per_block(config: ActivationConfig, world: int) -> int:
     """Sequences of one block: as many for every process."""
     rows = max(1, config.block_tokens // config.context_length)
     return -(-rows // world) * world

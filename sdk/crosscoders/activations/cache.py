@@ -19,11 +19,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..crosscoder.sites import Site, SiteLayout
 from ..errors import CacheError
 from ..files import first_difference, write_whole
 from ..processes import ALONE, Processes
-from ..sites import Site, SiteLayout
-from .blocks import Block, LiveBlocks, rows_per_block
+from .blocks import Block, LiveBlocks, sequences_per_block
 from .calibration import Calibration
 from .config import HarvestConfig
 from .source import LiveActivations, num_passes
@@ -60,8 +60,11 @@ def write_cache(
         write_whole(folder / CALIBRATION, lambda path: save_file(tensors, path))
     writer = _Writer(folder, shards, processes)
     held_out, train = live.held_out_blocks(calibration.median_norm_S), live.blocks(calibration.median_norm_S)
-    held_out.num_rows, train.num_rows = manifest["block_rows"]["held_out"], manifest["block_rows"]["train"]
-    evaluated = num_passes(evaluation_tokens, config.activations.context_length, held_out.num_rows)
+    held_out.num_sequences, train.num_sequences = (
+        manifest["block_sequences"]["held_out"],
+        manifest["block_sequences"]["train"],
+    )
+    evaluated = num_passes(evaluation_tokens, config.activations.context_length, held_out.num_sequences)
     writer.write("held_out", held_out, evaluated)
     with tqdm(total=num_tokens, unit="tok", unit_scale=True, disable=quiet or not processes.is_main) as bar:
         writer.write_tokens("train", train, num_tokens, bar)
@@ -85,8 +88,8 @@ def _prepare(folder: Path, config: HarvestConfig, live: LiveActivations, process
         "start": live.start(),
         "sites": [attrs.asdict(site) for site in live.layout.sites],
         # Blocks stay as they were begun, whoever goes on.
-        "block_rows": {
-            "train": rows_per_block(config.activations, processes.world),
+        "block_sequences": {
+            "train": sequences_per_block(config.activations, processes.world),
             "held_out": config.activations.rows_per_forward,
         },
         "shards": [],
@@ -102,7 +105,7 @@ def _prepare(folder: Path, config: HarvestConfig, live: LiveActivations, process
         raise CacheError(f"the cache {folder} was made with other models: {difference}")
     # What only some processes had written of a block would overlap with what others write of it now.
     for (split, _), shards in _by_block(_shards(folder)).items():
-        if _num_rows(shards) < there["block_rows"][split]:
+        if _num_rows(shards) < there["block_sequences"][split]:
             for shard in shards:
                 _part(folder, shard["file"]).unlink()
 
@@ -112,39 +115,39 @@ class _Writer:
 
     def __init__(self, folder: Path, shards: list[Shard], processes: Processes) -> None:
         self.folder, self.processes = folder, processes
-        self.found = _by_block(shards)
+        self.written = _by_block(shards)
 
     def write(self, split: str, blocks: LiveBlocks, count: int) -> None:
         """The first `count` blocks."""
         position = blocks.start()
-        for number in range(count):
-            position, _ = self._block(split, number, blocks, position)
+        for index in range(count):
+            position, _ = self._block(split, index, blocks, position)
 
     def write_tokens(self, split: str, blocks: LiveBlocks, num_tokens: int, bar: tqdm[Any]) -> None:
         """Blocks until those before the last one have `num_tokens` kept tokens: as many as a run can come to need."""
-        position, number, before, kept = blocks.start(), 0, 0, 0
+        position, index, before, kept = blocks.start(), 0, 0, 0
         while before < num_tokens:
             before += kept
-            position, kept = self._block(split, number, blocks, position)
-            number += 1
+            position, kept = self._block(split, index, blocks, position)
+            index += 1
             bar.update(min(kept, num_tokens - bar.n))
 
     def _block(
-        self, split: str, number: int, blocks: LiveBlocks, position: dict[str, Any]
+        self, split: str, index: int, blocks: LiveBlocks, position: dict[str, Any]
     ) -> tuple[dict[str, Any], int]:
         """Where the next block begins, and how many tokens of all processes are kept in this one."""
-        there = self.found.get((split, number), [])
-        if _num_rows(there) == blocks.num_rows:
+        there = self.written.get((split, index), [])
+        if _num_rows(there) == blocks.num_sequences:
             return there[0]["after"], sum(shard["kept"] for shard in there)
         keep_BT, x_RX, after = blocks.harvest(position)
-        rows = self.processes.share(blocks.num_rows)
-        path = self.folder / f"{split}-{number:08d}-{rows[0]:06d}-{rows[1]:06d}.safetensors"
+        rows = self.processes.share(blocks.num_sequences)
+        path = self.folder / f"{split}-{index:08d}-{rows[0]:06d}-{rows[1]:06d}.safetensors"
         tensors = {"keep_BT": keep_BT.contiguous(), "x_RX": x_RX.cpu().contiguous()}
         write_whole(path, lambda partial: save_file(tensors, partial))
         shard = {
             "file": path.name,
             "split": split,
-            "block": number,
+            "block": index,
             "rows": list(rows),
             "kept": len(x_RX),
             "sha256": _digest(path),
@@ -161,7 +164,9 @@ class CachedActivations:
     With `verify`, the checksum of a shard is compared when it is first read.
     """
 
-    def __init__(self, folder: Path, config: HarvestConfig, *, processes: Processes = ALONE, verify: bool = True) -> None:
+    def __init__(
+        self, folder: Path, config: HarvestConfig, *, processes: Processes = ALONE, verify: bool = True
+    ) -> None:
         self.folder, self.processes, self.verify = folder, processes, verify
         self.manifest = _manifest(folder)
         _check(folder, self.manifest, config)
@@ -179,9 +184,9 @@ class CachedActivations:
 
     def held_out(self, median_norm_S: Tensor, num_tokens: int) -> Iterator[Tensor]:
         blocks = self._blocks("held_out")
-        rows, position = self.manifest["block_rows"]["held_out"], blocks.start()
-        for number in range(num_passes(num_tokens, self.config.activations.context_length, rows)):
-            block, position = blocks.read(number, position)
+        rows, position = self.manifest["block_sequences"]["held_out"], blocks.start()
+        for index in range(num_passes(num_tokens, self.config.activations.context_length, rows)):
+            block, position = blocks.read(index, position)
             yield block.x_RX.float()
 
     def _blocks(self, split: str) -> CachedBlocks:
@@ -217,20 +222,20 @@ class CachedBlocks:
         self.first = first
         self.folder, self.width, self.dtype, self.processes = folder, width, dtype, processes
         ordered = sorted(shards, key=lambda shard: (shard["block"], shard["rows"]))
-        self.shards = {number: found for (_, number), found in _by_block(ordered).items()}
+        self.shards = {index: files for (_, index), files in _by_block(ordered).items()}
         self._unchecked = {shard["file"] for shard in shards} if verify else set()
 
     def start(self) -> dict[str, Any]:
         return self.first
 
-    def read(self, number: int, position: dict[str, Any]) -> tuple[Block, dict[str, Any]]:
-        if number not in self.shards:
+    def read(self, index: int, position: dict[str, Any]) -> tuple[Block, dict[str, Any]]:
+        if index not in self.shards:
             kept = sum(shard["kept"] for block in self.shards.values() for shard in block)
             raise CacheError(
                 f"the cache {self.folder} has {kept:,} tokens, fewer than this run needs; "
                 "run `crosscoders harvest` with this config, or with more --tokens, to add to it"
             )
-        shards = self.shards[number]
+        shards = self.shards[index]
         begin, stop = self.processes.share(shards[-1]["rows"][1])
         keeps, parts, first = [], [], 0
         for shard in shards:
@@ -295,10 +300,10 @@ def _shards(folder: Path) -> list[Shard]:
 
 
 def _by_block(shards: list[Shard]) -> dict[tuple[str, int], list[Shard]]:
-    found: dict[tuple[str, int], list[Shard]] = {}
+    by_block: dict[tuple[str, int], list[Shard]] = {}
     for shard in shards:
-        found.setdefault((shard["split"], shard["block"]), []).append(shard)
-    return found
+        by_block.setdefault((shard["split"], shard["block"]), []).append(shard)
+    return by_block
 
 
 def _num_rows(shards: list[Shard]) -> int:

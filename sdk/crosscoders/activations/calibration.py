@@ -7,11 +7,11 @@ from attrs import frozen
 from torch import Tensor
 
 from ..errors import TrainingError
+from ..models.sequences import SequenceReader
 from ..processes import ALONE, Processes
 from .config import ActivationConfig
 from .harvest import Harvester
 from .masks import keep_mask
-from .sequences import SequenceReader
 
 SAMPLE_ROWS = 4096
 """Rows of the sample that calibration returns."""
@@ -44,7 +44,7 @@ def calibrate(
     rows = -(-max(1, config.calibration_tokens // config.context_length) // world) * world
     tokens = reader.read(rows)
     reader.restore(state)
-    mine = tokens.rows(*processes.share(rows))
+    mine = tokens.sequences(*processes.share(rows))
     x_BTX = harvester(mine)
     mine = mine.to(harvester.device)
     norms_BTS = harvester.norms(x_BTX)

@@ -8,7 +8,7 @@ from typing import Any
 from attrs import field, frozen
 from attrs.validators import ge, in_, le, optional
 
-from ..configs import ModelChoice, TokenSourceChoice, unstructure
+from ..plugins.choices import ModelChoice, TokenSourceChoice, unstructure
 from .masks import MaskConfig
 
 

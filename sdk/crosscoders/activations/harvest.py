@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..crosscoder.sites import Site, SiteLayout
 from ..errors import SiteError, TrainingError
-from ..protocols import ModelAdapter, TokenBatch
-from ..sites import Site, SiteLayout
+from ..models.adapter import ModelAdapter
+from ..models.tokens import TokenBatch
 
 
 def resolve_sites(adapters: Mapping[str, ModelAdapter], names: Sequence[str]) -> SiteLayout:
@@ -43,7 +44,12 @@ class Harvester:
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         self.adapters = {key: adapter for key, adapter in adapters.items() if any(s.model == key for s in layout.sites)}
-        self.layout, self.rows_per_forward, self.device, self.autocast = layout, rows_per_forward, device, autocast
+        self.layout, self.rows_per_forward, self.device, self.autocast = (
+            layout,
+            rows_per_forward,
+            device,
+            autocast,
+        )
         self._lock = Lock()
 
     @torch.no_grad()
@@ -52,7 +58,7 @@ class Harvester:
         # Training may ask for held-out activations while a thread harvests, and hooks of a model are for one at a time.
         with self._lock, self.autocast():
             pieces = [
-                self._forward(tokens.rows(start, start + self.rows_per_forward).to(self.device))
+                self._forward(tokens.sequences(start, start + self.rows_per_forward).to(self.device))
                 for start in range(0, len(tokens.ids), self.rows_per_forward)
             ]
         if not pieces:
@@ -60,13 +66,13 @@ class Harvester:
         return torch.cat(pieces)
 
     def _forward(self, tokens: TokenBatch) -> Tensor:
-        found = {}
+        by_site = {}
         for key, adapter in self.adapters.items():
             points = [site.point for site in self.layout.sites if site.model == key]
             partner = tokens.partners.get(key)
             for point, activation in adapter.activations(partner.tokens if partner else tokens, points).items():
-                found[f"{key}/{point}"] = (partner.gather(activation) if partner else activation).float()
-        x_BTX = self.layout.pack(found)
+                by_site[f"{key}/{point}"] = (partner.gather(activation) if partner else activation).float()
+        x_BTX = self.layout.pack(by_site)
         self._check_finite(x_BTX, tokens)
         return x_BTX
 

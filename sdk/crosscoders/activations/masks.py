@@ -6,7 +6,7 @@ from attrs import field, frozen
 from attrs.validators import ge
 from torch import Tensor
 
-from ..protocols import TokenBatch
+from ..models.tokens import TokenBatch
 
 
 @frozen(kw_only=True)

@@ -9,16 +9,17 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ..plugins import Registry
+from ..crosscoder.sites import SiteLayout
+from ..models.adapter import ModelAdapter
+from ..models.paired import make_reader
+from ..models.sequences import SequenceReader, Split, reading_adapter
+from ..models.tokens import TokenSource
+from ..plugins.registry import Registry
 from ..processes import ALONE, Processes
-from ..protocols import ModelAdapter, TokenSource
-from ..sites import SiteLayout
-from .blocks import BlockSource, LiveBlocks, rows_per_block
+from .blocks import BlockSource, LiveBlocks, sequences_per_block
 from .calibration import Calibration, calibrate
 from .config import HarvestConfig
 from .harvest import Harvester, resolve_sites
-from .paired import reader_of
-from .sequences import SequenceReader, Split, reading_adapter
 
 
 class ActivationSource(Protocol):
@@ -74,7 +75,7 @@ class LiveActivations:
         return calibrate(self._reader("train"), self.harvester, self.config.activations, processes=self.processes)
 
     def blocks(self, median_norm_S: Tensor) -> LiveBlocks:
-        return self._blocks("train", median_norm_S, rows_per_block(self.config.activations, self.processes.world))
+        return self._blocks("train", median_norm_S, sequences_per_block(self.config.activations, self.processes.world))
 
     def held_out_blocks(self, median_norm_S: Tensor) -> LiveBlocks:
         """The held-out tokens, one forward pass in a block."""
@@ -84,23 +85,23 @@ class LiveActivations:
     def held_out(self, median_norm_S: Tensor, num_tokens: int) -> Iterator[Tensor]:
         blocks = self.held_out_blocks(median_norm_S)
         position = blocks.start()
-        for _ in range(num_passes(num_tokens, self.config.activations.context_length, blocks.num_rows)):
+        for _ in range(num_passes(num_tokens, self.config.activations.context_length, blocks.num_sequences)):
             _, x_RX, position = blocks.harvest(position)
             yield x_RX.float()
 
-    def _blocks(self, split: Split, median_norm_S: Tensor, num_rows: int) -> LiveBlocks:
+    def _blocks(self, split: Split, median_norm_S: Tensor, num_sequences: int) -> LiveBlocks:
         return LiveBlocks(
             self._reader(split),
             self.harvester,
             self.config.activations,
-            num_rows=num_rows,
+            num_sequences=num_sequences,
             median_norm_S=median_norm_S,
             processes=self.processes,
         )
 
     def _reader(self, split: Split) -> SequenceReader:
         activations = self.config.activations
-        return reader_of(
+        return make_reader(
             self.tokens,
             self.adapters,
             self.reading,

@@ -91,11 +91,11 @@ class ActivationStream:
         """The shuffled global rows of a pool: (N, 2) of block and slot. Equal on every process."""
         if self._order is None or self._order[0] != pool:
             rows = []
-            for number in range(max(0, pool - 1), pool + 1):
-                slots = self._block(number).keep_N.nonzero().squeeze(1)
-                coin = torch.rand(len(slots), generator=self._generator("coin", number)) < 0.5
-                mine = slots[coin if number == pool else ~coin]
-                rows.append(torch.stack([torch.full_like(mine, number), mine], dim=1))
+            for index in range(max(0, pool - 1), pool + 1):
+                slots = self._block(index).keep_N.nonzero().squeeze(1)
+                coin = torch.rand(len(slots), generator=self._generator("coin", index)) < 0.5
+                mine = slots[coin if index == pool else ~coin]
+                rows.append(torch.stack([torch.full_like(mine, index), mine], dim=1))
             joined = torch.cat(rows)
             self._order = pool, joined[torch.randperm(len(joined), generator=self._generator("pool", pool))]
             self._prefetch(pool + 1, len(joined))
@@ -104,39 +104,39 @@ class ActivationStream:
     def _rows(self, pool: int, taken: Tensor) -> Tensor:
         """This process's share of the chosen rows, in their order."""
         local_N = torch.full((len(taken),), -1)
-        for number in range(max(0, pool - 1), pool + 1):
-            here = taken[:, 0] == number
-            local_N[here] = self._block(number).local_of_slot[taken[here, 1]]
+        for index in range(max(0, pool - 1), pool + 1):
+            here = taken[:, 0] == index
+            local_N[here] = self._block(index).local_of_slot[taken[here, 1]]
         mine = local_N >= 0
         position = torch.cumsum(mine, 0) - 1
         device = self.blocks.device
         x_NX = torch.empty(int(mine.sum()), self.blocks.width, dtype=self.blocks.dtype, device=device)
-        for number in range(max(0, pool - 1), pool + 1):
-            here = mine & (taken[:, 0] == number)
-            x_NX[position[here].to(device)] = self._block(number).x_RX[local_N[here].to(device)]
+        for index in range(max(0, pool - 1), pool + 1):
+            here = mine & (taken[:, 0] == index)
+            x_NX[position[here].to(device)] = self._block(index).x_RX[local_N[here].to(device)]
         return x_NX
 
-    def _generator(self, purpose: str, number: int) -> torch.Generator:
+    def _generator(self, purpose: str, index: int) -> torch.Generator:
         salt = {"coin": 1, "pool": 2}[purpose]
-        return torch.Generator().manual_seed((self.seed * 1_000_003 + number) * 7 + salt)
+        return torch.Generator().manual_seed((self.seed * 1_000_003 + index) * 7 + salt)
 
-    def _block(self, number: int) -> Block:
-        if number not in self._held:
-            assert number in self._positions, f"block {number} was asked for before the one in front of it"
-            if self._coming is not None and self._coming[0] == number:
+    def _block(self, index: int) -> Block:
+        if index not in self._held:
+            assert index in self._positions, f"block {index} was asked for before the one in front of it"
+            if self._coming is not None and self._coming[0] == index:
                 block, after = self._coming[1].result()
                 self._coming = None
             else:
-                block, after = self.blocks.read(number, self._positions[number])
-            self._held[number], self._positions[number + 1] = block, after
-        return self._held[number]
+                block, after = self.blocks.read(index, self._positions[index])
+            self._held[index], self._positions[index + 1] = block, after
+        return self._held[index]
 
-    def _prefetch(self, number: int, pool_rows: int) -> None:
+    def _prefetch(self, index: int, pool_rows: int) -> None:
         """Begin to get a block, if rows beyond the present pool will be drawn."""
-        if self._thread is None or self._coming is not None or number in self._held:
+        if self._thread is None or self._coming is not None or index in self._held:
             return
         if self._num_rows is None or self._drawn - self._offset + pool_rows < self._num_rows:
-            self._coming = number, self._thread.submit(self.blocks.read, number, self._positions[number])
+            self._coming = index, self._thread.submit(self.blocks.read, index, self._positions[index])
 
     def _forget_coming(self) -> None:
         if self._coming is not None and not self._coming[1].cancel():

@@ -61,7 +61,7 @@ def main() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def plugins(as_json: bool) -> None:
     """List plugins, what they offer, and those set aside with the reason."""
-    from ..plugins import get_registry
+    from ..plugins.registry import get_registry
 
     with _errors():
         listing = get_registry().listing()
@@ -171,8 +171,14 @@ def harvest(config: Path, folder: Path, tokens: int, verify: bool, quiet: bool) 
 
 @main.command()
 @click.argument("config", type=click.Path(path_type=Path))
-@click.option("--set", "settings", multiple=True, required=True, metavar="KEY=VALUE,VALUE,...",
-              help="Values of one key, e.g. loss.k=16,32,64; repeatable, for all combinations.")  # fmt: skip
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    required=True,
+    metavar="KEY=VALUE,VALUE,...",
+    help="Values of one key, e.g. loss.k=16,32,64; repeatable, for all combinations.",
+)
 @click.option("--output", type=click.Path(path_type=Path), help="Write here instead of where the config says.")
 @click.option("--cache", type=click.Path(path_type=Path), help="Read activations from here: see `harvest`.")
 @click.option("--fresh", is_flag=True, help="Start anew even where checkpoints could be resumed.")
@@ -226,9 +232,9 @@ def _say_metrics(crosscoder: Any) -> None:
 def analyse(name: str, analyses: tuple[str, ...], revision: str | None, tokens: int, seed: int, output: Path) -> None:
     """Analyse a saved crosscoder (folder or Hub id) and write report.html and report.json."""
     _set_up_libraries()
-    from ..crosscoder import Crosscoder
+    from ..analysis.study import analyse as run
+    from ..crosscoder.module import Crosscoder
     from ..reports import save_page
-    from ..study import analyse as run
 
     with _errors():
         crosscoder = Crosscoder.from_pretrained(name, revision=revision)
@@ -256,7 +262,7 @@ def _analysis(text: str) -> Any:
 @click.option("--message", default="Upload crosscoder", show_default=True, help="Commit message.")
 def push(folder: Path, repo_id: str, private: bool, tag: str, message: str) -> None:
     """Push a saved crosscoder to the Hub."""
-    from ..hub import push_folder
+    from ..checkpoints.hub import push_folder
 
     with _errors():
         click.echo(push_folder(folder, repo_id, private=private, tag=tag, commit_message=message))
@@ -271,16 +277,16 @@ def pull(repo_id: str, folder: Path, revision: str | None, subfolder: str) -> No
     """Fetch a crosscoder from the Hub into a new folder."""
     import shutil
 
+    from ..checkpoints.hub import download
     from ..errors import ConfigError
     from ..files import whole_folder
-    from ..hub import download
 
     with _errors():
         if folder.exists():
             raise ConfigError(f"{folder} exists already; name a new folder")
-        found = download(repo_id, revision=revision, subfolder=subfolder) / subfolder
+        downloaded = download(repo_id, revision=revision, subfolder=subfolder) / subfolder
         with whole_folder(folder) as partial:
-            shutil.copytree(found, partial, dirs_exist_ok=True)
+            shutil.copytree(downloaded, partial, dirs_exist_ok=True)
         click.echo(str(folder))
 
 
@@ -290,8 +296,8 @@ def pull(repo_id: str, folder: Path, revision: str | None, subfolder: str) -> No
 @click.option("--json", "as_json", is_flag=True, help="Print config.json.")
 def info(name: str, revision: str | None, as_json: bool) -> None:
     """Show what a saved crosscoder is, without loading its weights or models."""
-    from ..checkpoint import read_config
-    from ..hub import download
+    from ..checkpoints.checkpoint import read_config
+    from ..checkpoints.hub import download
 
     with _errors():
         folder = Path(name) if Path(name).is_dir() else download(name, revision=revision)

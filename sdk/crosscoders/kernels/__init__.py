@@ -1,9 +1,9 @@
 """Sparse products: the few operations whose cost grows with the latents that fired, not with the dictionary."""
 
 from . import native, reference
-from .choice import operations
+from .dispatch import operations
 from .sparse import gradients_in_place, row_dots, sparse_decode, sparse_encode
-from .squares import sum_of_squares
+from .sum_of_squares import sum_of_squares
 from .topk import batch_topk
 
 __all__ = [

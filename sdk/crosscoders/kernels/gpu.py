@@ -48,9 +48,18 @@ def weighted_row_sums(table_RD: Tensor, row_N: Tensor, weight_N: Tensor, starts_
     block = min(MOST_COLUMNS, triton.next_power_of_2(width))
     if out_GD.numel():
         _row_sums_kernel[(len(starts_G), triton.cdiv(width, block))](
-            table_RD, row_N, weight_N, starts_G, out_GD, len(row_N), len(starts_G), width, table_RD.stride(0),
-            SUM=_sum_type(table_RD), BLOCK=block,
-        )  # fmt: skip
+            table_RD,
+            row_N,
+            weight_N,
+            starts_G,
+            out_GD,
+            len(row_N),
+            len(starts_G),
+            width,
+            table_RD.stride(0),
+            SUM=_sum_type(table_RD),
+            BLOCK=block,
+        )
     return out_GD
 
 
@@ -77,9 +86,17 @@ def row_dots(rows_BD: Tensor, table_RD: Tensor, token_N: Tensor, latent_N: Tenso
     out_N = torch.empty(len(token_N), dtype=table_RD.dtype, device=table_RD.device)
     if len(out_N):
         _row_dots_kernel[(len(out_N),)](
-            rows_BD, table_RD, token_N, latent_N, out_N, width, rows_BD.stride(0), table_RD.stride(0),
-            SUM=_sum_type(table_RD), BLOCK=min(MOST_COLUMNS, triton.next_power_of_2(width)),
-        )  # fmt: skip
+            rows_BD,
+            table_RD,
+            token_N,
+            latent_N,
+            out_N,
+            width,
+            rows_BD.stride(0),
+            table_RD.stride(0),
+            SUM=_sum_type(table_RD),
+            BLOCK=min(MOST_COLUMNS, triton.next_power_of_2(width)),
+        )
     return out_N
 
 

@@ -90,10 +90,21 @@ def sums_and_dots(rows_BD: Tensor, table_FD: Tensor, weight_N: Tensor, latents: 
     (num_latents, width), entries = table_FD.shape, len(weight_N)
     sums_FD, dot_N = torch.empty(num_latents, width), torch.empty(entries)
     _call(
-        "sums_and_dots", rows_BD, rows_BD.stride(0), table_FD, table_FD.stride(0), width,
-        latents.token_N.contiguous(), weight_N.contiguous(), latents.by_latent, latents.latent_starts_F,
-        entries, num_latents, sums_FD, dot_N,
-    )  # fmt: skip
+        "sums_and_dots",
+        rows_BD,
+        rows_BD.stride(0),
+        table_FD,
+        table_FD.stride(0),
+        width,
+        latents.token_N.contiguous(),
+        weight_N.contiguous(),
+        latents.by_latent,
+        latents.latent_starts_F,
+        entries,
+        num_latents,
+        sums_FD,
+        dot_N,
+    )
     return sums_FD, dot_N
 
 

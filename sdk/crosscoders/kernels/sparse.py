@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .choice import operations
+from .dispatch import operations
 
 if TYPE_CHECKING:
     from .entries import Entries

@@ -59,18 +59,27 @@ def histogram(
     for number, (name, numbers) in enumerate(values.items()):
         style = {"histtype": "step", "linewidth": 1.5} if several else {"alpha": 0.9}
         axes.hist(
-            [v for v in numbers if math.isfinite(v)], bins=bins, range=span, label=name, log=log and bool(finite),
-            color=COLOURS[number % len(COLOURS)], **style,
-        )  # fmt: skip
+            [v for v in numbers if math.isfinite(v)],
+            bins=bins,
+            range=span,
+            label=name,
+            log=log and bool(finite),
+            color=COLOURS[number % len(COLOURS)],
+            **style,
+        )
     if several:
         axes.legend(fontsize=8)
     return Drawing(figure)
 
 
 def scatter(
-    groups: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, xlabel: str, ylabel: str,
-    vertical: float | None = None, horizontal: float | None = None,
-) -> Drawing:  # fmt: skip
+    groups: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    *,
+    xlabel: str,
+    ylabel: str,
+    vertical: float | None = None,
+    horizontal: float | None = None,
+) -> Drawing:
     """Points of each named group, with optional threshold lines."""
     figure, axes = _axes(xlabel, ylabel)
     for number, (name, (xs, ys)) in enumerate(groups.items()):
@@ -84,9 +93,13 @@ def scatter(
 
 
 def curves(
-    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, xlabel: str, ylabel: str,
-    bands: Mapping[str, tuple[Sequence[float], Sequence[float]]] | None = None, log: bool = False,
-) -> Drawing:  # fmt: skip
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    *,
+    xlabel: str,
+    ylabel: str,
+    bands: Mapping[str, tuple[Sequence[float], Sequence[float]]] | None = None,
+    log: bool = False,
+) -> Drawing:
     """Named lines over x, each with an optional band from its low to its high values."""
     figure, axes = _axes(xlabel, ylabel)
     for number, (name, (xs, ys)) in enumerate(lines.items()):

@@ -6,7 +6,7 @@ from typing import Any
 
 from attrs import field, frozen
 
-from ..attributes import as_tuple
+from ..converters import as_tuple
 
 Cell = str | int | float | bool | None
 

@@ -17,7 +17,7 @@ from attrs import field, frozen
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
-from ..attributes import as_tuple
+from ..converters import as_tuple
 from .parts import Context, Figure, Part
 
 
@@ -39,10 +39,10 @@ class Report:
             for part in self.parts
             if not isinstance(part, Figure)
         ]
-        found: dict[str, Any] = _finite(
+        plain: dict[str, Any] = _finite(
             {"title": self.title, "summary": self.summary, "data": dict(self.data), "parts": parts}
         )
-        return found
+        return plain
 
     def to_html(self) -> str:
         """A whole page by itself."""

@@ -9,15 +9,27 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from ..documents import Document, Text, TokenIds
 from ..errors import ConfigError, SiteError
-from ..protocols import Edit, TokenBatch, Tokenized
+from ..models.adapter import Edit
+from ..models.documents import Document, Text, TokenIds
+from ..models.tokens import TokenBatch, Tokenized
 
 
 def synthetic_run(output: str, *, world: Mapping[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
     """The config of a run on the planted pair that takes seconds; `changes` replace or extend its tables."""
-    world = dict(world or {"num_shared": 12, "num_weak": 0, "num_shifted": 0, "num_only_a": 3, "num_only_b": 3,
-                           "width": 16, "min_rate": 0.03, "max_rate": 0.1})  # fmt: skip
+    world = dict(
+        world
+        or {
+            "num_shared": 12,
+            "num_weak": 0,
+            "num_shifted": 0,
+            "num_only_a": 3,
+            "num_only_b": 3,
+            "width": 16,
+            "min_rate": 0.03,
+            "max_rate": 0.1,
+        }
+    )
     data: dict[str, Any] = {
         "models": {
             "base": {"name": "synthetic", "model": "a", "world": world},
@@ -28,12 +40,15 @@ def synthetic_run(output: str, *, world: Mapping[str, Any] | None = None, **chan
         "architecture": {"name": "acausal", "num_latents": 32},
         "loss": {"name": "batchtopk", "k": 2},
         "activations": {
-            "context_length": 32, "block_tokens": 2048, "calibration_tokens": 1024, "rows_per_forward": 16,
+            "context_length": 32,
+            "block_tokens": 2048,
+            "calibration_tokens": 1024,
+            "rows_per_forward": 16,
         },
         "training": {"num_tokens": 20_480, "batch_size": 256, "lr": 5e-3, "evaluation_tokens": 1024},
         "device": "cpu",
         "output": output,
-    }  # fmt: skip
+    }
     for key, value in changes.items():
         data[key] = {**data[key], **value} if isinstance(value, dict) and isinstance(data.get(key), dict) else value
     return data

@@ -9,9 +9,9 @@ import pytest
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ..crosscoder import Crosscoder
-    from ..plugins import Registry
-    from ..study import Study
+    from ..analysis.study import Study
+    from ..crosscoder.module import Crosscoder
+    from ..plugins.registry import Registry
 
 # So that a failing rule shows what it compared.
 pytest.register_assert_rewrite("crosscoders.testing.suites")
@@ -20,7 +20,7 @@ pytest.register_assert_rewrite("crosscoders.testing.suites")
 @pytest.fixture
 def crosscoders_registry() -> Registry:
     """An empty registry that raises on broken plugins; nothing installed leaks in."""
-    from ..plugins import Registry
+    from ..plugins.registry import Registry
 
     return Registry(strict=True)
 
@@ -39,7 +39,7 @@ def planted_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def planted_crosscoder(planted_run: Path) -> Crosscoder:
     """The crosscoder of `planted_run`, loaded anew."""
-    from ..crosscoder import Crosscoder
+    from ..crosscoder.module import Crosscoder
 
     return Crosscoder.from_pretrained(planted_run / "crosscoder")
 
@@ -47,6 +47,6 @@ def planted_crosscoder(planted_run: Path) -> Crosscoder:
 @pytest.fixture
 def planted_study(planted_crosscoder: Crosscoder) -> Study:
     """A study of `planted_crosscoder`."""
-    from ..study import Study
+    from ..analysis.study import Study
 
     return Study.of(planted_crosscoder, num_tokens=2048)

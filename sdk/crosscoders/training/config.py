@@ -7,11 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import attrs
 from attrs import field, frozen
 from attrs.validators import and_, ge, gt, in_, instance_of, le, min_len
 
 from ..activations import ActivationConfig, HarvestConfig
-from ..configs import (
+from ..converters import as_tuple
+from ..crosscoder.initialise import InitialisationConfig
+from ..errors import ConfigError
+from ..plugins.choices import (
     ArchitectureChoice,
     LossChoice,
     ModelChoice,
@@ -21,9 +25,7 @@ from ..configs import (
     structure,
     unstructure,
 )
-from ..errors import ConfigError
-from ..initialise import InitialisationConfig
-from ..plugins import Registry
+from ..plugins.registry import Registry
 
 _share = and_(ge(0.0), le(1.0))
 
@@ -35,9 +37,9 @@ class TrainingConfig:
     num_tokens: int = field(default=100_000_000, validator=gt(0))
     """Tokens to train on; the number of steps is this over `batch_size`, rounded up."""
     batch_size: int = field(default=2048, validator=gt(0))
-    """Tokens of one global batch, over all processes and accumulated parts."""
+    """Tokens of one global batch, over all processes and micro-batches."""
     accumulation: int = field(default=1, validator=ge(1))
-    """Parts that a batch is computed in; BatchTopK selects within a part."""
+    """Micro-batches that a batch is computed in; BatchTopK selects within each micro-batch."""
     shards: int = field(default=1, validator=ge(1))
     """Processes that share the latents of one crosscoder, for dictionaries that do not fit on one device; all
     processes over this is the number of replicas, which train on different tokens."""
@@ -61,9 +63,11 @@ class TrainingConfig:
     """`high` lets NVIDIA GPUs do products of fp32 numbers in TF32 (10 bits): several times faster, as precise as
     activations in fp16 would be."""
     dead_after_tokens: int = field(default=10_000_000, validator=gt(0))
-    """A latent is dead when it was not selected for this many tokens,"""
+    """Tokens without selection after which a latent is dead, where that is no more than `dead_after_share` of the
+    run."""
     dead_after_share: float = field(default=0.05, validator=_share)
-    """or for this share of the run, whichever is shorter."""
+    """Share of the run without selection after which a latent is dead, where that is fewer tokens than
+    `dead_after_tokens`."""
     evaluate_every: int = field(default=0, validator=ge(0))
     """Steps between evaluations on held-out tokens; 0 evaluates at the end only."""
     evaluation_tokens: int = field(default=16_384, validator=gt(0))
@@ -79,7 +83,7 @@ class TrainingConfig:
 
     def __attrs_post_init__(self) -> None:
         if self.batch_size % self.accumulation:
-            raise ConfigError(f"batch_size {self.batch_size} is no multiple of accumulation {self.accumulation}")
+            raise ConfigError(f"batch_size {self.batch_size} is not a multiple of accumulation {self.accumulation}")
         if self.shards > 1 and self.optimizer != "adam":
             raise ConfigError(f"shards = {self.shards} needs the optimizer 'adam', not '{self.optimizer}'")
 
@@ -106,21 +110,13 @@ class TrainingConfig:
         return self.lr * min(1.0, rising, falling)
 
 
-def _site_names(value: Any) -> tuple[str, ...]:
-    return tuple(value)
-
-
-def _optional_path(value: Any) -> Path | None:
-    return None if value is None else Path(value)
-
-
 @frozen(kw_only=True)
 class RunConfig:
     """A training run: which models at which sites, on which tokens, with which architecture and loss."""
 
     models: Mapping[str, ModelChoice] = field(validator=min_len(1))
     """Models by the key that site names begin with."""
-    sites: tuple[str, ...] = field(converter=_site_names, validator=min_len(1))
+    sites: tuple[str, ...] = field(converter=as_tuple, validator=min_len(1))
     """`model/point` names, in order; for a diff the model before comes first."""
     tokens: TokenSourceChoice
     """Where documents come from."""
@@ -144,7 +140,7 @@ class RunConfig:
     """`auto` takes what accelerate finds."""
     models_device: str = field(default="", validator=instance_of(str))
     """Where the models run, such as "cuda:1"; empty: on the device of the crosscoder."""
-    cache: Path | None = field(default=None, converter=_optional_path)
+    cache: Path | None = field(default=None, converter=attrs.converters.optional(Path))
     """Folder with activations that `crosscoders harvest` has written for this config; without, the models run."""
     output: Path = field(default=Path("runs/crosscoder"), converter=Path)
     """Folder for checkpoints and the trained crosscoder."""

@@ -8,7 +8,7 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from ..crosscoder import Crosscoder
+from ..crosscoder.module import Crosscoder
 from ..errors import TrainingError
 from ..processes import ALONE, Processes
 

@@ -22,8 +22,8 @@ from __future__ import annotations
 
 from attrs import frozen
 
-from ..candidates import piece_latents
-from ..wiring import Wiring
+from ..crosscoder.sparse_encoder import piece_latents
+from ..crosscoder.wiring import Wiring
 
 
 @frozen(kw_only=True)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from attrs import frozen
 from torch import Tensor
 
-from ..crosscoder import Crosscoder
+from ..crosscoder.module import Crosscoder
 
 
 @frozen(kw_only=True, eq=False)
@@ -50,3 +51,14 @@ class RunView:
     output: Path
     total_steps: int
     is_main: bool
+
+
+@runtime_checkable
+class Observer(Protocol):
+    """Watches a training run; called in every process."""
+
+    def step_end(self, run: RunView, report: StepReport) -> None:
+        """After each optimizer step; the report's tensors are detached and not yet synchronised."""
+
+    def run_end(self, run: RunView) -> None:
+        """After the last step, when the final evaluation is done."""

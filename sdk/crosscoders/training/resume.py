@@ -11,32 +11,39 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checkpoints.tensors import StoredTensors, save_tensors, shared_folder
 from ..errors import CheckpointError
 from ..files import first_difference
-from ..shards import StoredTensors, save_tensors, shared_folder
 from .trainer import Trainer
 
 FORMAT = 1
 
 
-def save_state(folder: Path, trainer: Trainer, *, config: dict[str, Any], position: dict[str, Any], keep: int,
-               extra: dict[str, Tensor]) -> Path:  # fmt: skip
+def save_state(
+    folder: Path,
+    trainer: Trainer,
+    *,
+    config: dict[str, Any],
+    position: dict[str, Any],
+    keep: int,
+    extra: dict[str, Tensor],
+) -> Path:
     """Write `step-N` into `folder` and remove all but the newest `keep`. The shards of one replica call this."""
     tensors = {f"extra.{name}": tensor for name, tensor in extra.items()}
     # The gate follows from the loss, and which gate the crosscoder has depends on whether it was evaluated before.
     weights = {k: v for k, v in trainer.crosscoder.state_dict().items() if not k.startswith("gate.")}
     tensors |= {f"crosscoder.{k}": v for k, v in weights.items()}
     tensors |= {f"loss.{k}": v for k, v in trainer.loss.state_dict().items()}
-    for number, parameter in enumerate(trainer.parameters):
+    for index, parameter in enumerate(trainer.parameters):
         for key, value in trainer.optimizer.state[parameter].items():
-            tensors[f"optimizer.{number}.{key}"] = torch.as_tensor(value)
+            tensors[f"optimizer.{index}.{key}"] = torch.as_tensor(value)
     tensors["tokens_since_fired_F"] = trainer.tokens_since_fired_F
     tensors["rng.cpu"] = torch.get_rng_state()
     if torch.cuda.is_available():
         tensors["rng.cuda"] = torch.cuda.get_rng_state()
     target = folder / f"step-{trainer.step_number:08d}"
     with shared_folder(target, trainer.processes) as partial:
-        save_tensors(partial, "state", tensors, _rows(trainer), trainer.processes)
+        save_tensors(partial, "state", tensors, _sharding(trainer), trainer.processes)
         if trainer.processes.shard == 0:
             state = {"format": FORMAT, "step": trainer.step_number, "config": config, "position": position}
             (partial / "state.json").write_text(json.dumps(state, indent=1))
@@ -61,7 +68,7 @@ def load_state(path: Path, trainer: Trainer, *, config: dict[str, Any]) -> tuple
         processes, groups = trainer.processes, trainer.crosscoder.wiring.groups
         sizes = [group.num_latents * processes.num_shards for group in groups]
         stored = StoredTensors.open(path, "state")
-        tensors = stored.read(sizes, processes.shard, processes.num_shards, rows=_rows(trainer))
+        tensors = stored.read(sizes, processes.shard, processes.num_shards, sharding=_sharding(trainer))
     except (OSError, json.JSONDecodeError, CheckpointError) as error:
         raise CheckpointError(f"the checkpoint {path} cannot be read: {error}") from error
     if state.get("format") != FORMAT:
@@ -71,10 +78,10 @@ def load_state(path: Path, trainer: Trainer, *, config: dict[str, Any]) -> tuple
         raise CheckpointError(f"the checkpoint {path} is of another run: {difference}; choose another output folder")
     trainer.crosscoder.load_state_dict(_part(tensors, "crosscoder."))
     trainer.loss.load_state_dict(_part(tensors, "loss."))
-    for number, parameter in enumerate(trainer.parameters):
-        entries = _part(tensors, f"optimizer.{number}.")
+    for index, parameter in enumerate(trainer.parameters):
+        entries = _part(tensors, f"optimizer.{index}.")
         trainer.optimizer.state[parameter] = {
-            # Some optimizers count steps in a plain number, which was saved as an integer tensor.
+            # Some optimizers count steps in a plain index, which was saved as an integer tensor.
             key: int(value) if value.dim() == 0 and not value.is_floating_point() else value.to(parameter.device)
             for key, value in entries.items()
         }
@@ -86,20 +93,20 @@ def load_state(path: Path, trainer: Trainer, *, config: dict[str, Any]) -> tuple
     return state["position"], _part(tensors, "extra.")
 
 
-def _rows(trainer: Trainer) -> dict[str, str]:
-    """Which tensors of a state have rows for latents: see `shards`."""
-    rows = {f"crosscoder.{name}": kind for name, kind in trainer.crosscoder.rows.items()}
+def _sharding(trainer: Trainer) -> dict[str, str]:
+    """How processes split each tensor of a state that has a row for each latent: see `checkpoints.tensors`."""
+    kinds = {f"crosscoder.{name}": kind for name, kind in trainer.crosscoder.sharding.items()}
     count = trainer.crosscoder.num_latents
-    rows |= {f"loss.{k}": "latents" for k, v in trainer.loss.state_dict().items() if v.dim() == 1 and len(v) == count}
+    kinds |= {f"loss.{k}": "latents" for k, v in trainer.loss.state_dict().items() if v.dim() == 1 and len(v) == count}
     names = {id(parameter): name for name, parameter in trainer.crosscoder.named_parameters()}
     names |= {id(parameter): f"loss.{name}" for name, parameter in trainer.loss.named_parameters()}
-    for number, parameter in enumerate(trainer.parameters):
+    for index, parameter in enumerate(trainer.parameters):
         name = names[id(parameter)]
-        kind = rows.get(name if name.startswith("loss.") else f"crosscoder.{name}")
+        kind = kinds.get(name if name.startswith("loss.") else f"crosscoder.{name}")
         if kind:
             # Shards train by Adam only.
-            rows |= {f"optimizer.{number}.{key}": kind for key in ("exp_avg", "exp_avg_sq")}
-    return {**rows, "tokens_since_fired_F": "latents"}
+            kinds |= {f"optimizer.{index}.{key}": kind for key in ("exp_avg", "exp_avg_sq")}
+    return {**kinds, "tokens_since_fired_F": "latents"}
 
 
 def _checkpoints(folder: Path) -> list[Path]:

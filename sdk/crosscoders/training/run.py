@@ -1,4 +1,4 @@
-"""One crosscoder in training: its weights, loss, checkpoints, metrics and observers, fed by somebody else."""
+"""One crosscoder in training, with its loss, checkpoints, metrics and observers; the caller supplies the batches."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from ..activations import Calibration
-from ..build import build_crosscoder
-from ..checkpoint import CheckpointInfo, component_record
-from ..crosscoder import Crosscoder
+from ..crosscoder.build import build_crosscoder
+from ..crosscoder.info import CheckpointInfo, component_record
+from ..crosscoder.initialise import initialise
+from ..crosscoder.module import Crosscoder
+from ..crosscoder.sites import SiteLayout
 from ..errors import ConfigError
-from ..initialise import initialise
-from ..losses import Loss
-from ..plugins import Registry
+from ..losses.loss import Loss
+from ..plugins.registry import Registry
 from ..processes import Processes
-from ..sites import SiteLayout
 from .config import RunConfig
 from .evaluate import Metrics, evaluate
 from .progress import RunView, StepReport
@@ -68,17 +68,17 @@ class TrainingRun:
 
     # -- start and end ------------------------------------------------------------------------------------------
 
-    def start(self, found: Calibration) -> None:
+    def start(self, calibration: Calibration) -> None:
         """Set norms and initial weights from what the first tokens have shown."""
         crosscoder = self.crosscoder
-        crosscoder.normaliser.set_mean_norms(found.mean_norm_S)
+        crosscoder.normaliser.set_mean_norms(calibration.mean_norm_S)
         initialise(
             crosscoder,
             self.config.initialisation,
             decoder_norm=self.loss.decoder_norm,
             generator=torch.Generator().manual_seed(self.config.training.seed),
-            mean_X=crosscoder.normaliser(found.mean_X.to(crosscoder.device)),
-            sample_BX=crosscoder.normaliser(found.sample_BX.to(crosscoder.device)),
+            mean_X=crosscoder.normaliser(calibration.mean_X.to(crosscoder.device)),
+            sample_BX=crosscoder.normaliser(calibration.sample_BX.to(crosscoder.device)),
             firing_threshold=self.loss.firing_threshold,
         )
 
@@ -122,9 +122,9 @@ class TrainingRun:
 
     # -- on the way ---------------------------------------------------------------------------------------------
 
-    def step(self, parts: Sequence[Tensor]) -> StepReport:
+    def step(self, micro_batches: Sequence[Tensor]) -> StepReport:
         """Train on one global batch."""
-        report = self.trainer.step(parts)
+        report = self.trainer.step(micro_batches)
         if report.step % self.config.training.log_every == 0 or report.step == self.config.training.num_steps:
             self._log(report.scalars(), report.step)
         for observer in self.observers:

@@ -13,10 +13,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..activations import ActivationSource, ActivationStream, CachedActivations, LiveActivations, write_cache
-from ..configs import unstructure
-from ..crosscoder import Crosscoder
+from ..crosscoder.module import Crosscoder
 from ..errors import TrainingError
-from ..plugins import Registry, get_registry
+from ..plugins.choices import unstructure
+from ..plugins.registry import Registry, get_registry
 from ..processes import Processes
 from .config import RunConfig
 from .progress import StepReport
@@ -34,7 +34,7 @@ class Runner:
         self.config = config
         self.registry = registry or get_registry()
         self.accelerator = _accelerator(config)
-        self.processes = Processes.of(
+        self.processes = Processes.connect(
             self.accelerator.process_index, self.accelerator.num_processes, num_shards=config.training.shards
         )
         self.source: ActivationSource = self._source()
@@ -77,10 +77,10 @@ class Runner:
         try:
             while step < training.num_steps:
                 try:
-                    parts = [next(batches) for _ in range(training.accumulation)]
+                    micro_batches = [next(batches) for _ in range(training.accumulation)]
                 except TrainingError as error:
                     raise TrainingError(f"step {step}: {error}") from error
-                reports = [run.step(parts) for run in self.runs]
+                reports = [run.step(micro_batches) for run in self.runs]
                 step += 1
                 bar.update(training.batch_size)
                 if step % training.log_every == 0 or step == training.num_steps:
@@ -96,7 +96,7 @@ class Runner:
             bar.close()
         for run in self.runs:
             run.finish(self.source.models, self._held_out())
-        # `end_training` would also part the processes, and no second run could follow.
+        # `end_training` would also destroy the process group, and no second run could follow.
         for tracker in self.accelerator.trackers:
             tracker.finish()
         return self.crosscoder
@@ -109,11 +109,11 @@ class Runner:
     def _stream(self, resume: bool) -> ActivationStream:
         """The stream at the position where training goes on, with the runs set to the same one."""
         steps = [run.latest() for run in self.runs] if resume else []
-        found = [step for step in steps if step is not None]
+        saved = [step for step in steps if step is not None]
         position: dict[str, Any] | None = None
-        if found and len(found) == len(self.runs):
+        if saved and len(saved) == len(self.runs):
             for run in self.runs:
-                position, self._median_norm_S = run.resume(min(found))
+                position, self._median_norm_S = run.resume(min(saved))
         else:
             calibration = self.source.calibrate()
             self._median_norm_S = calibration.median_norm_S
@@ -163,7 +163,7 @@ def harvest(
     Run under `accelerate launch`, the processes share the work. Called again, it goes on where it was stopped.
     """
     accelerator = _accelerator(config)
-    processes = Processes.of(accelerator.process_index, accelerator.num_processes)
+    processes = Processes.connect(accelerator.process_index, accelerator.num_processes)
     live = _live(config, registry or get_registry(), accelerator, processes)
     write_cache(
         Path(folder),

@@ -10,9 +10,9 @@ from typing import Any
 
 import attrs
 
-from ..crosscoder import Crosscoder
+from ..crosscoder.module import Crosscoder
 from ..errors import ConfigError
-from ..plugins import Registry
+from ..plugins.registry import Registry
 from .config import RunConfig
 from .runner import Runner
 
@@ -30,9 +30,17 @@ SHARED = (
 )
 """Parts of a config that all crosscoders of a sweep have in common,"""
 SHARED_TRAINING = (
-    "num_tokens", "batch_size", "accumulation", "mixed_precision", "float32_precision", "shards",
-    "evaluate_every", "evaluation_tokens", "save_every", "log_every",
-)  # fmt: skip
+    "num_tokens",
+    "batch_size",
+    "accumulation",
+    "mixed_precision",
+    "float32_precision",
+    "shards",
+    "evaluate_every",
+    "evaluation_tokens",
+    "save_every",
+    "log_every",
+)
 """and those of its `training` table."""
 
 
@@ -58,8 +66,8 @@ def sweep_configs(
         for key, value in zip(values, chosen, strict=True):
             _set(data, key.split("."), value, key)
         names = [f"{key.rpartition('.')[2]}={_short(value)}" for key, value in zip(values, chosen, strict=True)]
-        found = RunConfig.from_dict(data, registry=registry)
-        configs.append(attrs.evolve(found, output=config.output / (",".join(names) or "run")))
+        combined = RunConfig.from_dict(data, registry=registry)
+        configs.append(attrs.evolve(combined, output=config.output / (",".join(names) or "run")))
     if len({each.output for each in configs}) < len(configs):
         raise ConfigError("two combinations of this sweep would write to the same folder; their values look alike")
     return configs

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..crosscoder import Crosscoder
+from ..crosscoder.initialise import InitialisationConfig, initialise
+from ..crosscoder.module import Crosscoder
 from ..errors import TrainingError
-from ..initialise import InitialisationConfig, initialise
 from ..kernels import gradients_in_place
-from ..losses import Loss, LossOutput, StepContext
+from ..losses.context import StepContext
+from ..losses.loss import Loss, LossOutput
 from ..processes import ALONE, Processes
 from .config import TrainingConfig
 from .optimizer import gradient_norm, make_optimizer, scale_gradient
@@ -82,8 +83,8 @@ class Trainer:
         """Latents that have not been selected within the dead window."""
         return self.tokens_since_fired_F >= self.config.dead_after
 
-    def step(self, parts: Sequence[Tensor]) -> StepReport:
-        """Train on one global batch of raw activations, given in `accumulation` parts (this process's rows).
+    def step(self, micro_batches: Sequence[Tensor]) -> StepReport:
+        """Train on one global batch of raw activations, given as `accumulation` micro-batches of this process's rows.
 
         `TrainingError` if loss or gradient is not finite; the weights are then as before the step.
         """
@@ -103,11 +104,11 @@ class Trainer:
         sums: list[Tensor] = []
         fired_F = torch.zeros_like(self.tokens_since_fired_F, dtype=torch.bool)
         names: list[str] = []
-        for number, x_BX in enumerate(parts):
-            output, part_sums = self._forward_backward(x_BX, context, last=number == len(parts) - 1)
+        for index, x_BX in enumerate(micro_batches):
+            output, micro_batch_sums = self._forward_backward(x_BX, context, last=index == len(micro_batches) - 1)
             names = list(output.terms)
             fired_F |= output.fired_F
-            sums.append(part_sums)
+            sums.append(micro_batch_sums)
         values = self.processes.over_replicas(torch.stack(sums).sum(dim=0)).cpu()
         fired_F = self.processes.over_replicas(fired_F.int()) > 0
         means = (values[: len(names)] / config.accumulation / self.processes.num_replicas).tolist()
@@ -125,7 +126,7 @@ class Trainer:
         return self._report(values[len(names) :], terms, grad_norm, fired_F)
 
     def _forward_backward(self, x_BX: Tensor, context: StepContext, *, last: bool) -> tuple[LossOutput, Tensor]:
-        # Gradients are exchanged once, with the last part.
+        # Gradients are exchanged once, with the last micro-batch.
         waiting: AbstractContextManager[None] = nullcontext()
         exchanging = isinstance(self.module, DistributedDataParallel) and last
         if isinstance(self.module, DistributedDataParallel) and not last:

@@ -21,6 +21,12 @@ def crosscoders_losses():
         build="crosscoders_example.log_penalty:LogPenalty",
         summary="A penalty on the logarithm of the activations.",
     )
+    yield LossSpec(
+        name="shared_budget",
+        config="crosscoders_example.shared_budget:SharedBudgetConfig",
+        build="crosscoders_example.shared_budget:SharedBudget",
+        summary="BatchTopK with places of its own for each latent group.",
+    )
 
 
 @hookimpl

@@ -29,7 +29,7 @@ class LogPenalty(Loss):
             "reconstruction": step.mean(residual_BX.square().sum()),
             "sparsity": self.options.weight * step.mean((1 + size_BF / self.options.scale).log().sum()),
         }
-        return LossOutput.of_dense(terms, f_BF, residual_BX)
+        return LossOutput.from_dense(terms, f_BF, residual_BX)
 
     def gate(self):
         return ReluGate()

@@ -7,10 +7,10 @@ import json
 import pytest
 import torch
 
-from ...configs import AnalysisChoice
-from ...plugins import Registry
+from ...analysis.study import Study
+from ...plugins.choices import AnalysisChoice
+from ...plugins.registry import Registry
 from ...reports import Report
-from ...study import Study
 from .base import NamedSuite
 
 

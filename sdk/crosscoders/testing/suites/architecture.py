@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from ...checkpoint import CheckpointInfo
-from ...build import build_crosscoder
-from ...configs import ArchitectureChoice
-from ...crosscoder import Crosscoder
+from ...crosscoder.build import build_crosscoder
+from ...crosscoder.gates import TopKGate
+from ...crosscoder.info import CheckpointInfo
+from ...crosscoder.initialise import InitialisationConfig, initialise
+from ...crosscoder.module import Crosscoder
+from ...crosscoder.sites import Site
 from ...errors import SiteError
-from ...gates import TopKGate
-from ...initialise import InitialisationConfig, initialise
-from ...plugins import Registry
-from ...sites import Site
+from ...plugins.choices import ArchitectureChoice
+from ...plugins.registry import Registry
 from .base import NamedSuite
 
 
@@ -39,7 +39,7 @@ class ArchitectureSuite(NamedSuite):
                 parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
         made.normaliser.set_mean_norms(torch.linspace(1.0, 3.0, len(self.sites)))
         made.gate = TopKGate(3)
-        made.info = CheckpointInfo.of_architecture(choice, registry=registry)
+        made.info = CheckpointInfo.from_architecture(choice, registry=registry)
         return made
 
     def _input(self, num_tokens: int = 9) -> Tensor:

@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 
 import pytest
 
-from ...configs import Choice, structure, unstructure
 from ...errors import ConfigError
-from ...plugins import Registry, get_registry
+from ...plugins.choices import Choice, structure, unstructure
+from ...plugins.registry import Registry, get_registry
 
 
 class Suite:

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from ...crosscoder import Crosscoder
-from ...plugins import Registry
+from ...crosscoder.module import Crosscoder
+from ...plugins.registry import Registry
 from .base import Suite
 
 

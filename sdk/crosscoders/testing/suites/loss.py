@@ -13,14 +13,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from ...configs import LossChoice
-from ...crosscoder import Crosscoder
-from ...initialise import initialise
-from ...losses import StepContext
-from ...plugins import Registry
-from ...sites import Site
+from ...crosscoder.initialise import initialise
+from ...crosscoder.module import Crosscoder
+from ...crosscoder.sites import Site
+from ...crosscoder.wiring import LatentGroup, Wiring
+from ...losses.context import StepContext
+from ...plugins.choices import LossChoice
+from ...plugins.registry import Registry
 from ...training import TrainingConfig, evaluate, fit
-from ...wiring import LatentGroup, Wiring
 from ..worlds import DiffWorld, DiffWorldConfig
 from .base import NamedSuite
 
@@ -64,8 +64,7 @@ class LossSuite(NamedSuite):
         crosscoder, loss = self._made(registry)
         generator = torch.Generator().manual_seed(0)
         initialise(crosscoder, decoder_norm=loss.decoder_norm, generator=generator)
-        step = StepContext(step=5, total_steps=10, warmed_up=True, num_tokens=256,
-                           dead_F=torch.arange(32) % 4 == 0)  # fmt: skip
+        step = StepContext(step=5, total_steps=10, warmed_up=True, num_tokens=256, dead_F=torch.arange(32) % 4 == 0)
         return crosscoder, loss.train(), next(self._batches()), step
 
     def test_terms_are_finite_scalars_with_gradient(self, registry: Registry) -> None:
@@ -127,12 +126,12 @@ class LossSuite(NamedSuite):
         assert metrics.l0 == pytest.approx(trained_l0, rel=self.l0_tolerance)
 
     def test_gate_survives_saving(self, registry: Registry, tmp_path: Path) -> None:
-        from ...gates import gate_of
+        from ...crosscoder.gates import gate_from_config
 
         crosscoder, loss, x_BX, step = self._ready(registry)
         loss(crosscoder, x_BX, step)
         gate = loss.gate()
-        again = gate_of(json.loads(json.dumps({"name": gate.name, **gate.options()})))
+        again = gate_from_config(json.loads(json.dumps({"name": gate.name, **gate.options()})))
         again.load_state_dict(gate.state_dict())
         f_BF = crosscoder.pre_activations(x_BX).relu()
         assert torch.equal(again.keep(f_BF, crosscoder.score_norms()), gate.keep(f_BF, crosscoder.score_norms()))

@@ -10,15 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from ...configs import LossTermChoice
-from ...crosscoder import Crosscoder
-from ...gates import Gate, ReluGate
-from ...initialise import initialise
-from ...latents import Latents
-from ...losses import Activation, ComposedLoss, LossConfig, StepContext
-from ...plugins import Registry
-from ...sites import Site
-from ...wiring import LatentGroup, Wiring
+from ...crosscoder.gates import Gate, ReluGate
+from ...crosscoder.initialise import initialise
+from ...crosscoder.latents import Latents
+from ...crosscoder.module import Crosscoder
+from ...crosscoder.sites import Site
+from ...crosscoder.wiring import LatentGroup, Wiring
+from ...losses.context import StepContext
+from ...losses.loss import Activation, ComposedLoss, LossConfig
+from ...plugins.choices import LossTermChoice
+from ...plugins.registry import Registry
 from .base import NamedSuite
 
 
@@ -35,7 +36,7 @@ class _Plain(ComposedLoss):
         f_BF = crosscoder.pre_activations(read_BX).relu()
         if self.dense:
             return Activation(f_BF)
-        latents = Latents.of_mask(f_BF.detach() > 0, f_BF.detach())
+        latents = Latents.from_mask(f_BF.detach() > 0, f_BF.detach())
         return Activation(sparse=(latents, crosscoder.values(read_BX, latents)))
 
     def gate(self) -> Gate:
@@ -60,8 +61,9 @@ class LossTermSuite(NamedSuite):
         generator = torch.Generator().manual_seed(0)
         initialise(crosscoder, decoder_norm=0.5, generator=generator)
         x_BX = torch.randn(256, 32, generator=generator).repeat(repeats, 1)
-        step = StepContext(step=5, total_steps=10, warmed_up=True, num_tokens=len(x_BX),
-                           dead_F=torch.arange(32) % 4 == 0)  # fmt: skip
+        step = StepContext(
+            step=5, total_steps=10, warmed_up=True, num_tokens=len(x_BX), dead_F=torch.arange(32) % 4 == 0
+        )
         self.crosscoder = crosscoder
         terms: dict[str, Tensor] = loss.train()(crosscoder, x_BX, attrs.evolve(step, **changes)).terms
         return terms

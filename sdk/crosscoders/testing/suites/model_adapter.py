@@ -8,9 +8,10 @@ from typing import ClassVar
 import pytest
 import torch
 
-from ...documents import Chat, TokenIds
 from ...errors import CrosscodersError, SiteError
-from ...protocols import Edit, ModelAdapter, TokenBatch
+from ...models.adapter import Edit, ModelAdapter
+from ...models.documents import Chat, TokenIds
+from ...models.tokens import TokenBatch
 from .base import Suite
 
 
@@ -68,7 +69,7 @@ class ModelAdapterSuite(Suite):
         together = adapter.activations(rows, list(adapter.points()))
         for row in range(len(rows.ids)):
             length = int(rows.attention[row].sum())
-            own = rows.rows(row, row + 1)
+            own = rows.sequences(row, row + 1)
             alone = TokenBatch(
                 own.ids[:, :length], own.attention[:, :length], own.bos[:, :length], own.special[:, :length]
             )
@@ -88,7 +89,7 @@ class ModelAdapterSuite(Suite):
         assert list(tokens.ids) == [5, 6, 7] and len(tokens.bos) == len(tokens.special) == 3
 
     def test_chats_are_laid_out_or_refused(self, adapter: ModelAdapter) -> None:
-        from ...documents import Message
+        from ...models.documents import Message
 
         chat = Chat((Message("user", "hello"), Message("assistant", "world")))
         if adapter.has_chat_template():

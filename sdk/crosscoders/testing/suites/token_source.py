@@ -5,9 +5,9 @@ from __future__ import annotations
 from itertools import islice
 from typing import Any
 
-from ...configs import TokenSourceChoice
-from ...documents import Chat, Text, TokenIds
-from ...plugins import Registry
+from ...models.documents import Chat, Text, TokenIds
+from ...plugins.choices import TokenSourceChoice
+from ...plugins.registry import Registry
 from .base import NamedSuite
 
 

@@ -10,7 +10,7 @@ from attrs import field, frozen
 from attrs.validators import and_, ge, le
 from torch import Tensor
 
-from ...attributes import as_tuple
+from ...converters import as_tuple
 from ...errors import ConfigError
 from .hashing import normal, uniform
 
@@ -71,8 +71,13 @@ class DiffWorld:
     def kinds(self) -> tuple[str, ...]:
         """What each concept is."""
         c = self.config
-        counts = ((SHARED, c.num_shared), (WEAK, c.num_weak), (SHIFTED, c.num_shifted), (ONLY_A, c.num_only_a),
-                  (ONLY_B, c.num_only_b))  # fmt: skip
+        counts = (
+            (SHARED, c.num_shared),
+            (WEAK, c.num_weak),
+            (SHIFTED, c.num_shifted),
+            (ONLY_A, c.num_only_a),
+            (ONLY_B, c.num_only_b),
+        )
         return tuple(kind for kind, count in counts for _ in range(count))
 
     @cached_property

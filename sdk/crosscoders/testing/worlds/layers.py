@@ -92,7 +92,7 @@ class LayerWorld:
     @cached_property
     def directions(self) -> dict[str, Tensor]:
         """Unit directions of the features at each point, (C, D)."""
-        found = {}
+        by_point = {}
         for part, stream in (("", 3), (".out", 4)):
             generator = self._generator(stream)
             direction = self._unit(generator)
@@ -103,8 +103,8 @@ class LayerWorld:
                     other = other / other.norm(dim=1, keepdim=True)
                     drift = self.config.drift
                     direction = drift * direction + math.sqrt(1 - drift**2) * other
-                found[f"layers.{layer}{part}"] = direction
-        return found
+                by_point[f"layers.{layer}{part}"] = direction
+        return by_point
 
     def codes(self, ids_B: Tensor) -> Tensor:
         """Strength of each feature at its strongest layer, (B, C)."""
@@ -115,13 +115,13 @@ class LayerWorld:
     def activations(self, points: Sequence[str], ids_B: Tensor) -> dict[str, Tensor]:
         """Activations (B, D) at each point for token ids."""
         codes_BC = self.codes(ids_B)
-        found = {}
+        by_point = {}
         for point in points:
             number = self.points().index(point)
             strength_C = self.strength_CL[:, number // 2]
             x_BD = codes_BC @ (strength_C[:, None] * self.directions[point])
-            found[point] = x_BD + self.config.noise * normal(ids_B, self.config.width, stream=10 + number)
-        return found
+            by_point[point] = x_BD + self.config.noise * normal(ids_B, self.config.width, stream=10 + number)
+        return by_point
 
     def _unit(self, generator: torch.Generator) -> Tensor:
         drawn = torch.randn(self.config.num_features, self.config.width, generator=generator)

@@ -1,0 +1,201 @@
+# The public names, in one place: `__init__.py` reads them from here and imports each on first use.
+
+from .activations.config import ActivationConfig as ActivationConfig
+from .activations.masks import MaskConfig as MaskConfig
+from .analysis.study import Analysis as Analysis
+from .analysis.study import Study as Study
+from .analysis.study import analyse as analyse
+from .checkpoints.formats import CheckpointFormat as CheckpointFormat
+from .crosscoder.build import build_crosscoder as build_crosscoder
+from .crosscoder.gates import (
+    Gate as Gate,
+)
+from .crosscoder.gates import (
+    JumpReluGate as JumpReluGate,
+)
+from .crosscoder.gates import (
+    ReluGate as ReluGate,
+)
+from .crosscoder.gates import (
+    ScoreThresholdGate as ScoreThresholdGate,
+)
+from .crosscoder.gates import (
+    TopKGate as TopKGate,
+)
+from .crosscoder.info import CheckpointInfo as CheckpointInfo
+from .crosscoder.initialise import InitialisationConfig as InitialisationConfig
+from .crosscoder.latents import Latents as Latents
+from .crosscoder.module import Crosscoder as Crosscoder
+from .crosscoder.sites import Site as Site
+from .crosscoder.sites import SiteLayout as SiteLayout
+from .crosscoder.wiring import LatentGroup as LatentGroup
+from .crosscoder.wiring import Wiring as Wiring
+from .errors import (
+    AnalysisError as AnalysisError,
+)
+from .errors import (
+    CacheError as CacheError,
+)
+from .errors import (
+    CheckpointError as CheckpointError,
+)
+from .errors import (
+    ConfigError as ConfigError,
+)
+from .errors import (
+    CrosscodersError as CrosscodersError,
+)
+from .errors import (
+    PluginError as PluginError,
+)
+from .errors import (
+    SiteError as SiteError,
+)
+from .errors import (
+    TrainingError as TrainingError,
+)
+from .losses.context import StepContext as StepContext
+from .losses.loss import (
+    Activation as Activation,
+)
+from .losses.loss import (
+    ComposedLoss as ComposedLoss,
+)
+from .losses.loss import (
+    ForwardPass as ForwardPass,
+)
+from .losses.loss import (
+    Loss as Loss,
+)
+from .losses.loss import (
+    LossConfig as LossConfig,
+)
+from .losses.loss import (
+    LossOutput as LossOutput,
+)
+from .losses.loss import (
+    LossTerm as LossTerm,
+)
+from .models.adapter import Decoder as Decoder
+from .models.adapter import Edit as Edit
+from .models.adapter import ModelAdapter as ModelAdapter
+from .models.documents import (
+    Chat as Chat,
+)
+from .models.documents import (
+    Document as Document,
+)
+from .models.documents import (
+    Message as Message,
+)
+from .models.documents import (
+    Text as Text,
+)
+from .models.documents import (
+    TokenIds as TokenIds,
+)
+from .models.documents import (
+    is_held_out as is_held_out,
+)
+from .models.tokens import (
+    Partner as Partner,
+)
+from .models.tokens import (
+    TokenBatch as TokenBatch,
+)
+from .models.tokens import (
+    Tokenized as Tokenized,
+)
+from .models.tokens import (
+    TokenSource as TokenSource,
+)
+from .plugins.choices import (
+    AnalysisChoice as AnalysisChoice,
+)
+from .plugins.choices import (
+    ArchitectureChoice as ArchitectureChoice,
+)
+from .plugins.choices import (
+    LossChoice as LossChoice,
+)
+from .plugins.choices import (
+    LossTermChoice as LossTermChoice,
+)
+from .plugins.choices import (
+    ModelChoice as ModelChoice,
+)
+from .plugins.choices import (
+    ObserverChoice as ObserverChoice,
+)
+from .plugins.choices import (
+    TokenSourceChoice as TokenSourceChoice,
+)
+from .plugins.hookspecs import hookimpl as hookimpl
+from .plugins.registry import Registry as Registry
+from .plugins.registry import get_registry as get_registry
+from .plugins.specs import (
+    AnalysisSpec as AnalysisSpec,
+)
+from .plugins.specs import (
+    ArchitectureSpec as ArchitectureSpec,
+)
+from .plugins.specs import (
+    CheckpointFormatSpec as CheckpointFormatSpec,
+)
+from .plugins.specs import (
+    Lazy as Lazy,
+)
+from .plugins.specs import (
+    LossSpec as LossSpec,
+)
+from .plugins.specs import (
+    LossTermSpec as LossTermSpec,
+)
+from .plugins.specs import (
+    ModelAdapterSpec as ModelAdapterSpec,
+)
+from .plugins.specs import (
+    NoOptions as NoOptions,
+)
+from .plugins.specs import (
+    ObserverSpec as ObserverSpec,
+)
+from .plugins.specs import (
+    TokenSourceSpec as TokenSourceSpec,
+)
+from .reports.parts import (
+    Context as Context,
+)
+from .reports.parts import (
+    Example as Example,
+)
+from .reports.parts import (
+    Examples as Examples,
+)
+from .reports.parts import (
+    Figure as Figure,
+)
+from .reports.parts import (
+    Note as Note,
+)
+from .reports.parts import (
+    Part as Part,
+)
+from .reports.parts import (
+    Table as Table,
+)
+from .reports.report import Report as Report
+from .training.config import RunConfig as RunConfig
+from .training.config import TrainingConfig as TrainingConfig
+from .training.evaluate import Metrics as Metrics
+from .training.evaluate import evaluate as evaluate
+from .training.progress import Observer as Observer
+from .training.progress import RunView as RunView
+from .training.progress import StepReport as StepReport
+from .training.runner import Runner as Runner
+from .training.runner import harvest as harvest
+from .training.runner import train as train
+from .training.sweep import sweep as sweep
+from .training.trainer import fit as fit
+
+__version__: str

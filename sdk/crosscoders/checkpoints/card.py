@@ -1,0 +1,120 @@
+"""The README card of a saved crosscoder: what the Hub shows, with tags, sites, recipe, metrics and a figure."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jinja2 import Environment
+
+from ..reports.figures import histogram
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+from ..crosscoder.module import Crosscoder
+
+_CARD = """\
+---
+library_name: crosscoders
+tags:
+- crosscoders
+- sparse-crosscoder
+- interpretability
+{%- for model in base_models %}
+{%- if loop.first %}
+base_model:
+{%- endif %}
+- {{ model | tojson }}
+{%- endfor %}
+---
+
+# Crosscoder over {{ sites | length }} site{{ "s" if sites | length > 1 }}
+
+{{ crosscoder.num_latents }} latents, architecture `{{ info.architecture.name }}`
+{%- if info.loss %}, loss `{{ info.loss.name }}`{% endif %}, gate `{{ crosscoder.gate.name }}`.
+
+```python
+from crosscoders import Crosscoder
+
+crosscoder = Crosscoder.from_pretrained("THIS_REPOSITORY")
+latents = crosscoder.encode({ {%- for site in sites %}"{{ site.name }}": ...{{ ", " if not loop.last }}{% endfor -%} })
+```
+
+Activations go in raw; each site's scale is stored with the weights.
+
+| site | width | scale |{% if metrics %} explained variance | mean squared error |{% endif %}
+|---|---|---|{% if metrics %}---|---|{% endif %}
+{%- for site in sites %}
+| `{{ site.name }}` | {{ site.width }} | {{ "%.5g" | format(scales[loop.index0]) }} |
+{%- if metrics %} {{ number("explained_variance", site.name) }} | {{ number("mean_squared_error", site.name) }} |
+{%- endif %}
+{%- endfor %}
+{% if metrics %}
+Held-out tokens: {{ metrics.num_tokens }}, with the inference gate: L0 {{ "%.2f" | format(metrics.l0) }}, latents
+active on none of them {{ "%.1f" | format(100 * metrics.dead_share) }} %. Explained variance is a ratio of sums over
+the whole set.
+{% endif %}
+{%- for name in figures %}
+![{{ name }}](figures/{{ name }}.png)
+{% endfor %}
+{%- if info.models %}
+## Models
+
+| key | model | revision |
+|---|---|---|
+{%- for key, model in info.models.items() %}
+| {{ key }} | {{ model.model }} | {{ model.revision }} |
+{%- endfor %}
+{% endif %}
+{%- if recipe %}
+## Recipe
+
+```json
+{{ recipe }}
+```
+{% endif %}
+Made with crosscoders {{ info.made_with.crosscoders }} and torch {{ info.made_with.torch }}; architecture by
+`{{ info.architecture.distribution }}` {{ info.architecture.version }}.
+"""
+
+
+def write_card(crosscoder: Crosscoder, norms_FS: Tensor, folder: Path) -> None:
+    """Write `README.md` and `figures/` for `crosscoder`, whose latents have these decoder norms, into `folder`."""
+    info = crosscoder.info
+    assert info is not None
+    figures = folder / "figures"
+    figures.mkdir()
+    total_F = norms_FS.sum(dim=1).clamp_min(1e-30)
+    names = crosscoder.written.names
+    if len(names) == 2:
+        values = {"latents": (norms_FS[:, 1] / total_F).tolist()}
+        label = f"share of the decoder norm at {names[1]} (0: only {names[0]})"
+        name = "norm-share"
+    else:
+        values = {site: (norms_FS[:, i] / total_F).tolist() for i, site in enumerate(names)}
+        label, name = "share of the decoder norm", "norm-shares"
+    if len(names) == 1:
+        values, label, name = {names[0]: norms_FS[:, 0].tolist()}, "decoder norm", "decoder-norms"
+    (figures / f"{name}.png").write_bytes(histogram(values, xlabel=label, ylabel="latents").png())
+    environment = Environment(autoescape=False)  # noqa: S701 - Markdown, not HTML
+    environment.globals["number"] = lambda name, site: (
+        f"{info.metrics[name][site]:.4g}" if site in info.metrics[name] else "–"
+    )
+    text = environment.from_string(_CARD).render(
+        crosscoder=crosscoder,
+        info=info,
+        sites=crosscoder.sites,
+        scales=crosscoder.normaliser.scale_S.tolist(),
+        metrics=info.metrics,
+        figures=[name],
+        # The Hub links to models by id; local folders and the shipped pair have none there.
+        base_models=sorted({m["model"] for m in info.models.values() if _is_hub_id(str(m.get("model", "")))}),
+        recipe=json.dumps(info.recipe, indent=2) if info.recipe else "",
+    )
+    (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def _is_hub_id(model: str) -> bool:
+    return model.count("/") == 1 and not model.startswith(("/", ".", "tiny-pair/"))

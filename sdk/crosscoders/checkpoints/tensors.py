@@ -1,0 +1,150 @@
+"""Tensors on disk in one file, or in one file for each process that holds a shard of the latents.
+
+`NAME.safetensors`, or `NAME-00001-of-00004.safetensors` … and `NAME.safetensors.index.json`. The index says which
+tensors are sharded and how: `group` has a row for each latent of one group, of which file s of S holds the s-th share;
+`latents` has a row for each latent of all groups, sharded group by group; all other tensors are equal in every file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from attrs import frozen
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..errors import CheckpointError
+from ..files import whole_folder
+from ..processes import ALONE, Processes
+
+
+@contextmanager
+def shared_folder(target: Path, processes: Processes) -> Iterator[Path]:
+    """`whole_folder` that the shards of a replica write into together: each of them comes here."""
+    if processes.num_shards == 1:
+        with whole_folder(target) as partial:
+            yield partial
+        return
+    meeting = target.parent / f".partial-{target.name}-shards"
+    if processes.shard == 0:
+        with whole_folder(target, partial=meeting) as partial:
+            processes.wait_for_shards()
+            yield partial
+            processes.wait_for_shards()
+    else:
+        processes.wait_for_shards()
+        yield meeting
+        processes.wait_for_shards()
+    processes.wait_for_shards()
+
+
+def save_tensors(
+    folder: Path, name: str, tensors: Mapping[str, Tensor], sharding: Mapping[str, str], processes: Processes = ALONE
+) -> None:
+    """Write this process's `tensors`; `sharding` tells which of them are sharded, as in the module's description."""
+    count = processes.num_shards
+    plain = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+    save_file(plain, folder / _file(name, processes.shard, count), metadata={"format": "pt"})
+    if count > 1 and processes.shard == 0:
+        index = {"shards": count, "sharding": {key: sharding[key] for key in tensors if key in sharding}}
+        (folder / f"{name}.safetensors.index.json").write_text(json.dumps(index, indent=1))
+
+
+@frozen
+class StoredTensors:
+    """Reads what `save_tensors` wrote, whole or one shard of it. `CheckpointError` where it is missing or damaged."""
+
+    folder: Path
+    name: str
+    count: int
+    """Files that the tensors are sharded over."""
+    sharding: Mapping[str, str]
+
+    @classmethod
+    def open(cls, folder: Path, name: str) -> StoredTensors:
+        """Find the files of `name` in a folder."""
+        index = folder / f"{name}.safetensors.index.json"
+        if not index.exists():
+            if not (folder / f"{name}.safetensors").exists():
+                raise CheckpointError(f"{folder} has no {name}.safetensors")
+            return cls(folder, name, 1, {})
+        try:
+            content = json.loads(index.read_text())
+            return cls(folder, name, int(content["shards"]), {str(k): str(v) for k, v in content["sharding"].items()})
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{index} cannot be read: {error!r}") from error
+
+    @property
+    def path(self) -> Path:
+        """The first file, for messages."""
+        return self.folder / _file(self.name, 0, self.count)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the whole tensors."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        for shard in range(self.count):
+            with self._file(shard) as file:
+                for key in file.keys():  # noqa: SIM118
+                    shape = tuple(file.get_slice(key).get_shape())
+                    if shard and key in self.sharding and key in shapes and shape:
+                        shape = (shapes[key][0] + shape[0], *shape[1:])
+                    shapes[key] = shape
+        return shapes
+
+    def read(
+        self, sizes: Sequence[int], shard: int = 0, num_shards: int = 1, *, sharding: Mapping[str, str]
+    ) -> dict[str, Tensor]:
+        """All tensors whole, or shard `shard` of `num_shards` of those with a row for each latent.
+
+        `sizes` are the numbers of latents of the whole groups; `sharding` tells how to shard tensors that one file has
+        whole.
+        """
+        sharding = {**sharding, **self.sharding}
+        with ExitStack() as stack:
+            files = [stack.enter_context(self._file(index)) for index in range(self.count)]
+            tensors = {}
+            for key in files[0].keys():  # noqa: SIM118
+                kind = sharding.get(key) if files[0].get_slice(key).get_shape() else None
+                if kind is None or (self.count, num_shards) == (1, 1):
+                    tensors[key] = files[0].get_tensor(key)
+                    continue
+                slices = [one.get_slice(key) for one in files]
+                whole = sizes if kind == "latents" else [sum(one.get_shape()[0] for one in slices)]
+                # Only this shard is read, whatever the whole takes.
+                places = _places(whole, self.count, shard, num_shards)
+                tensors[key] = torch.cat([slices[file][start:stop] for file, start, stop in places])
+            return tensors
+
+    @contextmanager
+    def _file(self, shard: int) -> Iterator[Any]:
+        path = self.folder / _file(self.name, shard, self.count)
+        try:
+            with safe_open(path, framework="pt") as file:
+                yield file
+        except FileNotFoundError:
+            raise CheckpointError(f"{self.folder} has no {path.name}") from None
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{path} is damaged or incomplete: {error}") from error
+
+
+def _file(name: str, shard: int, count: int) -> str:
+    return f"{name}.safetensors" if count == 1 else f"{name}-{shard + 1:05d}-of-{count:05d}.safetensors"
+
+
+def _places(sizes: Sequence[int], count: int, shard: int, num_shards: int) -> Iterator[tuple[int, int, int]]:
+    """Where shard `shard` of `num_shards` of each group lies in `count` files: file, from, to."""
+    before = 0
+    for size in sizes:
+        begin, end = shard * size // num_shards, (shard + 1) * size // num_shards
+        for file in range(count):
+            low, high = file * size // count, (file + 1) * size // count
+            start, stop = max(begin, low), min(end, high)
+            if start < stop:
+                yield file, before + start - low, before + stop - low
+        before += size // count

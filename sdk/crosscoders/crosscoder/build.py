@@ -1,0 +1,44 @@
+"""A crosscoder by the name of its architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ..errors import ConfigError
+from ..plugins.choices import ArchitectureChoice, structure
+from ..plugins.registry import Registry
+from ..processes import ALONE, Processes
+from .info import CheckpointInfo
+from .module import Crosscoder
+from .sites import Site
+
+
+def build_crosscoder(
+    architecture: str | Mapping[str, Any] | ArchitectureChoice,
+    sites: Iterable[Site],
+    *,
+    registry: Registry | None = None,
+    processes: Processes = ALONE,
+    **options: Any,
+) -> Crosscoder:
+    """Make a crosscoder whose weights are zero: `build_crosscoder("acausal", sites, num_latents=4096)`.
+
+    `architecture` is a name, with its `options` as keywords; a table `{"name": ..., **options}`; or a choice made
+    before. With `processes` that share latents, each makes its own shard. Raises `ConfigError` where the options or the
+    sites do not suit the architecture, and `PluginError` where no plugin offers it.
+    """
+    if isinstance(architecture, str):
+        architecture = {"name": architecture, **options}
+    elif options:
+        raise ConfigError(
+            f"options ({', '.join(options)}) go with the name of an architecture, not with {architecture}"
+        )
+    choice = structure(architecture, ArchitectureChoice, registry=registry)
+    crosscoder = choice.build(tuple(sites), registry=registry)
+    if not isinstance(crosscoder, Crosscoder):
+        crosscoder = Crosscoder(crosscoder, processes)
+    elif processes.num_shards > 1:
+        raise ConfigError(f"the architecture '{choice.name}' has weights of its own kind: training.shards must be 1")
+    crosscoder.info = CheckpointInfo.from_architecture(choice, registry=registry)
+    return crosscoder

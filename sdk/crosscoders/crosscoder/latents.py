@@ -1,0 +1,112 @@
+"""Latents of a batch of tokens, kept sparse: N triples (token, latent, value), ordered by token."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import torch
+from attrs import field, frozen
+from torch import Tensor
+
+from ..kernels import operations
+
+
+@frozen(eq=False, slots=False)
+class Latents:
+    """Active latents of B tokens; everything not listed is zero.
+
+    `token_N` is sorted; within one token the latents are in increasing order.
+    """
+
+    token_N: Tensor
+    """Which token, int64 in [0, B)."""
+    latent_N: Tensor
+    """Which latent, int64 in [0, F)."""
+    value_N: Tensor
+    """Unscaled activation f, not multiplied by any decoder norm."""
+    num_tokens: int = field()
+    num_latents: int = field()
+
+    @classmethod
+    def from_mask(cls, keep_BF: Tensor, f_BF: Tensor) -> Latents:
+        """The entries of dense `f_BF` where `keep_BF` is true."""
+        token_N, latent_N = keep_BF.nonzero(as_tuple=True)
+        return cls(token_N, latent_N, f_BF[token_N, latent_N], f_BF.shape[0], f_BF.shape[1])
+
+    @classmethod
+    def concatenate(cls, parts: list[Latents]) -> Latents:
+        """Latents of consecutive pieces of a batch as one."""
+        starts = [sum(part.num_tokens for part in parts[:i]) for i in range(len(parts))]
+        return cls(
+            torch.cat([part.token_N + start for part, start in zip(parts, starts, strict=True)]),
+            torch.cat([part.latent_N for part in parts]),
+            torch.cat([part.value_N for part in parts]),
+            sum(part.num_tokens for part in parts),
+            parts[0].num_latents,
+        )
+
+    def dense(self) -> Tensor:
+        """`f_BF` with the zeros in place."""
+        f_BF = self.value_N.new_zeros(self.num_tokens, self.num_latents)
+        return f_BF.index_put((self.token_N, self.latent_N), self.value_N)
+
+    def select(self, keep_N: Tensor) -> Latents:
+        """Only the entries where the boolean `keep_N` is true."""
+        index_M = keep_N.nonzero().squeeze(1)
+        return Latents(
+            self.token_N[index_M], self.latent_N[index_M], self.value_N[index_M], self.num_tokens, self.num_latents
+        )
+
+    def inside(self, latents: slice) -> Tensor:
+        """Boolean (N,): which entries are of the latents in `latents`."""
+        inside_N: Tensor = (self.latent_N >= latents.start) & (self.latent_N < latents.stop)
+        return inside_N
+
+    def in_group(self, latents: slice) -> Latents:
+        """Entries of the latents in `latents`, renumbered from 0."""
+        if latents.start == 0 and latents.stop == self.num_latents:
+            return self
+        part = self.select(self.inside(latents))
+        return Latents(
+            part.token_N, part.latent_N - latents.start, part.value_N, self.num_tokens, latents.stop - latents.start
+        )
+
+    @property
+    def by_latent(self) -> Tensor:
+        """The permutation of N that orders the entries by latent, then token."""
+        return self._by_latent[0]
+
+    @property
+    def latent_starts_F(self) -> Tensor:
+        """Where each latent's entries begin, in the order of `by_latent`."""
+        return self._by_latent[1]
+
+    @cached_property
+    def _by_latent(self) -> tuple[Tensor, Tensor]:
+        return operations(self.latent_N).grouped(self.latent_N, self.num_latents)
+
+    @cached_property
+    def token_of_latent_N(self) -> Tensor:
+        """The tokens of the entries, in the order of `by_latent`."""
+        return self.token_N[self.by_latent]
+
+    @cached_property
+    def count_F(self) -> Tensor:
+        """On how many tokens each latent is active."""
+        return torch.bincount(self.latent_N, minlength=self.num_latents)
+
+    @cached_property
+    def token_starts_B(self) -> Tensor:
+        """Where each token's entries begin."""
+        counts_B = torch.bincount(self.token_N, minlength=self.num_tokens)
+        return counts_B.cumsum(0) - counts_B
+
+    @property
+    def fired_F(self) -> Tensor:
+        """True for latents that are active on some token."""
+        return self.count_F > 0
+
+    @property
+    def l0(self) -> float:
+        """Mean number of active latents per token."""
+        return len(self.latent_N) / max(1, self.num_tokens)

@@ -1,0 +1,359 @@
+"""The crosscoder module: one encoder and decoder block for each latent group of its wiring.
+
+    f = gate(W_enc x̃ + b_enc)        x̂ = W_decᵀ f + b_dec (+ W_skip x̃)
+
+x̃ are normalised activations. Lindsey et al. 2024, "Sparse Crosscoders"; no decoder bias is subtracted before encoding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..errors import SiteError
+from ..kernels import sparse_decode, sparse_encode
+from ..processes import ALONE, Processes
+from .gates import Gate, ReluGate
+from .latents import Latents
+from .normalise import Normaliser
+from .sites import Columns, Site, SiteLayout
+from .wiring import LatentGroup, Wiring
+
+if TYPE_CHECKING:
+    from .info import CheckpointInfo
+
+ROW_PIECE_ELEMENTS = {"cpu": 2**22, "cuda": 2**28}
+"""Pre-activations are made in pieces of about this many: on a CPU 16 MB in fp32, so that a piece stays in the
+cache while it is compared; on a GPU 1 GB, so that few kernels are launched."""
+LEAST_PIECE_ROWS = 64
+"""Fewer rows than this make the product slow."""
+
+
+class Crosscoder(nn.Module):
+    """Encodes the activations of all sites into one set of latents and decodes them back.
+
+    Activations go in and come out in the model's own units: as a tensor `x_BX` with the sites side by side, or as a
+    mapping from site name to a tensor (B, D). Methods named `*_normalised` and those that losses use work on
+    normalised activations instead.
+    """
+
+    info: CheckpointInfo | None
+    """Where the crosscoder came from: recipe, models, metrics. None until trained or loaded."""
+
+    processes: Processes
+    """Where several share the latents (`training.shards`), this crosscoder holds its process's shard of each group."""
+
+    def __init__(self, wiring: Wiring, processes: Processes = ALONE) -> None:
+        super().__init__()
+        self.wiring = wiring = wiring.shard(processes.num_shards)
+        self.processes = processes
+        self.info = None
+        self.normaliser = Normaliser(wiring.layout)
+        self.gate: Gate = ReluGate()
+        self._make_weights()
+        self.b_enc_F = nn.Parameter(torch.zeros(wiring.num_latents))
+        self.b_dec_X = nn.Parameter(torch.zeros(wiring.written.width))
+        self.W_skip = nn.Parameter(torch.zeros(wiring.written.width, wiring.read.width)) if wiring.skip else None
+
+    # -- weights; a special parameterisation overrides these four ------------------------------------------------
+
+    def _make_weights(self) -> None:
+        """Encoder and decoder parameters of each group, (F_group, X read) and (F_group, X written and not tied)."""
+        layout, groups = self.wiring.layout, self.wiring.groups
+        widths = {site.name: site.width for site in self.sites}
+        self.W_enc = nn.ParameterList([torch.zeros(g.num_latents, layout.subset(g.reads).width) for g in groups])
+        self.W_dec = nn.ParameterList(
+            [torch.zeros(g.num_latents, sum(widths[name] for name in self.wiring.owned(g))) for g in groups]
+        )
+
+    def encoder_weight(self, index: int) -> Tensor:
+        """Encoder rows of group `index`, (F_group, X read), with gradient."""
+        rows: Tensor = self.W_enc[index]
+        return rows
+
+    def decoder_weight(self, index: int) -> Tensor:
+        """Decoder rows of group `index`, (F_group, X written), with gradient; tied blocks put in their places."""
+        if not self.wiring.ties:
+            rows: Tensor = self.W_dec[index]
+            return rows
+        group = self.wiring.groups[index]
+        return torch.cat([self._block((group.name, s)) for s in self.layout.subset(group.writes).names], dim=1)
+
+    @torch.no_grad()
+    def set_weights(self, index: int, W_enc: Tensor, W_dec: Tensor) -> None:
+        """Give group `index` these rows, or as near to them as the parameterisation can come."""
+        self.W_enc[index].copy_(W_enc)
+        group = self.wiring.groups[index]
+        blocks = self.layout.subset(group.writes).unpack(W_dec)
+        owned = [blocks[name] for name in self.wiring.owned(group)]
+        if owned:
+            self.W_dec[index].copy_(torch.cat(owned, dim=1))
+
+    def _block(self, block: tuple[str, str]) -> Tensor:
+        name, site = self.wiring.owners.get(block, block)
+        index = [group.name for group in self.wiring.groups].index(name)
+        owned = self.layout.subset(self.wiring.owned(self.wiring.groups[index]))
+        return owned.unpack(self.W_dec[index])[site]
+
+    # -- what it is ---------------------------------------------------------------------------------------------
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """All sites, in the order of the input's columns."""
+        return self.wiring.layout.sites
+
+    @property
+    def layout(self) -> SiteLayout:
+        """The layout of the input's columns."""
+        return self.wiring.layout
+
+    @property
+    def written(self) -> SiteLayout:
+        """The layout of the output's columns: the sites that are reconstructed."""
+        return self.wiring.written
+
+    @property
+    def num_latents(self) -> int:
+        """F."""
+        return self.wiring.num_latents
+
+    @property
+    def num_parameters(self) -> int:
+        """Trained numbers that it holds: tied rows once, factors instead of rows where the architecture has them."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.b_enc_F.device
+
+    @property
+    def sharding(self) -> dict[str, str]:
+        """How processes split each tensor of the state that has a row for each latent: `group` for the latents of one
+        group, `latents` for those of all groups. Other tensors are replicated."""
+        kinds = {"b_enc_F": "latents"}
+        kinds |= {name: "latents" for name, tensor in self.gate.named_buffers(prefix="gate") if tensor.dim() == 1}
+        return kinds | {f"{table}.{i}": "group" for table in ("W_enc", "W_dec") for i in range(len(self.wiring.groups))}
+
+    @property
+    def replicated(self) -> list[nn.Parameter]:
+        """Parameters replicated on every process, even when latents are sharded."""
+        return [self.b_dec_X] if self.W_skip is None else [self.b_dec_X, self.W_skip]
+
+    def extra_repr(self) -> str:
+        groups = ", ".join(f"{g.name}: {g.num_latents}" for g in self.wiring.groups)
+        return f"sites=({', '.join(self.layout.names)}), latents=({groups})"
+
+    # -- for users: raw units -----------------------------------------------------------------------------------
+
+    def encode(self, x: Tensor | Mapping[str, Tensor]) -> Latents:
+        """Latents of raw activations, by the inference gate; values are unscaled f (not times decoder norms)."""
+        norm_F = self.score_norms()
+        pieces = []
+        for pre_BF in self.pre_activation_pieces(self.normalised(x)):
+            f_BF = pre_BF.relu()
+            pieces.append(Latents.from_mask(self.gate.keep(f_BF.detach(), norm_F), f_BF))
+        return Latents.concatenate(pieces)
+
+    def decode(self, latents: Latents | Tensor, x: Tensor | Mapping[str, Tensor] | None = None) -> Tensor:
+        """Reconstruction of the written sites in raw units, (B, X written). A skip connection needs the input too."""
+        x_BX = None if x is None else self.normalised(x)
+        return self.normaliser.undo(self.decode_normalised(latents, x_BX), self.written.names)
+
+    def forward(self, x: Tensor | Mapping[str, Tensor]) -> Tensor:
+        """`decode(encode(x))`."""
+        x_BX = self._packed(x)
+        return self.decode(self.encode(x_BX), x_BX if self.wiring.skip else None)
+
+    def split(self, x_hat_BX: Tensor) -> dict[str, Tensor]:
+        """A reconstruction as a mapping from written site to tensor."""
+        return self.written.unpack(x_hat_BX)
+
+    # -- for losses and analyses: normalised units --------------------------------------------------------------
+
+    def normalised(self, x: Tensor | Mapping[str, Tensor]) -> Tensor:
+        """Raw activations, checked and normalised, `x_BX` in fp32."""
+        x_BX: Tensor = self.normaliser(self._packed(x).to(self.device))
+        return x_BX
+
+    def target(self, x_BX: Tensor) -> Tensor:
+        """The columns of normalised `x_BX` that are reconstructed."""
+        return x_BX[:, self._on_device(self.layout.columns(self.written.names))]
+
+    def columns_read(self, group: LatentGroup) -> Columns:
+        """The columns of the input that a latent group reads."""
+        return self._on_device(self.layout.columns(group.reads))
+
+    def pre_activations(self, x_BX: Tensor) -> Tensor:
+        """W_enc x̃ + b_enc for every latent, dense (B, F), fp32; autocast may do the product in bf16."""
+        parts = [
+            functional.linear(
+                x_BX[:, self.columns_read(group)],
+                self.encoder_weight(index),
+                self.b_enc_F[self.wiring.latent_slices[group.name]],
+            )
+            for index, group in enumerate(self.wiring.groups)
+        ]
+        return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)).to(self.b_enc_F.dtype)
+
+    def pre_activation_pieces(self, x_BX: Tensor) -> Iterator[Tensor]:
+        """The same for some rows at a time, in order, so that no (B, F) tensor has to be held; at least one piece."""
+        for rows in self.pieces(x_BX):
+            yield self.pre_activations(x_BX[rows])
+
+    def pieces(self, x_BX: Tensor) -> list[slice]:
+        """Consecutive rows that together have about `ROW_PIECE_ELEMENTS` pre-activations; at least one piece."""
+        elements = ROW_PIECE_ELEMENTS["cpu" if self.device.type == "cpu" else "cuda"]
+        step = max(LEAST_PIECE_ROWS, elements // self.num_latents)
+        return [slice(start, start + step) for start in range(0, max(1, len(x_BX)), step)]
+
+    def pre_activations_of(self, x_BX: Tensor, latent_K: Tensor) -> Tensor:
+        """W_enc x̃ + b_enc of some latents only, (B, K); `latent_K` in increasing order."""
+        parts = []
+        for index, group in enumerate(self.wiring.groups):
+            columns = self.wiring.latent_slices[group.name]
+            mine = latent_K[(latent_K >= columns.start) & (latent_K < columns.stop)]
+            W = self.encoder_weight(index)[mine - columns.start]
+            parts.append(functional.linear(x_BX[:, self.columns_read(group)], W, self.b_enc_F[mine]))
+        return torch.cat(parts, dim=1).to(self.b_enc_F.dtype)
+
+    def values(self, x_BX: Tensor, latents: Latents) -> Tensor:
+        """The values of already selected `latents`, with gradients that touch only what fired: (N,)."""
+        if len(self.wiring.groups) == 1:
+            group = self.wiring.groups[0]
+            return sparse_encode(x_BX[:, self.columns_read(group)], self.encoder_weight(0), self.b_enc_F, latents)
+        value_N = torch.zeros_like(latents.value_N)
+        for index, group in enumerate(self.wiring.groups):
+            columns, W = self.wiring.latent_slices[group.name], self.encoder_weight(index)
+            here_N = latents.inside(columns).nonzero().squeeze(1)
+            part_N = sparse_encode(
+                x_BX[:, self.columns_read(group)], W, self.b_enc_F[columns], latents.in_group(columns)
+            )
+            value_N = value_N.index_put((here_N,), part_N)
+        return value_N
+
+    def decode_normalised(
+        self, latents: Latents | Tensor, x_BX: Tensor | None = None, *, value_N: Tensor | None = None
+    ) -> Tensor:
+        """Reconstruction of the written sites in normalised units, (B, X written).
+
+        `latents` may be dense `f_BF`. `value_N` replaces the values of sparse ones, so that they carry a gradient.
+        """
+        with torch.autocast(self.device.type, enabled=False):
+            blocks_BX = self.decode_without_bias(latents, value_N=value_N)
+            x_hat_BX = self.processes.sum_with_gradient(blocks_BX) + self.b_dec_X
+            if self.W_skip is not None:
+                if x_BX is None:
+                    raise SiteError("a crosscoder with a skip connection needs the input to decode; pass x")
+                read_BX = x_BX[:, self._on_device(self.layout.columns(self.wiring.read.names))]
+                x_hat_BX = x_hat_BX + functional.linear(read_BX, self.W_skip)
+            return x_hat_BX
+
+    def decode_without_bias(self, latents: Latents | Tensor, *, value_N: Tensor | None = None) -> Tensor:
+        """What the decoder rows alone give, without bias or skip: Σ f·d, (B, X written) in normalised units."""
+        out_BX: Tensor | None = None
+        for index, group in enumerate(self.wiring.groups):
+            columns, W = self.wiring.latent_slices[group.name], self.decoder_weight(index)
+            if isinstance(latents, Tensor):
+                part_BX: Tensor = latents[:, columns] @ W
+            else:
+                mine = latents.in_group(columns)
+                values = latents.value_N if value_N is None else value_N
+                if mine is not latents:
+                    values = values[latents.inside(columns)]
+                part_BX = sparse_decode(values, W, mine)
+            if len(self.wiring.groups) == 1:
+                return part_BX
+            indices = torch.arange(self.written.width)[self.written.columns(group.writes)].to(self.device)
+            if out_BX is None:
+                out_BX = part_BX.new_zeros(len(part_BX), self.written.width)
+            out_BX = out_BX.index_add(1, indices, part_BX)
+        assert out_BX is not None, "a wiring has at least one group"
+        return out_BX
+
+    def decoder_norms(self) -> Tensor:
+        """‖d_i^s‖ of every latent at every written site, (F, S written), in normalised space; 0 where not written."""
+        names = self.written.names
+        if len(self.wiring.groups) == 1 and len({site.width for site in self.written.sites}) == 1:
+            # All sites in one pass.
+            by_site: Tensor = self.decoder_weight(0).view(self.num_latents, len(names), -1).norm(dim=2)
+            return by_site
+        norms_FS = self.b_enc_F.new_zeros(self.num_latents, len(names))
+        for index, group in enumerate(self.wiring.groups):
+            latents = self.wiring.latent_slices[group.name]
+            for name, rows_FD in self.layout.subset(group.writes).unpack(self.decoder_weight(index)).items():
+                norms_FS[latents, names.index(name)] = rows_FD.norm(dim=1)
+        return norms_FS
+
+    @torch.no_grad()
+    def score_norms(self) -> Tensor:
+        """Σ_s‖d_i^s‖ without gradient, (F,): what activations are multiplied by where latents are compared."""
+        return self.decoder_norms().sum(dim=1)
+
+    def decoder_rows(self, site: str) -> Tensor:
+        """Decoder rows at one written site, (F, D) in normalised space; zero rows for latents that do not write it."""
+        rows_FD = self.b_enc_F.new_zeros(self.num_latents, self.written.subset([site]).width)
+        for index, group in enumerate(self.wiring.groups):
+            if site in group.writes:
+                rows = self.layout.subset(group.writes).unpack(self.decoder_weight(index))[site]
+                rows_FD[self.wiring.latent_slices[group.name]] = rows
+        return rows_FD
+
+    @torch.no_grad()
+    def folded(self) -> dict[str, Tensor]:
+        """Weights with the normaliser folded in, for export: they take and give raw units.
+
+        `W_enc.{g}`, `W_dec.{g}` (latent-major), `b_enc_F`, `b_dec_X` and, where there is one, `W_skip`.
+        """
+        folded = {"b_enc_F": self.b_enc_F.clone()}
+        folded["b_dec_X"] = self.normaliser.undo(self.b_dec_X, self.written.names)
+        for index, group in enumerate(self.wiring.groups):
+            folded[f"W_enc.{index}"] = self.encoder_weight(index) * self.normaliser.scale_X(group.reads)
+            folded[f"W_dec.{index}"] = self.decoder_weight(index) / self.normaliser.scale_X(group.writes)
+        if self.W_skip is not None:
+            read = self.normaliser.scale_X(self.wiring.read.names)
+            folded["W_skip"] = self.W_skip * read / self.normaliser.scale_X(self.written.names)[:, None]
+        return folded
+
+    # -- sharing: see `checkpoint` and `hub` --------------------------------------------------------------------
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write `config.json`, `model.safetensors` and a README card with figures into `folder`."""
+        from ..checkpoints.checkpoint import save_crosscoder
+
+        return save_crosscoder(self, Path(folder))
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, **options: Any) -> Crosscoder:
+        """Load from a local folder or a Hub id; options `revision`, `subfolder`, `token`, `device`, `registry`."""
+        from ..checkpoints.hub import load_pretrained
+
+        return load_pretrained(name, **options)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload to the Hub, returning the commit's URL; options `private`, `tag`, `commit_message`, `token`."""
+        from ..checkpoints.hub import push_to_hub
+
+        return push_to_hub(self, repo_id, **options)
+
+    # -- private ------------------------------------------------------------------------------------------------
+
+    def _packed(self, x: Tensor | Mapping[str, Tensor]) -> Tensor:
+        if isinstance(x, Tensor):
+            self.layout.check(x)
+            return x
+        needed = self.wiring.read.names
+        missing = [site for site in self.sites if site.name not in needed and site.name not in x]
+        if missing and set(needed) <= set(x):
+            # Sites that are only written do not matter for encoding.
+            like = x[needed[0]]
+            x = {**x, **{site.name: like.new_zeros(*like.shape[:-1], site.width) for site in missing}}
+        return self.layout.pack(x)
+
+    def _on_device(self, columns: Columns) -> Columns:
+        return columns if isinstance(columns, slice) else columns.to(self.device)

@@ -1,0 +1,112 @@
+"""Sites: the places that activations are taken from or written to, side by side in one tensor.
+
+Shape letters used throughout: B tokens, S sites, D width of a site, X sum of widths, F latents, T positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from itertools import pairwise
+
+import torch
+from attrs import field, frozen
+from attrs.validators import ge, instance_of, matches_re
+from torch import Tensor
+
+from ..converters import as_tuple
+from ..errors import SiteError
+
+Columns = slice | Tensor
+"""Columns of `x_BX`: a slice where they lie together (a view, no copy), else indices."""
+
+
+@frozen
+class Site:
+    """One place in one model: `model/point`, such as `base/layers.13`, and its width."""
+
+    name: str = field(validator=matches_re(r"[\w.-]+/[\w.-]+"))
+    width: int = field(validator=[instance_of(int), ge(1)])
+
+    @property
+    def model(self) -> str:
+        """The model's key."""
+        return self.name.partition("/")[0]
+
+    @property
+    def point(self) -> str:
+        """The hook point in the model, as its adapter calls it."""
+        return self.name.partition("/")[2]
+
+
+@frozen
+class SiteLayout:
+    """Several sites side by side in the columns of one tensor `x_BX`."""
+
+    sites: tuple[Site, ...] = field(converter=as_tuple)
+
+    def __attrs_post_init__(self) -> None:
+        names = [site.name for site in self.sites]
+        if not names:
+            raise SiteError("a crosscoder needs at least one site")
+        if len(set(names)) < len(names):
+            raise SiteError(f"a site is listed twice in {', '.join(names)}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names in column order."""
+        return tuple(site.name for site in self.sites)
+
+    @property
+    def width(self) -> int:
+        """X, the sum of the widths."""
+        return sum(site.width for site in self.sites)
+
+    @cached_property
+    def slices(self) -> Mapping[str, slice]:
+        """Where each site lies."""
+        slices, start = {}, 0
+        for site in self.sites:
+            slices[site.name] = slice(start, start + site.width)
+            start += site.width
+        return slices
+
+    def subset(self, names: Sequence[str]) -> SiteLayout:
+        """The layout of only the sites called `names`, in this layout's order."""
+        unknown = set(names) - set(self.names)
+        if unknown:
+            raise SiteError(f"unknown site {', '.join(sorted(unknown))}; there are {', '.join(self.names)}")
+        return SiteLayout(tuple(site for site in self.sites if site.name in names))
+
+    def columns(self, names: Sequence[str]) -> Columns:
+        """Columns of the sites called `names`, in this layout's order."""
+        slices = [self.slices[name] for name in self.subset(names).names]
+        if all(left.stop == right.start for left, right in pairwise(slices)):
+            return slice(slices[0].start, slices[-1].stop)
+        return torch.cat([torch.arange(s.start, s.stop) for s in slices])
+
+    def pack(self, activations: Mapping[str, Tensor]) -> Tensor:
+        """Put tensors (..., D) of each site side by side: (..., X). `SiteError` if one is missing or misshapen."""
+        missing = set(self.names) - set(activations)
+        if missing:
+            raise SiteError(
+                f"no activations for site {', '.join(sorted(missing))}; got {', '.join(activations) or 'none'}"
+            )
+        for site in self.sites:
+            if activations[site.name].shape[-1] != site.width:
+                raise SiteError(
+                    f"site {site.name} has width {site.width}, but its activations have shape "
+                    f"{tuple(activations[site.name].shape)}"
+                )
+        return torch.cat([activations[name] for name in self.names], dim=-1)
+
+    def unpack(self, x_BX: Tensor) -> dict[str, Tensor]:
+        """Views of each site's columns."""
+        self.check(x_BX)
+        return {name: x_BX[..., self.slices[name]] for name in self.names}
+
+    def check(self, x_BX: Tensor) -> None:
+        """`SiteError` unless the last dimension is X."""
+        if x_BX.shape[-1] != self.width:
+            widths = " + ".join(f"{site.width} ({site.name})" for site in self.sites)
+            raise SiteError(f"activations have width {x_BX.shape[-1]}, but the sites make {self.width} = {widths}")

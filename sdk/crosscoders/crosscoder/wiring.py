@@ -1,0 +1,178 @@
+"""The wiring: which latents read which sites and write which sites. Every crosscoder variant is such a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from itertools import pairwise
+
+from attrs import evolve, field, frozen
+from attrs.validators import ge, instance_of, min_len
+
+from ..converters import as_tuple
+from ..errors import ConfigError
+from .sites import Site, SiteLayout
+
+
+@frozen
+class LatentGroup:
+    """Latents with the same reads and writes."""
+
+    name: str
+    num_latents: int = field(validator=[instance_of(int), ge(1)])
+    reads: tuple[str, ...] = field(converter=as_tuple, validator=min_len(1))
+    """Names of the sites that the encoder of these latents sees."""
+    writes: tuple[str, ...] = field(converter=as_tuple, validator=min_len(1))
+    """Names of the sites that these latents reconstruct."""
+
+
+DecoderBlock = tuple[str, str]
+"""A decoder block: the rows of one latent group (by name) at one site (by name)."""
+
+
+def as_ties(value: Iterable[Iterable[DecoderBlock]]) -> tuple[tuple[DecoderBlock, ...], ...]:
+    """Converter of `Wiring.ties`."""
+    return tuple(tuple((group, site) for group, site in tie) for tie in value)
+
+
+@frozen(kw_only=True)
+class Wiring:
+    """Sites, and the latent groups over them; latents are numbered through the groups in order."""
+
+    sites: tuple[Site, ...] = field(converter=as_tuple)
+    groups: tuple[LatentGroup, ...] = field(converter=as_tuple, validator=min_len(1))
+    skip: bool = False
+    """Add an affine map from all read sites to all written ones (skip transcoders)."""
+    ties: tuple[tuple[DecoderBlock, ...], ...] = field(default=(), converter=as_ties)
+    """Sets of decoder blocks that are one and the same rows; the first of each set holds them."""
+    nesting: tuple[float, ...] = field(default=(), converter=as_tuple)
+    """Matryoshka levels: growing shares of every group's latents, the last one 1. Empty: no levels."""
+
+    def __attrs_post_init__(self) -> None:
+        names = [group.name for group in self.groups]
+        if len(set(names)) < len(names):
+            raise ConfigError(f"two latent groups share a name in {', '.join(names)}")
+        for group in self.groups:
+            self.layout.subset(group.reads)
+            self.layout.subset(group.writes)
+        self._check_ties()
+        if self.nesting and (
+            any(low >= high for low, high in pairwise((0.0, *self.nesting))) or self.nesting[-1] != 1.0
+        ):
+            raise ConfigError(f"nesting must be growing shares that end at 1, not {self.nesting}")
+        unused = set(self.layout.names) - set(self.read.names) - set(self.written.names)
+        if unused:
+            raise ConfigError(f"no latent reads or writes site {', '.join(sorted(unused))}")
+
+    @cached_property
+    def layout(self) -> SiteLayout:
+        """All sites, the columns of the crosscoder's input."""
+        return SiteLayout(self.sites)
+
+    @cached_property
+    def read(self) -> SiteLayout:
+        """The sites that some group reads."""
+        return self.layout.subset([name for group in self.groups for name in group.reads])
+
+    @cached_property
+    def written(self) -> SiteLayout:
+        """The sites that some group writes, the columns of the crosscoder's output."""
+        return self.layout.subset([name for group in self.groups for name in group.writes])
+
+    @property
+    def num_latents(self) -> int:
+        """F, over all groups."""
+        return sum(group.num_latents for group in self.groups)
+
+    @cached_property
+    def latent_slices(self) -> Mapping[str, slice]:
+        """The latent numbers of each group."""
+        slices, start = {}, 0
+        for group in self.groups:
+            slices[group.name] = slice(start, start + group.num_latents)
+            start += group.num_latents
+        return slices
+
+    def group(self, name: str) -> LatentGroup:
+        """A group by name; `ConfigError` names those there are."""
+        for group in self.groups:
+            if group.name == name:
+                return group
+        raise ConfigError(f"no latent group is called '{name}'; there are {', '.join(g.name for g in self.groups)}")
+
+    def shard(self, count: int) -> Wiring:
+        """The wiring of one of `count` processes that hold equal shards of every group's latents.
+
+        `ConfigError` where the latents cannot be split so.
+        """
+        if count == 1:
+            return self
+        if self.nesting:
+            raise ConfigError("nested latents cannot be sharded over processes: training.shards must be 1")
+        uneven = [group.name for group in self.groups if group.num_latents % count]
+        if uneven:
+            raise ConfigError(f"training.shards = {count} does not divide the latents of group {', '.join(uneven)}")
+        return evolve(self, groups=tuple(evolve(g, num_latents=g.num_latents // count) for g in self.groups))
+
+    @cached_property
+    def owners(self) -> Mapping[DecoderBlock, DecoderBlock]:
+        """For each tied decoder block the block that holds its rows."""
+        return {block: tie[0] for tie in self.ties for block in tie}
+
+    def owned(self, group: LatentGroup) -> tuple[str, ...]:
+        """The sites whose decoder rows of `group` are its own, in column order."""
+        writes = self.layout.subset(group.writes).names
+        blocks = [(group.name, site) for site in writes]
+        return tuple(block[1] for block in blocks if self.owners.get(block, block) == block)
+
+    def level_sizes(self, group: LatentGroup) -> tuple[int, ...]:
+        """Latents of `group` in each Matryoshka level beyond the level before."""
+        edges = [round(share * group.num_latents) for share in (0.0, *(self.nesting or (1.0,)))]
+        return tuple(high - low for low, high in pairwise(edges))
+
+    # -- costs, for one token where time is meant; a multiply and an add are two operations ------------------------
+
+    @property
+    def num_weights(self) -> int:
+        """Weights without biases: the blocks in the table, tied ones once, and the skip map."""
+        total = self.read.width * self.written.width if self.skip else 0
+        widths = {site.name: site.width for site in self.sites}
+        for group in self.groups:
+            total += group.num_latents * self.layout.subset(group.reads).width
+            total += group.num_latents * sum(widths[name] for name in self.owned(group))
+        return total
+
+    @property
+    def encoder_flops_per_token(self) -> int:
+        """Operations of the dense encoder product."""
+        return 2 * sum(group.num_latents * self.layout.subset(group.reads).width for group in self.groups)
+
+    def decoder_flops_per_token(self, active: float | None = None) -> int:
+        """Operations of decoding: all latents, or `active` ones spread over the groups by size."""
+        dense = 2 * sum(group.num_latents * self.layout.subset(group.writes).width for group in self.groups)
+        return dense if active is None else round(dense * active / self.num_latents)
+
+    def training_flops_per_token(self, active: float | None = None) -> int:
+        """Operations of a training step's products.
+
+        Dense losses pay the decoder's product three times (forward, gradient of weights, gradient of values) and the
+        encoder's twice, since nothing needs the gradient of its input. With `active` latents per token only the
+        encoder's forward product is dense.
+        """
+        encode, decode = self.encoder_flops_per_token, self.decoder_flops_per_token(active)
+        backward = encode if active is None else round(encode * active / self.num_latents)
+        return encode + backward + 3 * decode
+
+    def _check_ties(self) -> None:
+        blocks = [block for tie in self.ties for block in tie]
+        if len(set(blocks)) < len(blocks):
+            raise ConfigError("a decoder block is tied twice")
+        for tie in self.ties:
+            shapes = set()
+            for name, site in tie:
+                group = self.group(name)
+                if site not in group.writes:
+                    raise ConfigError(f"latent group '{name}' does not write {site}, so its rows there cannot be tied")
+                shapes.add((group.num_latents, self.layout.subset([site]).width))
+            if len(shapes) > 1:
+                raise ConfigError(f"tied decoder blocks must have one shape; {tie} have {sorted(shapes)}")

@@ -1,0 +1,204 @@
+"""The hooks a plugin may implement. Each takes nothing and yields frozen records.
+
+Installing a plugin only *offers* its components; one acts when a config names it. An entry module should import
+nothing heavier than `crosscoders`, because every listing imports it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pluggy
+
+from .specs import (
+    AnalysisSpec,
+    ArchitectureSpec,
+    CheckpointFormatSpec,
+    LossSpec,
+    LossTermSpec,
+    ModelAdapterSpec,
+    ObserverSpec,
+    TokenSourceSpec,
+)
+
+PROJECT = "crosscoders"
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+class CrosscodersSpecs:
+    """All declaration hooks; see each for a complete example."""
+
+    @hookspec
+    def crosscoders_architectures(self) -> Iterable[ArchitectureSpec]:
+        """Offer architectures: tables that say which latents read and write which sites.
+
+        `build(options, sites)` returns a `Wiring`, or a module of its own for special parameterisations.
+
+        >>> from attrs import frozen
+        >>> from crosscoders import ArchitectureSpec, LatentGroup, Wiring, hookimpl
+        >>> @frozen(kw_only=True)
+        ... class PairwiseConfig:
+        ...     num_latents: int = 64
+        >>> def pairwise(options, sites):
+        ...     names = tuple(site.name for site in sites)
+        ...     group = LatentGroup("all", options.num_latents, reads=names, writes=names)
+        ...     return Wiring(sites=sites, groups=(group,))
+        >>> @hookimpl
+        ... def crosscoders_architectures():
+        ...     yield ArchitectureSpec(
+        ...         name="pairwise", config="my_plugin.pairwise:PairwiseConfig", build="my_plugin.pairwise:pairwise"
+        ...     )
+        """
+        return ()
+
+    @hookspec
+    def crosscoders_losses(self) -> Iterable[LossSpec]:
+        """Offer losses: how latents are selected in training, the named terms, the gate left for inference.
+
+        `build(options)` returns a `Loss`; a plain L1 on the latents reads:
+
+        >>> from attrs import frozen
+        >>> from crosscoders import Loss, LossOutput, LossSpec, ReluGate, hookimpl
+        >>> @frozen(kw_only=True)
+        ... class PlainL1Config:
+        ...     weight: float = 0.1
+        >>> class PlainL1(Loss):
+        ...     decoder_norm = 0.1
+        ...
+        ...     def __init__(self, options):
+        ...         super().__init__()
+        ...         self.weight = options.weight
+        ...
+        ...     def forward(self, crosscoder, x_BX, step):
+        ...         f_BF = crosscoder.pre_activations(x_BX).relu()
+        ...         residual = crosscoder.target(x_BX) - crosscoder.decode_normalised(f_BF, x_BX)
+        ...         terms = {
+        ...             "reconstruction": step.mean(residual.square().sum()),
+        ...             "sparsity": self.weight * step.mean(f_BF.sum()),
+        ...         }
+        ...         return LossOutput.from_dense(terms, f_BF, residual)
+        ...
+        ...     def gate(self):
+        ...         return ReluGate()
+        >>> @hookimpl
+        ... def crosscoders_losses():
+        ...     yield LossSpec(name="plain_l1", config="my_plugin.plain:PlainL1Config", build="my_plugin.plain:PlainL1")
+        """
+        return ()
+
+    @hookspec
+    def crosscoders_loss_terms(self) -> Iterable[LossTermSpec]:
+        """Offer terms that a config adds to a loss: `terms = [{name = "quiet", weight = 0.01}]`.
+
+        `build(options)` returns a `LossTerm`; it sees the forward pass that the loss has already made:
+
+        >>> from attrs import frozen
+        >>> from crosscoders import LossTerm, LossTermSpec, hookimpl
+        >>> @frozen(kw_only=True)
+        ... class QuietConfig:
+        ...     weight: float = 0.01
+        >>> class Quiet(LossTerm):
+        ...     def __init__(self, options):
+        ...         super().__init__()
+        ...         self.weight = options.weight
+        ...
+        ...     def forward(self, forward_pass, step):
+        ...         return self.weight * step.mean(forward_pass.active.total_F().sum())
+        >>> @hookimpl
+        ... def crosscoders_loss_terms():
+        ...     yield LossTermSpec(name="quiet", config="my_plugin.quiet:QuietConfig", build="my_plugin.quiet:Quiet")
+        """
+        return ()
+
+    @hookspec
+    def crosscoders_model_adapters(self) -> Iterable[ModelAdapterSpec]:
+        """Offer model adapters: activations, logits and edits of one kind of model.
+
+        `build(options)` returns an object with the methods of the `ModelAdapter` protocol.
+
+        >>> from crosscoders import ModelAdapterSpec, hookimpl
+        >>> @hookimpl
+        ... def crosscoders_model_adapters():
+        ...     yield ModelAdapterSpec(
+        ...         name="mamba", config="my_plugin.mamba:MambaConfig", build="my_plugin.mamba:MambaAdapter"
+        ...     )
+        """
+        return ()
+
+    @hookspec
+    def crosscoders_analyses(self) -> Iterable[AnalysisSpec]:
+        """Offer analyses: from a crosscoder, its models and tokens to a report.
+
+        `build(options)` returns an object whose `run(study)` returns a `Report`:
+
+        >>> from crosscoders import AnalysisSpec, NoOptions, Report, Table, hookimpl
+        >>> class Widths:
+        ...     def __init__(self, options):
+        ...         pass
+        ...
+        ...     def run(self, study):
+        ...         rows = [(site.name, site.width) for site in study.crosscoder.sites]
+        ...         return Report(title="Widths", parts=(Table(title="Sites", columns=("site", "width"), rows=rows),))
+        >>> @hookimpl
+        ... def crosscoders_analyses():
+        ...     yield AnalysisSpec(name="widths", config="crosscoders:NoOptions", build="my_plugin.widths:Widths")
+        """
+        return ()
+
+    @hookspec
+    def crosscoders_token_sources(self) -> Iterable[TokenSourceSpec]:
+        """Offer token sources: streams of documents.
+
+        `build(options)` returns an object whose `documents(skip=n)` yields documents from number n on,
+        the same ones each time:
+
+        >>> from crosscoders import Text, TokenSourceSpec, hookimpl
+        >>> class Poems:
+        ...     def __init__(self, options):
+        ...         self.poems = ["Roses are red.", "Violets are blue."]
+        ...
+        ...     def documents(self, *, skip=0):
+        ...         return map(Text, self.poems[skip:])
+        >>> @hookimpl
+        ... def crosscoders_token_sources():
+        ...     yield TokenSourceSpec(name="poems", config="crosscoders:NoOptions", build="my_plugin.poems:Poems")
+        """
+        return ()
+
+    @hookspec
+    def crosscoders_checkpoint_formats(self) -> Iterable[CheckpointFormatSpec]:
+        """Offer readers and writers of other libraries' checkpoints.
+
+        `build(options)` returns an object with `detect(files)`, `read(folder)` and `write(crosscoder, folder)`.
+
+        >>> from crosscoders import CheckpointFormatSpec, hookimpl
+        >>> @hookimpl
+        ... def crosscoders_checkpoint_formats():
+        ...     yield CheckpointFormatSpec(
+        ...         name="their_format", config="crosscoders:NoOptions", build="my_plugin.theirs:TheirFormat"
+        ...     )
+        """
+        return ()
+
+    @hookspec
+    def crosscoders_observers(self) -> Iterable[ObserverSpec]:
+        """Offer observers of training runs; only those that a run's config lists are called.
+
+        `build(options)` returns an object with `step_end(run, report)` and `run_end(run)`.
+
+        >>> from crosscoders import ObserverSpec, hookimpl
+        >>> class Printer:
+        ...     def __init__(self, options):
+        ...         self.lines = []
+        ...
+        ...     def step_end(self, run, report):
+        ...         self.lines.append(f"{report.step}: {report.loss:.3f}")
+        ...
+        ...     def run_end(self, run):
+        ...         pass
+        >>> @hookimpl
+        ... def crosscoders_observers():
+        ...     yield ObserverSpec(name="printer", config="crosscoders:NoOptions", build="my_plugin.printer:Printer")
+        """
+        return ()

@@ -1,0 +1,298 @@
+"""Discovery of plugins and the registry of what they offer.
+
+A plugin that cannot be imported, or that yields something else than records, is set aside with its reason and shown
+wherever a component is missed; it never takes others down. A name offered twice is an error only when it is used.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from functools import cache, cached_property
+from importlib.metadata import entry_points
+from types import ModuleType
+from typing import Any, Generic, TypeVar
+
+import pluggy
+from attrs import frozen
+
+from ..errors import PluginError
+from .hookspecs import PROJECT, CrosscodersSpecs
+from .specs import (
+    AnalysisSpec,
+    ArchitectureSpec,
+    CheckpointFormatSpec,
+    ComponentSpec,
+    LossSpec,
+    LossTermSpec,
+    ModelAdapterSpec,
+    ObserverSpec,
+    TokenSourceSpec,
+)
+
+S = TypeVar("S", bound=ComponentSpec)
+
+KINDS: Mapping[str, tuple[str, type[ComponentSpec]]] = {
+    "architecture": ("crosscoders_architectures", ArchitectureSpec),
+    "loss": ("crosscoders_losses", LossSpec),
+    "loss term": ("crosscoders_loss_terms", LossTermSpec),
+    "model adapter": ("crosscoders_model_adapters", ModelAdapterSpec),
+    "analysis": ("crosscoders_analyses", AnalysisSpec),
+    "token source": ("crosscoders_token_sources", TokenSourceSpec),
+    "checkpoint format": ("crosscoders_checkpoint_formats", CheckpointFormatSpec),
+    "observer": ("crosscoders_observers", ObserverSpec),
+}
+"""Each kind of component: its hook and its record."""
+
+
+@frozen
+class Provider:
+    """Where a component comes from."""
+
+    plugin: str
+    distribution: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.distribution} {self.version} (plugin '{self.plugin}')"
+
+
+@frozen
+class Offer(Generic[S]):
+    """A record and who provides it."""
+
+    spec: S
+    provider: Provider
+
+    @property
+    def qualified_name(self) -> str:
+        """Plugin, colon, name: never ambiguous; checkpoints store it in parts."""
+        return f"{self.provider.plugin}:{self.spec.name}"
+
+
+@frozen
+class SetAside:
+    """A plugin, or one hook of it, that could not be used, and why."""
+
+    provider: Provider
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.provider}: {self.reason}"
+
+
+class Catalog(Mapping[str, Offer[S]]):
+    """All components of one kind, by name or by qualified name."""
+
+    def __init__(self, kind: str, offers: tuple[Offer[S], ...], set_aside: tuple[SetAside, ...]) -> None:
+        self.kind = kind
+        self.offers = offers
+        self._set_aside = set_aside
+
+    def __getitem__(self, name: str) -> Offer[S]:
+        """The offer called `name`; `PluginError` says what there is when none, or more than one, is called so."""
+        matches = [offer for offer in self.offers if name in (offer.spec.name, offer.qualified_name)]
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            choices = ", ".join(f"'{offer.qualified_name}' of {offer.provider}" for offer in matches)
+            raise PluginError(f"{len(matches)} plugins provide the {self.kind} '{name}'; say which: {choices}")
+        message = f"no {self.kind} is called '{name}'; available: {', '.join(sorted(self)) or 'none'}"
+        raise PluginError("\n  not loaded: ".join([message, *map(str, self._set_aside)]))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys(offer.spec.name for offer in self.offers))
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+    def __contains__(self, name: object) -> bool:
+        return any(name in (offer.spec.name, offer.qualified_name) for offer in self.offers)
+
+
+class Registry:
+    """The plugins of this process and everything they offer, one typed catalogue for each kind.
+
+    A new registry is empty; `Registry.discover()` fills one from the installed distributions.
+    With `strict`, a broken plugin raises at once instead of being set aside.
+    """
+
+    def __init__(self, *, strict: bool = False) -> None:
+        self.strict = strict
+        self.providers: list[Provider] = []
+        self.set_aside: list[SetAside] = []
+        self._manager = pluggy.PluginManager(PROJECT)
+        self._manager.add_hookspecs(CrosscodersSpecs)
+
+    @classmethod
+    def discover(cls, *, strict: bool | None = None, disabled: frozenset[str] | None = None) -> Registry:
+        """Read the entry-point group `crosscoders`, in the order of entry names.
+
+        `CROSSCODERS_STRICT_PLUGINS=1` and `CROSSCODERS_DISABLE_PLUGINS=a,b` (or `all`) are the defaults of the two
+        arguments.
+        """
+        if strict is None:
+            strict = os.environ.get("CROSSCODERS_STRICT_PLUGINS", "") not in ("", "0")
+        if disabled is None:
+            names = os.environ.get("CROSSCODERS_DISABLE_PLUGINS", "").split(",")
+            disabled = frozenset(name.strip() for name in names if name.strip())
+        registry = cls(strict=strict)
+        # The same distribution can be seen twice (two copies on the path); the first one counts.
+        points = {(point.name, point.value): point for point in reversed(list(entry_points(group=PROJECT)))}
+        for point in sorted(points.values(), key=lambda point: point.name):
+            distribution = point.dist
+            provider = Provider(
+                point.name,
+                distribution.name if distribution else "unknown",
+                distribution.version if distribution else "unknown",
+            )
+            if disabled & {point.name, "all"}:
+                registry.set_aside.append(SetAside(provider, "disabled by CROSSCODERS_DISABLE_PLUGINS"))
+                continue
+            try:
+                module = point.load()
+            except Exception as error:  # third-party code: whatever it raises must not take others down
+                registry._put_aside(provider, error)
+                continue
+            registry._register(module, provider)
+        return registry
+
+    def register(self, plugin: object, *, name: str, distribution: str = "local", version: str = "0") -> None:
+        """Add a plugin by hand: a module or any object with hook implementations."""
+        self._register(plugin, Provider(name, distribution, version))
+
+    def _register(self, plugin: object, provider: Provider) -> None:
+        try:
+            unknown = sorted(
+                name
+                for name in dir(plugin)
+                if name.startswith("crosscoders_")
+                and not isinstance(getattr(plugin, name), ModuleType)
+                and getattr(getattr(plugin, name), f"{PROJECT}_impl", None) is not None
+                and not hasattr(CrosscodersSpecs, name)
+            )
+            if unknown:
+                raise PluginError(
+                    f"it implements {', '.join(unknown)}, which this version of crosscoders does not have"
+                )
+            self._manager.register(plugin, name=provider.plugin)
+        except Exception as error:
+            self._put_aside(provider, error)
+        else:
+            self.providers.append(provider)
+            self._invalidate()
+
+    def _put_aside(self, provider: Provider, error: Exception) -> None:
+        if self.strict:
+            raise PluginError(f"{provider} cannot be used: {type(error).__name__}: {error}") from error
+        self.set_aside.append(SetAside(provider, f"{type(error).__name__}: {error}"))
+
+    def _invalidate(self) -> None:
+        self.__dict__.pop("_offers", None)
+
+    @cached_property
+    def _offers(self) -> dict[str, tuple[Offer[Any], ...]]:
+        by_plugin = {provider.plugin: provider for provider in self.providers}
+        offers: dict[str, tuple[Offer[Any], ...]] = {}
+        for kind, (hook, record) in KINDS.items():
+            collected: list[Offer[Any]] = []
+            for impl in getattr(self._manager.hook, hook).get_hookimpls():
+                provider = by_plugin[impl.plugin_name]
+                try:
+                    collected += _read_records(impl, provider, hook, record)
+                except Exception as error:
+                    self._put_aside(provider, error)
+            offers[kind] = tuple(sorted(collected, key=lambda offer: offer.qualified_name))
+        return offers
+
+    def catalog(self, kind: str) -> Catalog[Any]:
+        """The catalogue of `kind`, a key of `KINDS`."""
+        offers = self._offers[kind]
+        return Catalog(kind, offers, tuple(self.set_aside))
+
+    @property
+    def architectures(self) -> Catalog[ArchitectureSpec]:
+        """Every architecture on offer."""
+        return self.catalog("architecture")
+
+    @property
+    def losses(self) -> Catalog[LossSpec]:
+        """Every loss on offer."""
+        return self.catalog("loss")
+
+    @property
+    def loss_terms(self) -> Catalog[LossTermSpec]:
+        """Every loss term on offer."""
+        return self.catalog("loss term")
+
+    @property
+    def model_adapters(self) -> Catalog[ModelAdapterSpec]:
+        """Every model adapter on offer."""
+        return self.catalog("model adapter")
+
+    @property
+    def analyses(self) -> Catalog[AnalysisSpec]:
+        """Every analysis on offer."""
+        return self.catalog("analysis")
+
+    @property
+    def token_sources(self) -> Catalog[TokenSourceSpec]:
+        """Every token source on offer."""
+        return self.catalog("token source")
+
+    @property
+    def checkpoint_formats(self) -> Catalog[CheckpointFormatSpec]:
+        """Every foreign checkpoint format on offer."""
+        return self.catalog("checkpoint format")
+
+    @property
+    def observers(self) -> Catalog[ObserverSpec]:
+        """Every run observer on offer."""
+        return self.catalog("observer")
+
+    def listing(self) -> dict[str, Any]:
+        """Plugins with their components, and those set aside, as plain data."""
+        components = [(kind, offer) for kind in KINDS for offer in self.catalog(kind).offers]
+        return {
+            "plugins": [
+                {
+                    "plugin": provider.plugin,
+                    "distribution": provider.distribution,
+                    "version": provider.version,
+                    "components": [
+                        {"kind": kind, "name": offer.spec.name, "summary": offer.spec.summary}
+                        for kind, offer in components
+                        if offer.provider == provider
+                    ],
+                }
+                for provider in self.providers
+            ],
+            "set_aside": [
+                {
+                    "plugin": aside.provider.plugin,
+                    "distribution": aside.provider.distribution,
+                    "version": aside.provider.version,
+                    "reason": aside.reason,
+                }
+                for aside in self.set_aside
+            ],
+        }
+
+
+def _read_records(impl: Any, provider: Provider, hook: str, record: type[ComponentSpec]) -> list[Offer[Any]]:
+    if impl.hookwrapper or impl.wrapper:
+        raise PluginError(f"{hook} is a declaration hook and takes no wrappers")
+    offers: list[Offer[Any]] = []
+    for spec in impl.function() or ():
+        if not isinstance(spec, record):
+            raise PluginError(f"{hook} yielded {spec!r}, which is no {record.__name__}")
+        if any(spec.name == offer.spec.name for offer in offers):
+            raise PluginError(f"{hook} yielded the name '{spec.name}' twice")
+        offers.append(Offer(spec, provider))
+    return offers
+
+
+@cache
+def get_registry() -> Registry:
+    """The registry of this process, discovered once; every API takes `registry=` to use another."""
+    return Registry.discover()
