@@ -118,7 +118,8 @@ def test_another_config_is_refused(cache):
     with pytest.raises(CacheError, match="made from another config"):
         harvest(config, cache, quiet=True)
     # What has no influence on activations may differ.
-    CachedActivations(cache, config_of("unused", activations={"rows_per_forward": 3}, training={"lr": 1.0, "seed": 5}))
+    changed = config_of("unused", activations={"rows_per_forward": 3}, training={"lr": 1.0, "seed": 5})
+    CachedActivations(cache, changed.harvest)
 
 
 def test_damage_is_found(cache, tmp_path):
