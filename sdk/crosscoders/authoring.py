@@ -1,7 +1,7 @@
-"""For authors of plugins: what the engine of our own components is built of, beside the names of `crosscoders` itself.
+"""For plugin authors: the building blocks of our own components that are not exported by `crosscoders` itself.
 
-Nothing else of the host is meant for plugins, apart from `crosscoders.converters`, `crosscoders.reports.figures` and
-`crosscoders.testing`; an import contract holds our own plugins to that.
+Plugins may also use `crosscoders.converters`, `crosscoders.reports.figures` and `crosscoders.testing`, but nothing else
+of the host. An import contract holds our own plugins to the same rule.
 """
 
 from __future__ import annotations

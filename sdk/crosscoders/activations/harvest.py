@@ -17,21 +17,21 @@ from ..models.tokens import TokenBatch
 
 
 def resolve_sites(adapters: Mapping[str, ModelAdapter], names: Sequence[str]) -> SiteLayout:
-    """Look up `model/point` names: which model, which point, how wide. `SiteError` names what there is."""
+    """Look up `model/point` names and return their layout; `SiteError` lists the valid names if one is unknown."""
     sites = []
     for name in names:
         model, slash, point = name.partition("/")
         if not slash or model not in adapters:
-            raise SiteError(f"site '{name}' should be MODEL/POINT with a model of {', '.join(adapters)}")
+            raise SiteError(f"site '{name}' should be MODEL/POINT, where MODEL is one of {', '.join(adapters)}")
         sites.append(Site(name, adapters[model].width(point)))
     return SiteLayout(tuple(sites))
 
 
 class Harvester:
-    """Runs each model once per batch of rows, only as far as its last needed point.
+    """Runs each model once per batch of rows, and only as far as the last point that is needed.
 
-    Models with another vocabulary read their own tokens; their activations are put where the reading model's paired
-    tokens are.
+    A model with a different vocabulary reads its own tokens; its activations are then moved to the positions of the
+    reading model's tokens that they are paired with.
     """
 
     def __init__(
@@ -54,8 +54,9 @@ class Harvester:
 
     @torch.no_grad()
     def __call__(self, tokens: TokenBatch) -> Tensor:
-        """Raw activations side by side, (B, T, X) in fp32. `TrainingError` names a site that is not finite."""
-        # Training may ask for held-out activations while a thread harvests, and hooks of a model are for one at a time.
+        """Raw activations of all sites side by side, (B, T, X) in fp32. `TrainingError` names a site with non-finite
+        values."""
+        # Training may ask for held-out activations while a thread harvests, and model hooks are not thread-safe.
         with self._lock, self.autocast():
             pieces = [
                 self._forward(tokens.sequences(start, start + self.rows_per_forward).to(self.device))
@@ -77,7 +78,7 @@ class Harvester:
         return x_BTX
 
     def _check_finite(self, x_BTX: Tensor, tokens: TokenBatch) -> None:
-        # One sum is cheap and is finite only if every value is; look for the culprit only when it is not.
+        # A sum is cheap and finite only if every value is. Only when it is not, search for the site and the token.
         if bool(torch.isfinite(x_BTX.sum())):
             return
         for name, part in self.layout.unpack(x_BTX).items():

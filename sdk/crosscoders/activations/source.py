@@ -1,4 +1,4 @@
-"""Where a run's activations come from: models that run now, or what they gave before (`cache`)."""
+"""Where a run's activations come from: models that run now, or a cache of their earlier output (`cache`)."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from .harvest import Harvester, resolve_sites
 
 
 class ActivationSource(Protocol):
-    """Activations for training and evaluation, of one or several crosscoders."""
+    """Supplies activations for training and evaluating one or several crosscoders."""
 
     layout: SiteLayout
     models: Mapping[str, Any]
-    """What each model says of itself, by key."""
+    """The description of each model, by key; see `ModelAdapter.describe`."""
 
     def calibrate(self) -> Calibration:
-        """Statistics of the first tokens."""
+        """Compute or load the statistics of the first tokens."""
 
     def blocks(self, median_norm_S: Tensor) -> BlockSource:
-        """Blocks of the training tokens, from the first on."""
+        """The blocks of the training tokens, from the first one on."""
 
     def held_out(self, median_norm_S: Tensor, num_tokens: int) -> Iterator[Tensor]:
-        """This process's share of the held-out activations, equally many pieces on every process."""
+        """This process's share of the held-out activations; every process yields the same number of batches."""
 
 
 class LiveActivations:
@@ -113,5 +113,5 @@ class LiveActivations:
 
 
 def num_passes(num_tokens: int, context_length: int, rows: int) -> int:
-    """Forward passes of `rows` sequences each that have `num_tokens` tokens."""
+    """How many forward passes of `rows` sequences each it takes to read `num_tokens` tokens."""
     return -(-num_tokens // context_length // rows)

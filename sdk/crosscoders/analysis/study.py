@@ -1,4 +1,4 @@
-"""A study: a crosscoder together with its models and tokens, which analyses are run on."""
+"""A study: a crosscoder together with its models and tokens, the input of every analysis."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from ..reports import Report
 
 @frozen(eq=False)
 class StudyBatch:
-    """Some sequences with their activations."""
+    """A few sequences with their activations."""
 
     first_sequence: int
-    """Number of the first row in the whole pass."""
+    """The index of this batch's first row within the whole pass over the tokens."""
     tokens: TokenBatch
     x_BTX: Tensor
-    """Raw activations of every token, also of those that are left out."""
+    """Raw activations of every token, including masked ones."""
     keep_BT: Tensor
-    """Boolean: tokens that count."""
+    """Boolean mask of the tokens that count; the others are masked."""
 
     @property
     def x_BX(self) -> Tensor:
@@ -45,7 +45,7 @@ class StudyBatch:
 
 
 class Study:
-    """What an analysis gets: `crosscoder`, `adapters`, held-out activations by `batches()`, a seed."""
+    """The input of an analysis: a `crosscoder`, its models (`adapters`), held-out activations (`batches()`), a seed."""
 
     def __init__(
         self,
@@ -78,9 +78,9 @@ class Study:
         split: Split = "held_out",
         registry: Registry | None = None,
     ) -> Study:
-        """The study of a trained crosscoder, its models and tokens as its checkpoint records them.
+        """A study of a trained crosscoder, with the models and tokens that its checkpoint records.
 
-        `models` (by key) and `tokens` take the place of what is recorded, each `{"name": ..., **options}`.
+        `models` (by key) and `tokens` replace what is recorded; each is a table `{"name": ..., **options}`.
         """
         registry = registry or get_registry()
         info = crosscoder.info
@@ -90,7 +90,7 @@ class Study:
         missing = {site.model for site in crosscoder.sites} - set(models)
         if missing or tokens is None:
             raise AnalysisError(
-                f"the crosscoder records no {', '.join(sorted(missing)) or 'tokens'}; pass models= and tokens="
+                f"the crosscoder does not record {', '.join(sorted(missing)) or 'tokens'}; pass models= and tokens="
             )
         adapters = {
             key: structure(choice, ModelChoice, registry=registry).build(registry=registry)
@@ -112,21 +112,21 @@ class Study:
         )
 
     def adapter(self, key: str) -> ModelAdapter:
-        """A model by key; `AnalysisError` names those there are."""
+        """Look up a model by key; `AnalysisError` lists the keys if there is no such model."""
         if key not in self.adapters:
             raise AnalysisError(f"there is no model '{key}'; there are {', '.join(self.adapters)}")
         return self.adapters[key]
 
     def with_tokens(self, num_tokens: int) -> Study:
-        """The same study over another number of tokens."""
+        """The same study over a different number of tokens."""
         other = Study.__new__(Study)
         other.__dict__.update(self.__dict__, num_tokens=num_tokens)
         return other
 
     def batches(self) -> Iterator[StudyBatch]:
-        """Activations of about `num_tokens` tokens, the same on every call, fewer where the source ends before.
+        """Yield activations of about `num_tokens` tokens, or fewer if the token source ends sooner.
 
-        Nothing is kept between batches.
+        Every call yields the same batches. Nothing is kept in memory between batches.
         """
         config = self.activations
         reader = make_reader(
@@ -161,10 +161,10 @@ class Study:
 
 @runtime_checkable
 class Analysis(Protocol):
-    """From a study (crosscoder, models, tokens) to a report."""
+    """Turns a study (crosscoder, models, tokens) into a report."""
 
     def run(self, study: Study) -> Report:
-        """Do the analysis; `AnalysisError` where it is not defined."""
+        """Run the analysis and return its report; raises `AnalysisError` if it is not defined for this study."""
 
 
 @torch.no_grad()
@@ -178,7 +178,8 @@ def analyse(
 ) -> list[Report]:
     """Run analyses by name, or by `{"name": ..., **options}`, and return their reports.
 
-    Further options are those of `Study.of`: other models or tokens, how many tokens, the seed.
+    Unless a `study` is given, the remaining options are those of `Study.of`: other models or tokens, how many tokens,
+    and the seed.
     """
     study = study or Study.of(crosscoder, registry=registry, **options)
     chosen = [{"name": analysis} if isinstance(analysis, str) else analysis for analysis in analyses]

@@ -81,7 +81,7 @@ Made with crosscoders {{ info.made_with.crosscoders }} and torch {{ info.made_wi
 
 
 def write_card(crosscoder: Crosscoder, norms_FS: Tensor, folder: Path) -> None:
-    """Write `README.md` and `figures/` for `crosscoder`, whose latents have these decoder norms, into `folder`."""
+    """Write `README.md` and `figures/` for `crosscoder` into `folder`; `norms_FS` are its latents' decoder norms."""
     info = crosscoder.info
     assert info is not None
     figures = folder / "figures"
@@ -109,7 +109,7 @@ def write_card(crosscoder: Crosscoder, norms_FS: Tensor, folder: Path) -> None:
         scales=crosscoder.normaliser.scale_S.tolist(),
         metrics=info.metrics,
         figures=[name],
-        # The Hub links to models by id; local folders and the shipped pair have none there.
+        # The Hub links to base models by id; local folders and the shipped pair have no page there.
         base_models=sorted({m["model"] for m in info.models.values() if _is_hub_id(str(m.get("model", "")))}),
         recipe=json.dumps(info.recipe, indent=2) if info.recipe else "",
     )

@@ -37,7 +37,7 @@ def _part_processes() -> None:
 
 
 def _set_up_libraries() -> None:
-    """Quiet those that load models, whose progress bars and warnings would bury our own output."""
+    """Silence the libraries that load models: their progress bars and warnings would bury our own output."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TQDM_MININTERVAL", "0.5")
@@ -60,7 +60,7 @@ def main() -> None:
 @main.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def plugins(as_json: bool) -> None:
-    """List plugins, what they offer, and those set aside with the reason."""
+    """List plugins and their components, and the plugins that were set aside, with the reason."""
     from ..plugins.registry import get_registry
 
     with _errors():
@@ -102,7 +102,7 @@ def demo(
     seed: int,
     output: Path,
 ) -> None:
-    """Train on a base/chat pair, analyse the difference, write a report."""
+    """Train a crosscoder on a base/chat pair, analyse the difference, and write a report."""
     _set_up_libraries()
     from ..demo import DemoConfig
     from ..demo import demo as run
@@ -132,7 +132,7 @@ def demo(
 @click.option("--fresh", is_flag=True, help="Start anew even where a checkpoint could be resumed.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def train(config: Path, output: Path | None, cache: Path | None, fresh: bool, quiet: bool) -> None:
-    """Train the run of a TOML file, going on from its newest checkpoint if there is one."""
+    """Train as a TOML file says, resuming from the newest checkpoint if there is one."""
     _set_up_libraries()
     import attrs
 
@@ -154,9 +154,9 @@ def train(config: Path, output: Path | None, cache: Path | None, fresh: bool, qu
 @click.option("--verify", is_flag=True, help="Only compare what is there with its checksums.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def harvest(config: Path, folder: Path, tokens: int, verify: bool, quiet: bool) -> None:
-    """Write the activations that the run of a TOML file trains on into FOLDER, to be read by `train --cache FOLDER`.
+    """Write the activations that a TOML file's run trains on into FOLDER, for `train --cache FOLDER`.
 
-    Goes on where it was stopped. Run it by `accelerate launch -m crosscoders harvest` to share the work.
+    An interrupted harvest resumes. Use `accelerate launch -m crosscoders harvest` to split the work over processes.
     """
     _set_up_libraries()
     from ..activations import verify_cache
@@ -166,7 +166,7 @@ def harvest(config: Path, folder: Path, tokens: int, verify: bool, quiet: bool) 
     with _errors():
         if not verify:
             run(RunConfig.from_toml(config), folder, num_tokens=tokens, quiet=quiet)
-        click.echo(f"{verify_cache(folder)} shards, all as their checksums say" if verify else f"harvested: {folder}")
+        click.echo(f"{verify_cache(folder)} shards, all checksums match" if verify else f"harvested: {folder}")
 
 
 @main.command()
@@ -186,7 +186,7 @@ def harvest(config: Path, folder: Path, tokens: int, verify: bool, quiet: bool) 
 def sweep(
     config: Path, settings: tuple[str, ...], output: Path | None, cache: Path | None, fresh: bool, quiet: bool
 ) -> None:
-    """Train several crosscoders from one harvest: one for each combination of values."""
+    """Train several crosscoders from one harvest, one for each combination of values."""
     _set_up_libraries()
     import attrs
 
@@ -251,7 +251,7 @@ def _analysis(text: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise click.BadParameter(f"{text} is no JSON: {error}") from error
+        raise click.BadParameter(f"{text} is not valid JSON: {error}") from error
 
 
 @main.command()
@@ -295,7 +295,7 @@ def pull(repo_id: str, folder: Path, revision: str | None, subfolder: str) -> No
 @click.option("--revision", help="Branch, tag or commit on the Hub.")
 @click.option("--json", "as_json", is_flag=True, help="Print config.json.")
 def info(name: str, revision: str | None, as_json: bool) -> None:
-    """Show what a saved crosscoder is, without loading its weights or models."""
+    """Describe a saved crosscoder without loading its weights or models."""
     from ..checkpoints.checkpoint import read_config
     from ..checkpoints.hub import download
 

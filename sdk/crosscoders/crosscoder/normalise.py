@@ -12,7 +12,7 @@ from .sites import SiteLayout
 class Normaliser(nn.Module):
     """Multiplies each site's activations by its scale √D / mean‖x‖, estimated before training.
 
-    After it the mean norm at each site is √D, so hyper-parameters carry over between layers and models.
+    Afterwards the mean norm at each site is √D, so hyper-parameters carry over between layers and models.
     """
 
     scale_S: Tensor
@@ -31,15 +31,15 @@ class Normaliser(nn.Module):
         self.scale_S.copy_((root_S / mean_norm_S.double().cpu()).float())
 
     def scale_X(self, names: tuple[str, ...] | None = None) -> Tensor:
-        """The scale of each column, of all sites or of those called `names`."""
+        """The scale of each column, for all sites or for those in `names`."""
         chosen = [i for i, site in enumerate(self.layout.sites) if names is None or site.name in names]
         repeats = torch.tensor([self._widths[i] for i in chosen], device=self.scale_S.device)
         return self.scale_S[chosen].repeat_interleave(repeats, output_size=sum(self._widths[i] for i in chosen))
 
     def forward(self, x_BX: Tensor) -> Tensor:
-        """Raw activations to normalised ones, in fp32."""
+        """Normalise raw activations; the result is in fp32."""
         return x_BX.to(self.scale_S.dtype) * self.scale_X()
 
     def undo(self, x_BX: Tensor, names: tuple[str, ...]) -> Tensor:
-        """Normalised activations of the sites called `names` back to raw units."""
+        """Convert normalised activations of the sites in `names` back to raw units."""
         return x_BX / self.scale_X(names)
