@@ -1,4 +1,4 @@
-"""Hugging Face transformers models: activations by module hooks on the layer list, whatever the family.
+"""Hugging Face transformers models of any family: activations are captured by hooks on the list of layers.
 
 Points, for layer i of n:
 
@@ -43,9 +43,9 @@ class TransformersConfig:
     revision: str = "main"
     """Branch, tag or commit on the Hub."""
     dtype: str = field(default="float32", validator=in_(("float32", "bfloat16", "float16")))
-    """Type of the weights in memory; activations come out in fp32."""
+    """Type of the weights in memory; activations are returned in fp32."""
     attention: str = field(default="auto", validator=in_(("auto", "eager", "sdpa", "flash_attention_2")))
-    """Implementation of attention; `auto` leaves the choice to the library."""
+    """Implementation of attention; `auto` leaves the choice to transformers."""
 
 
 class TransformersAdapter:
@@ -73,7 +73,7 @@ class TransformersAdapter:
 
     @classmethod
     def wrap(cls, model: nn.Module, tokenizer: Any, *, name: str = "in-memory") -> TransformersAdapter:
-        """An adapter of a model that is already in memory: fine-tuned, merged, or made from a config."""
+        """Make an adapter for a model that is already in memory: fine-tuned, merged, or built from a config."""
         adapter = cls.__new__(cls)
         adapter.options = TransformersConfig(model=name)
         adapter._attach(model, tokenizer, causal=hasattr(model, "lm_head") or hasattr(model, "embed_out"))
@@ -130,7 +130,7 @@ class TransformersAdapter:
         return Tokenized(ids, [i == self._bos for i in ids], [i in self._special for i in ids])
 
     def prompt(self, question: str) -> list[int]:
-        """Token ids of a user's question laid out so that the model answers next."""
+        """Token ids of a user's question, laid out so that the model answers next."""
         if not self.has_chat_template():
             return list(self.tokenize(Text(question)).ids)
         turns = [{"role": "user", "content": question}]
@@ -139,7 +139,7 @@ class TransformersAdapter:
         )
 
     def end_tokens(self) -> frozenset[int]:
-        """Tokens after which an answer is over."""
+        """The token ids that end an answer."""
         ends = getattr(self.model.config, "eos_token_id", None)
         ends = ends if isinstance(ends, list) else [ends, self.tokenizer.eos_token_id]
         return frozenset(end for end in ends if end is not None)
@@ -148,7 +148,7 @@ class TransformersAdapter:
         return [self.tokenizer.decode([i]) for i in ids]
 
     def text(self, ids: Sequence[int]) -> str:
-        """The text of a sequence, special tokens left out."""
+        """The text of a sequence, without special tokens."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     # -- points -------------------------------------------------------------------------------------------------
@@ -188,7 +188,7 @@ class TransformersAdapter:
 
     @contextmanager
     def _hooked(self, point: str, change: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
-        """Call `change` with the activations at `point`; what it returns, if anything, takes their place."""
+        """Call `change` with the activations at `point`; what it returns, if anything, replaces them."""
         number, part = self._parse(point)
         if part in ("input", "mlp_input"):
             reader = self.layers[number] if part == "input" else self._module(number, MLP_INPUT_NAMES)
@@ -200,7 +200,7 @@ class TransformersAdapter:
             names = {"attention": ATTENTION_NAMES, "mlp": MLP_NAMES}.get(part)
             module = self._module(number, names) if names else self.layers[number]
             assert module is not None
-            # Prepended, because the library's own capture hooks should see the replacement too.
+            # Prepend the hook, so that the library's own capture hooks see the replacement too.
             handle = module.register_forward_hook(
                 lambda _module, _args, out: _replace_output(out, change), prepend=True
             )
@@ -226,7 +226,7 @@ class TransformersAdapter:
 
             return keep
 
-        # Raised by the last hook: the rest of the forward pass is not needed.
+        # The last hook raises it: the rest of the forward pass is not needed.
         with suppress(_AllFoundError), _all_of(self._hooked(point, record(point)) for point in order):
             self._run(tokens)
         return found
@@ -272,7 +272,8 @@ class TransformersDecoder:
 
     @torch.no_grad()
     def advance(self, ids: Tensor, attention: Tensor) -> Tensor:
-        """Read tokens (B, T), left-padded where `attention` is False; logits of the next token, (B, V) in fp32."""
+        """Read tokens (B, T), left-padded where `attention` is False; returns the next token's logits, (B, V) in
+        fp32."""
         device = self.adapter.model.device
         seen = (
             attention.to(device) if self._attention is None else torch.cat([self._attention, attention.to(device)], 1)
@@ -291,7 +292,7 @@ class TransformersDecoder:
 
 
 class _AllFoundError(Exception):
-    """Ends a forward pass early."""
+    """Raised to end a forward pass early."""
 
 
 @contextmanager
@@ -345,7 +346,8 @@ def _text_config(config: Any) -> Any:
 
 
 def _is_decoder_only(config: Any) -> bool:
-    """Encoders such as BERT are in the library's table of causal models too, so the saved class name decides first."""
+    """Whether the model is a decoder. The saved class name decides first, because encoders such as BERT are in the
+    library's table of causal models too."""
     import transformers
 
     names = " ".join(config.architectures or [])
@@ -360,5 +362,5 @@ def _layer_list(model: nn.Module) -> nn.ModuleList:
     expected = int(_text_config(model.config).num_hidden_layers)
     lists = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == expected]
     if not lists:
-        raise ConfigError(f"no list of {expected} layers was found in {type(model).__name__}")
+        raise ConfigError(f"found no list of {expected} layers in {type(model).__name__}")
     return min(lists, key=lambda pair: pair[0].count("."))[1]

@@ -120,7 +120,7 @@ class Processes:
         return torch.cat(_gathered(tensor, self.num_shards, self.shard_group), dim=dim)
 
     def gather_rows(self, rows_BX: Tensor) -> Tensor:
-        """Concatenate the rows of this replica's shards in rank order; the shards may have different numbers of rows."""
+        """Concatenate the rows of this replica's shards in rank order; shards may have different numbers of rows."""
         if self.num_shards == 1:
             return rows_BX
         # Gathering needs equal shapes, so exchange the counts first, pad to the largest, and cut the padding off again.

@@ -21,11 +21,11 @@ class ChatFilesConfig:
     """JSON Lines files, or folders of them."""
 
     paths: tuple[Path, ...] = field(validator=min_len(1))
-    """Files and folders."""
+    """The files to read, and folders whose files are read."""
     pattern: str = "*.jsonl"
-    """Which files of a folder are read, at any depth."""
+    """Pattern of the files in a folder, at any depth."""
     column: str = "messages"
-    """Key of the list of turns."""
+    """Key under which each line has its list of turns."""
 
 
 @frozen
@@ -35,7 +35,7 @@ class ChatFiles:
     config: ChatFilesConfig
 
     def documents(self, *, skip: int = 0) -> Iterator[Chat]:
-        """Conversations in the order of files and lines."""
+        """Yield the conversations in the order of files and lines."""
         return islice(self._all(), skip, None)
 
     def _all(self) -> Iterator[Chat]:
@@ -50,11 +50,11 @@ def _parse(line: str, where: str) -> Any:
     try:
         return json.loads(line)
     except json.JSONDecodeError as error:
-        raise ConfigError(f"{where} is no JSON: {error}") from error
+        raise ConfigError(f"{where} is not valid JSON: {error}") from error
 
 
 def chat_of(row: Any, column: str, where: str) -> Chat:
-    """The conversation in a row; `ConfigError` says where one is malformed."""
+    """The conversation in a row; `ConfigError` says where a malformed one is."""
     try:
         return Chat(tuple(Message(turn["role"], turn["content"]) for turn in row[column]))
     except (KeyError, TypeError, ValueError) as error:

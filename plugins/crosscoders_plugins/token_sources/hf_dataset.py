@@ -21,9 +21,9 @@ class HfDatasetConfig:
     subset: str = ""
     """Configuration name, where the dataset has several."""
     data_files: tuple[str, ...] = ()
-    """Files for builders such as `json`."""
+    """The data files, for builders such as `json`."""
     split: str = "train"
-    """Split to read."""
+    """The split to read."""
     revision: str = "main"
     """Branch, tag or commit of the dataset."""
     text_column: str = "text"
@@ -54,7 +54,7 @@ class HfDataset:
             raise ConfigError(f"cannot open the dataset '{config.path}': {error}") from error
 
     def documents(self, *, skip: int = 0) -> Iterator[Text | Chat]:
-        """Rows from number `skip` on; the library seeks where its files allow it."""
+        """Yield the rows from number `skip` on; the library seeks if its files allow that."""
         for number, row in enumerate(self.dataset.skip(skip), start=skip):
             if self.config.chat_column:
                 yield chat_of(row, self.config.chat_column, f"{self.config.path} row {number}")

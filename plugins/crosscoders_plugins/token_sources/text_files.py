@@ -14,12 +14,12 @@ from crosscoders import ConfigError, Text
 
 @frozen(kw_only=True)
 class TextFilesConfig:
-    """Files, or folders whose files are read in order of their names."""
+    """Text files, or folders whose files are read in the order of their names."""
 
     paths: tuple[Path, ...] = field(validator=min_len(1))
-    """Files and folders."""
+    """The files to read, and folders whose files are read."""
     pattern: str = "*.txt"
-    """Which files of a folder are read, at any depth."""
+    """Pattern of the files in a folder, at any depth."""
     min_characters: int = field(default=500, validator=ge(1))
     """Paragraphs are joined until a document is at least this long."""
 
@@ -31,7 +31,7 @@ class TextFiles:
     config: TextFilesConfig
 
     def documents(self, *, skip: int = 0) -> Iterator[Text]:
-        """Documents in the order of files and paragraphs."""
+        """Yield documents in the order of files and paragraphs."""
         return islice(self._all(), skip, None)
 
     def _all(self) -> Iterator[Text]:
@@ -47,7 +47,7 @@ class TextFiles:
 
 
 def files_of(paths: tuple[Path, ...], pattern: str) -> list[Path]:
-    """The files meant by `paths`; `ConfigError` if one is missing or a folder has none."""
+    """The files that `paths` name; `ConfigError` if one is missing or a folder has no matching file."""
     files: list[Path] = []
     for path in paths:
         found = sorted(p for p in path.rglob(pattern) if p.is_file()) if path.is_dir() else [path]
@@ -61,4 +61,4 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is no UTF-8 text: {error}") from error
+        raise ConfigError(f"{path} is not UTF-8 text: {error}") from error

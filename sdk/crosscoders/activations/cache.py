@@ -240,7 +240,7 @@ class CachedBlocks:
                 "run `crosscoders harvest` with this config, or with more --tokens, to add to it"
             )
         # The shards were written by some number of processes and may be read by another: cut this process's rows out of
-        # whichever shards hold them. The mask of the whole block is read in any case, since the shuffle needs all slots.
+        # whichever shards hold them. The mask of the whole block is always read, since the shuffle needs all slots.
         shards = self.shards[index]
         begin, stop = self.processes.share(shards[-1]["rows"][1])
         keeps, parts, first = [], [], 0

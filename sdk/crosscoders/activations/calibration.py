@@ -58,7 +58,7 @@ def calibrate(
     count = int(all_keep.sum())
     if count == 0:
         raise TrainingError(
-            f"max_norm_multiple {config.masks.max_norm_multiple} masks every token; median norms are {median_S.tolist()}"
+            f"max_norm_multiple {config.masks.max_norm_multiple} masks all tokens; median norms are {median_S.tolist()}"
         )
     # Sum in float64, first per process and then over processes: the result is the same, up to rounding, for any number.
     sum_X = gather(x_BTX[keep_BT].double().sum(dim=0, keepdim=True)).sum(dim=0)

@@ -33,8 +33,8 @@ class ActivationConfig:
     seed: int | None = field(default=None, validator=optional(ge(0)))
     """Seed of the order in which tokens are trained on; by default the run's own seed."""
     prefetch: str = field(default="auto", validator=in_(("auto", "on", "off")))
-    """Whether a thread fetches the next block while training uses the current one. `auto` does so where it does not slow
-    training down: with models on a GPU, or activations from a cache."""
+    """Whether a thread fetches the next block while training uses the current one. `auto` does so where it does not
+    slow training down: with models on a GPU, or activations from a cache."""
     masks: MaskConfig = field(factory=MaskConfig)
     """Which tokens are masked, that is, left out of training and evaluation."""
 

@@ -49,7 +49,7 @@ def download(
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         where = f"'{repo_id}'" + (f" at revision '{revision}'" if revision else "")
-        raise CheckpointError(f"{where} is not a local folder and could not be fetched from the Hub: {error}") from error
+        raise CheckpointError(f"{where} is not a folder here and could not be fetched from the Hub: {error}") from error
     for path in sorted((folder / subfolder).glob(f"{WEIGHTS}*.safetensors")):
         _check_digest(repo_id, path)
     return folder
@@ -70,8 +70,8 @@ def _check_digest(repo_id: str, path: Path) -> None:
         blob.unlink()
         path.unlink(missing_ok=True)
         raise CheckpointError(
-            f"{path.name} of '{repo_id}' was damaged in transit (its sha256 differs from the one the Hub names); it was "
-            "removed from the cache, so loading again will download it again"
+            f"{path.name} of '{repo_id}' was damaged in transit (its sha256 differs from the one the Hub names); it "
+            "was removed from the cache, so loading again will download it again"
         )
 
 

@@ -17,7 +17,7 @@ from ..errors import CrosscodersError
 
 @contextmanager
 def _errors() -> Iterator[None]:
-    """A user's error is one clear line and exit code 1, not a traceback."""
+    """Report a user's error as one clear line with exit code 1, instead of a traceback."""
     try:
         yield
     except CrosscodersError as error:
@@ -25,11 +25,11 @@ def _errors() -> Iterator[None]:
             raise
         raise click.ClickException(str(error)) from error
     finally:
-        _part_processes()
+        _destroy_process_group()
 
 
-def _part_processes() -> None:
-    """Under a launcher, say good-bye to the other processes."""
+def _destroy_process_group() -> None:
+    """Shut down torch.distributed if a launcher started it."""
     if "torch.distributed" in sys.modules:
         distributed = sys.modules["torch.distributed"]
         if distributed.is_available() and distributed.is_initialized():

@@ -32,13 +32,13 @@ class InitialisationConfig:
     same_across_sites: bool = True
     """Start with equal rows at sites of equal width, so that no latent starts site-specific (Minder et al. 2025)."""
     decoder_bias: str = field(default="mean", validator=in_(("mean", "geometric_median", "zero")))
-    """How the decoder bias at each site starts: at the mean or geometric median of the calibration tokens, or at zero."""
+    """Where each site's decoder bias starts: the mean or geometric median of the calibration tokens, or zero."""
     firing_rate: float = field(default=0.0, validator=and_(ge(0.0), lt(1.0)))
     """Set encoder biases so that each latent fires on this share of the calibration tokens; 0 leaves them at zero.
     Anthropic's January 2025 update uses 10,000 over the number of latents."""
     from_saes: Mapping[str, str] = field(factory=dict)
-    """For each site, a trained single-site crosscoder (folder or Hub id) whose latents are copied; the remaining latents
-    start at random (after Gemma Scope 2)."""
+    """For each site, a trained single-site crosscoder (folder or Hub id) whose latents are copied; the remaining
+    latents start at random (after Gemma Scope 2)."""
     duplicate_response: float = field(default=0.7, validator=gt(0.0))
     """When latents are copied from autoencoders, a latent is skipped as a duplicate if one copied earlier excites its
     encoder at least this fraction as much as its own decoder row does."""

@@ -264,7 +264,7 @@ class Crosscoder(nn.Module):
             return x_hat_BX
 
     def decode_without_bias(self, latents: Latents | Tensor, *, value_N: Tensor | None = None) -> Tensor:
-        """The contribution of the decoder rows alone, without bias or skip: Σ f·d, (B, X written) in normalised units."""
+        """The contribution of the decoder rows, without bias or skip: Σ f·d, (B, X written) in normalised units."""
         out_BX: Tensor | None = None
         for index, group in enumerate(self.wiring.groups):
             columns, W = self.wiring.latent_slices[group.name], self.decoder_weight(index)

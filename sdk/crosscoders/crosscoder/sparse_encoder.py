@@ -1,8 +1,8 @@
 """Finding the few latents of a batch that may be selected, by one encoder product that is inspected in pieces.
 
-No (latents × tokens) tensor is ever held: each piece, a few latents for all tokens, is written into the same buffer, and
-only the entries above a floor are kept. Because pieces are ranges of latents, every weight is read once and the pieces
-cost no more than the whole product; pieces of tokens would read all weights again for each piece.
+No (latents × tokens) tensor is ever held: each piece, a few latents for all tokens, is written into the same buffer,
+and only the entries above a floor are kept. Because pieces are ranges of latents, every weight is read once and the
+pieces cost no more than the whole product; pieces of tokens would read all weights again for each piece.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BF16_ROUNDING = 2.0**-8
 FP32_ROUNDING = 2.0**-24
 """Largest relative error of rounding a number to fp32, which has 24 significant bits."""
 SLACK = 1.01
-"""Factor that covers errors of higher order: the bound uses norms from before rounding, which are rounded themselves."""
+"""Factor that covers errors of higher order: the bound uses norms from before rounding, themselves rounded."""
 
 
 @frozen(eq=False)
@@ -82,9 +82,9 @@ def find_candidates(crosscoder: Crosscoder, x_BX: Tensor, floor_F: Tensor) -> Ca
 def find_candidates_by_bf16(crosscoder: Crosscoder, x_BX: Tensor, floor_F: Tensor) -> Candidates:
     """Find at least the entries of `find_candidates`, by a product in bf16 whose error is bounded; values are exact.
 
-    No entry above the floor is missed, and a few below it may be returned too. Rounding x to x̄ and w to w̄ changes their
-    product by at most ‖x − x̄‖·‖w‖ + ‖x̄‖·‖w − w̄‖ (Cauchy-Schwarz). With the largest ratio r = ‖x − x̄‖ / ‖x‖ of the
-    batch, this is at most ‖x‖ · (r·‖w‖ + ‖w − w̄‖) up to higher orders: a number of the token times a number of the
+    No entry above the floor is missed, and a few below it may be returned too. Rounding x to x̄ and w to w̄ changes
+    their product by at most ‖x − x̄‖·‖w‖ + ‖x̄‖·‖w − w̄‖ (Cauchy-Schwarz). With the largest ratio r = ‖x − x̄‖ / ‖x‖ of
+    the batch, this is at most ‖x‖ · (r·‖w‖ + ‖w − w̄‖) up to higher orders: a number of the token times a number of the
     latent. One extra column of the product therefore adds the bound to each entry.
     """
     if not len(x_BX):

@@ -24,8 +24,8 @@ def take_latents(
     """Overwrite the first latents of each group with latents of autoencoders at the sites that it reads.
 
     The sites of a group get equally many of its latents, in column order. A copied latent reads its own site only, with
-    the autoencoder's encoder row. It writes its own site and, with `spread`, every other written site of that width with
-    the same row. Rows are scaled to length `norm`, and encoders inversely, so that what the latent writes is unchanged.
+    the autoencoder's encoder row. It writes its own site and, with `spread`, every other written site of that width
+    with the same row. Decoder rows are scaled to length `norm`, and encoders inversely, so that nothing else changes.
     """
     unknown = set(saes) - set(crosscoder.layout.names)
     if unknown:

@@ -98,7 +98,7 @@ class Wiring:
         for group in self.groups:
             if group.name == name:
                 return group
-        raise ConfigError(f"no latent group is called '{name}'; the groups are {', '.join(g.name for g in self.groups)}")
+        raise ConfigError(f"no latent group is called '{name}'; available: {', '.join(g.name for g in self.groups)}")
 
     def shard(self, count: int) -> Wiring:
         """The wiring of one of `count` processes that hold equal shards of every group's latents.
@@ -148,7 +148,7 @@ class Wiring:
         return 2 * sum(group.num_latents * self.layout.subset(group.reads).width for group in self.groups)
 
     def decoder_flops_per_token(self, active: float | None = None) -> int:
-        """Operations of decoding all latents, or `active` latents spread over the groups in proportion to their size."""
+        """Operations of decoding all latents, or `active` latents spread over the groups by their size."""
         dense = 2 * sum(group.num_latents * self.layout.subset(group.writes).width for group in self.groups)
         return dense if active is None else round(dense * active / self.num_latents)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Entries(Protocol):
-    """N triples (token, latent, value) sorted by token, and the same entries grouped by latent; `Latents` implements it."""
+    """N triples (token, latent, value) sorted by token, and the same grouped by latent; `Latents` implements it."""
 
     @property
     def token_N(self) -> Tensor: ...

@@ -138,8 +138,8 @@ def _compact_kernel(
 
 
 def survivors(score_FB: Tensor, floor_F: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Like `reference.survivors`, in two passes: a first kernel counts each program's survivors, and a second one writes
-    them at offsets from the cumulative counts. So their order is that of the entries, without atomics."""
+    """Like `reference.survivors`, in two passes: a first kernel counts each program's survivors, and a second one
+    writes them at offsets from the cumulative counts. So their order is that of the entries, without atomics."""
     device, programs = score_FB.device, triton.cdiv(score_FB.numel(), ELEMENTS)
     count = torch.zeros(programs, dtype=torch.int64, device=device)
     shape = (score_FB.numel(), score_FB.shape[1])

@@ -33,8 +33,8 @@ static inline float of_bf16(uint16_t half) { return of_bits((uint32_t)half << 16
 
 static inline float of_float(float value) { return value; }
 
-// Writes the survivors of rows `first` to `last`, as many as there is room for; returns how many there are. Survivors are
-// rare, so 32 comparisons are collected in one word, and only its set bits (if any) are visited.
+// Writes the survivors of rows `first` to `last`, as many as there is room for; returns how many there are. Survivors
+// are rare, so 32 comparisons are collected in one word, and only its set bits (if any) are visited.
 #define FIND(NAME, TYPE, AS_FLOAT)                                                                                     \
     static i64 NAME(const TYPE *score, const float *floors, i64 first, i64 last, i64 columns, i64 room, i64 *row,      \
                     i64 *column, TYPE *value) {                                                                        \

@@ -36,7 +36,8 @@ SOURCE = Path(__file__).with_name("native.c")
 SURVIVORS = {torch.float32: "fp32_survivors", torch.bfloat16: "bf16_survivors"}
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC")
 ROOM = 32
-"""The buffer for survivors holds one in this many scores; if there are more, the search is repeated with enough room."""
+"""The buffer for survivors holds one in this many scores; if there are more, the search is repeated with room enough
+for all."""
 
 
 def available() -> bool:

@@ -18,7 +18,7 @@ ROUNDED_AT_ONCE = {"cpu": 2**18, "cuda": 2**26}
 
 
 def weighted_row_sums(table_RD: Tensor, row_N: Tensor, weight_N: Tensor, starts_G: Tensor) -> Tensor:
-    """Sum `weight · table[row]` over each of G consecutive segments of the N entries, starting at `starts_G`: (G, D)."""
+    """Sum `weight · table[row]` over each of G consecutive segments, which start at `starts_G`: (G, D)."""
     return functional.embedding_bag(
         row_N, table_RD, starts_G, mode="sum", per_sample_weights=weight_N.to(table_RD.dtype)
     )
@@ -26,8 +26,8 @@ def weighted_row_sums(table_RD: Tensor, row_N: Tensor, weight_N: Tensor, starts_
 
 def row_dots(rows_BD: Tensor, table_RD: Tensor, token_N: Tensor, latent_N: Tensor) -> Tensor:
     """The dot products rows[token] · table[latent] of N entries: (N,)."""
-    # The gradient of an embedding bag with respect to its per-sample weights is exactly this, and it does not gather two
-    # (N, D) tensors first. It is given the segment of each entry, so it needs no segment offsets.
+    # The gradient of an embedding bag with respect to its per-sample weights is exactly this, and it does not gather
+    # two (N, D) tensors first. It is given the segment of each entry, so it needs no segment offsets.
     return torch.ops.aten._embedding_bag_per_sample_weights_backward(  # type: ignore[no-any-return]
         rows_BD.contiguous(),
         table_RD.contiguous(),
@@ -45,7 +45,7 @@ def sums_and_dots(rows_BD: Tensor, table_FD: Tensor, weight_N: Tensor, latents: 
 
 
 def survivors(score_FB: Tensor, floor_F: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The few entries of a contiguous tensor that exceed their row's floor, in row-major order: row, column and value."""
+    """The few entries of a contiguous tensor that exceed their row's floor, in row order: rows, columns, values."""
     num_columns = max(1, score_FB.shape[1])
     if score_FB.device.type != "cpu" or score_FB.numel() % 8:
         place_N = (score_FB > floor_F[:, None]).view(-1).nonzero().squeeze(1)

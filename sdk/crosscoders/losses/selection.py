@@ -96,17 +96,17 @@ class BatchSelectionConfig(SelectionConfig):
     """Options of losses that select over a whole batch and keep a threshold for inference."""
 
     scope: str = field(default="all", validator=in_(("all", "group")))
-    """Which latents compete: with `all`, every latent group for the same B·k places; with `group`, each latent group has
-    B·k places of its own."""
+    """Which latents compete: with `all`, every latent group for the same B·k places; with `group`, each latent group
+    has B·k places of its own."""
     preselect: str = field(default="fp32", validator=in_(("fp32", "bf16")))
-    """Precision of the product that finds candidates. `bf16` bounds the rounding error and selects among exact values, so
-    it selects the same latents; it is faster on processors with bf16 units."""
+    """Precision of the product that finds candidates. `bf16` bounds the rounding error and selects among exact values,
+    so it selects the same latents; it is faster on processors with bf16 units."""
     threshold_decay: float = field(default=0.999, validator=_share)
     """Decay per step of the moving average of the smallest selected score, which is the threshold for inference. Short
     runs decay faster: see `threshold_window_share`."""
     threshold_window_share: float = field(default=0.02, validator=and_(gt(0.0), le(1.0)))
-    """Longest window of the threshold's moving average, as a share of the run. In a short run it shortens the window that
-    `threshold_decay` implies, so that the scores of the first steps are forgotten."""
+    """Longest window of the threshold's moving average, as a share of the run. In a short run it shortens the window
+    that `threshold_decay` implies, so that the scores of the first steps are forgotten."""
 
 
 class BatchSelectionLoss(SelectionLoss):
@@ -151,8 +151,8 @@ class BatchSelectionLoss(SelectionLoss):
             for index, count in enumerate(counts)
         ]
         above, score_N, lacking = self._candidates(crosscoder, read_BX, norm_F, guesses, counts, step.processes)
-        # Fewer candidates than places: a guess was above the cut. Lower it and repeat; a guess of 0 finds every positive
-        # pre-activation, so the selection is exact in any case. Falling by a fifth first keeps the candidates few.
+        # Fewer candidates than places: a guess was above the cut. Lower it and repeat. A guess of 0 finds every
+        # positive pre-activation, so the selection is always exact; a fifth lower at first keeps the candidates few.
         for factor in (0.8, 0.25, 0.0):
             if not any(guess for guess, lacks in zip(guesses, lacking, strict=True) if lacks):
                 break
@@ -177,7 +177,7 @@ class BatchSelectionLoss(SelectionLoss):
         counts: list[int],
         processes: Processes,
     ) -> tuple[Candidates, Tensor, list[bool]]:
-        """Entries that score above their budget's guess, their scores, and which budgets have fewer than their count."""
+        """Entries that score above their budget's guess, their scores, and which budgets have too few of them."""
         # f·n > guess is the same as f > guess / n, which can be compared with pre-activations piece by piece.
         floor_F = torch.zeros_like(norm_F)
         for (latents, _), guess in zip(self._budgets, guesses, strict=True):
@@ -185,8 +185,8 @@ class BatchSelectionLoss(SelectionLoss):
         bf16 = self.options.preselect == "bf16"
         above = (find_candidates_by_bf16 if bf16 else find_candidates)(crosscoder, read_BX, floor_F)
         score_N = above.value_N * norm_F[above.latent_N]
-        # Count only scores above the guess. The bf16 product also returns some entries below it, but not all of them, so
-        # counting those could hide that a larger entry was missed.
+        # Count only scores above the guess. The bf16 product also returns some entries below it, but not all of them,
+        # so counting those could hide that a larger entry was missed.
         counts_above = [
             (score_N[above.inside(latents)] > guess * ABOVE).count_nonzero()
             for (latents, _), guess in zip(self._budgets, guesses, strict=True)
@@ -234,8 +234,8 @@ class BatchSelectionLoss(SelectionLoss):
     def _remember_cut(self, index: int, cut: Tensor, *, full: bool) -> None:
         """Store the cut of a budget, the smallest selected score, for the next guess."""
         if full and self.cut[index] > 0:
-            # The steadier the cut, the closer the guess and the fewer the candidates. Three times the last change failed
-            # on none of 440 steps of the demo, twice on one in sixty.
+            # The steadier the cut, the closer the guess and the fewer the candidates. Three times the last change
+            # failed on none of 440 steps of the demo, twice on one in sixty.
             change = abs(float(cut / self.cut[index]) - 1)
             self._margins[index] = min(MOST_MARGIN, max(LEAST_MARGIN, 3 * change, 0.9 * self._margins[index]))
         # If fewer latents were positive than there are places, the smallest score says nothing about the next cut.
@@ -251,6 +251,6 @@ class BatchSelectionLoss(SelectionLoss):
             decay = min(self.options.threshold_decay, 1 - 1 / window)
             self.threshold[index] = decay * self.threshold[index] + (1 - decay) * cut
         else:
-            # Until warm-up is over, follow the batch: an average that started at 0 would let nearly every latent through.
+            # Until warm-up is over, follow the batch: an average that started at 0 would let too many latents through.
             self.threshold[index] = cut
             self.averaging[index] = step.warmed_up

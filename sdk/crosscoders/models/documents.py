@@ -1,6 +1,6 @@
-"""What token sources yield: plain text, conversations, or ready token ids.
+"""Documents, which token sources yield: plain text, conversations, or token ids.
 
-A source knows no tokenizer; a model adapter turns a document into tokens, so one source serves every model.
+A source does not know any tokenizer. A model adapter turns documents into tokens, so one source serves every model.
 """
 
 from __future__ import annotations
@@ -46,6 +46,6 @@ Document = Text | Chat | TokenIds
 
 
 def is_held_out(document: Document, share: float) -> bool:
-    """Whether a document belongs to the held-out split: decided by its content, so repeats never leak."""
+    """Whether a document belongs to the held-out split. Its content decides, so repeats never leak into training."""
     digest = blake2b(repr(asdict(document)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") < share * 2**64

@@ -1,4 +1,4 @@
-"""Rows for models with different tokenizers: each reads the text in its own tokens, paired where they end alike."""
+"""Rows for models with different tokenizers: each reads the same text in its own tokens, which are then paired."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .sequences import Row, SequenceReader, Split, padded, row_of
 from .tokens import Partner, TokenBatch, TokenSource
 
 PARTNER_ROOM = 3
-"""A partner's row may have this many times the reading model's tokens; what lies beyond is cut off."""
+"""A partner's row may be this many times as long as the reading model's; the rest is cut off."""
 
 
 def make_reader(
@@ -29,7 +29,7 @@ def make_reader(
     held_out_share: float = 0.0,
     repeat: bool = True,
 ) -> SequenceReader:
-    """A reader for all `adapters`: of one sequence where vocabularies agree, of paired ones where they do not."""
+    """A reader for all `adapters`: a plain one if their vocabularies agree, a `PairedReader` otherwise."""
     others = {key: adapter for key, adapter in adapters.items() if adapter.vocabulary() != reading.vocabulary()}
     options: dict[str, Any] = {
         "context_length": context_length,
@@ -43,11 +43,11 @@ def make_reader(
 
 
 class PairedReader(SequenceReader):
-    """Reads documents in the tokens of `adapter`, and of `others` beside it.
+    """Reads documents in the tokens of `adapter` and, side by side, in those of the `others`.
 
-    A document is one row, padded; a long text becomes several, cut where the reading model's tokens are full and read
-    anew from there by every model; a long chat is cut off. Rows are not packed, since the models need not agree on how
-    long a document is.
+    Each document is one padded row. A long text becomes several rows: it is cut where the reading model's row is full,
+    and every model starts anew from there. A long chat is truncated. Rows are not packed, because the models need not
+    agree on how long a document is.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class PairedReader(SequenceReader):
 
     @property
     def coverage(self) -> float:
-        """Share of all tokens read so far, of all models, that lie in windows where the texts agree."""
+        """The share of all tokens read so far, of all models, that lie in windows whose texts agree."""
         return self.num_matched / self.num_tokens if self.num_tokens else 1.0
 
     def read(self, num_sequences: int) -> TokenBatch:
@@ -93,7 +93,7 @@ class PairedReader(SequenceReader):
                 beside[key].append(self._pair(row, other, piece))
         partners = {}
         for key, paired_rows in beside.items():
-            # As long as the longest row: a model need not have room for what no document fills.
+            # Rows are as long as the longest one: a model need not have room for more than the documents need.
             tokens = padded([row for row, _ in paired_rows], max((len(row) for row, _ in paired_rows), default=1))
             positions = [position_T for _, position_T in paired_rows]
             none = torch.zeros(0, self.context_length, dtype=torch.int64)
@@ -110,7 +110,7 @@ class PairedReader(SequenceReader):
         super().restore(state)
         self._pieces, self._pieces_done = [], 0
         if state["pieces_done"]:
-            # The document was being read: go back to it and pass over the pieces that are done.
+            # The reader was in the middle of a document: go back to it and skip the pieces that are done.
             self._next_document -= 1
             self._next_piece()
             self._pieces = self._pieces[state["pieces_done"] - 1 :]
@@ -127,19 +127,19 @@ class PairedReader(SequenceReader):
 
     def _cut(self, document: Document) -> list[Document]:
         if isinstance(document, TokenIds):
-            raise ConfigError("models with different vocabularies read texts and chats, not ready token ids")
+            raise ConfigError("models with different vocabularies can read texts and chats, but not token ids")
         if not isinstance(document, Text):
             return [document]
         ids = list(self.adapter.tokenize(document).ids)
         if len(ids) <= self.context_length:
             return [document]
-        # One token less than fits, because each piece gets a beginning-of-sequence token of its own.
+        # One token fewer than fits, because each piece gets a beginning-of-sequence token of its own.
         step = self.context_length - 1
         return [Text(self.adapter.text(ids[start : start + step])) for start in range(0, len(ids), step)]
 
     def _pair(self, row: Row, other: ModelAdapter, piece: Document) -> tuple[Row, torch.Tensor]:
         if isinstance(piece, Chat) and not other.has_chat_template():
-            # Such a model reads the conversation as the reading model lays it out.
+            # A model without a chat template reads the conversation as the reading model lays it out.
             piece = Text(self.adapter.text([token for token, _, _ in row]))
         theirs = row_of(other.tokenize(piece))[: PARTNER_ROOM * self.context_length]
         pairs = align([t for t, _, _ in row], [t for t, _, _ in theirs], self.adapter.text, other.text)

@@ -1,4 +1,4 @@
-"""From documents to rows of tokens of one length, with a position that can be saved."""
+"""Cutting documents into token rows of one length, with a position that can be saved."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Split = Literal["train", "held_out"]
 
 
 def reading_adapter(adapters: Mapping[str, ModelAdapter], tokenizer: str = "") -> ModelAdapter:
-    """The model whose tokenizer is used: the one named, else the first with a chat template, else the first."""
+    """The model whose tokenizer is used: the named one, else the first with a chat template, else the first."""
     if tokenizer:
         if tokenizer not in adapters:
             raise ConfigError(f"tokenizer is '{tokenizer}', but the models are {', '.join(adapters)}")
@@ -25,16 +25,16 @@ def reading_adapter(adapters: Mapping[str, ModelAdapter], tokenizer: str = "") -
 
 
 Row = list[tuple[int, bool, bool]]
-"""Tokens of a row: id, whether it begins a sequence, whether it is special."""
+"""The tokens of a row, each as its id, whether it begins a sequence, and whether it is special."""
 
 
 def row_of(tokens: Tokenized) -> Row:
-    """A document's tokens as a row."""
+    """Make a row of a document's tokens."""
     return list(zip(tokens.ids, tokens.bos, tokens.special, strict=True))
 
 
 def padded(rows: list[Row], length: int) -> TokenBatch:
-    """Rows of at most `length` tokens, padded on the right."""
+    """Pad rows of at most `length` tokens on the right."""
     shape = (len(rows), length)
     ids = torch.zeros(shape, dtype=torch.int64)
     attention, bos, special = (torch.zeros(shape, dtype=torch.bool) for _ in range(3))
@@ -49,9 +49,9 @@ def padded(rows: list[Row], length: int) -> TokenBatch:
 class SequenceReader:
     """Cuts documents into rows of `context_length` tokens.
 
-    With `pack`, documents follow each other without padding and long ones run on into the next row; without, each
-    document is one row, cut or padded on the right. When the source ends, it is read again from its beginning; with
-    `repeat=False` the last rows are fewer, and a last one that is not full is padded.
+    With `pack`, documents follow each other without padding, and long ones continue in the next row; without it, each
+    document is one row, truncated or padded on the right. When the source ends, it is read again from its beginning.
+    With `repeat=False` reading stops at the end, so the last rows are fewer, and a last one that is not full is padded.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class SequenceReader:
         self._documents: Iterator[Document] | None = None
         self._rows_since_start = 0
         self.passes = 0
-        """How often the source has been read to its end."""
+        """The number of times that the source has been read to its end."""
 
     def read(self, num_sequences: int) -> TokenBatch:
         """The next rows; fewer than asked for only at the end of a source that is not repeated."""
@@ -106,7 +106,7 @@ class SequenceReader:
         return row
 
     def _next_tokens(self) -> Row:
-        """Tokens of the next document that has any; none at the end of a source that is not repeated."""
+        """The tokens of the next document that has any; empty at the end of a source that is not repeated."""
         while (document := self._next_in_split()) is not None:
             tokens = self.adapter.tokenize(document)
             if len(tokens.ids):
@@ -114,7 +114,7 @@ class SequenceReader:
         return []
 
     def _next_in_split(self) -> Document | None:
-        """The next document of this split; none at the end of a source that is not repeated."""
+        """The next document of this split; None at the end of a source that is not repeated."""
         restarts = 0
         while True:
             if self._documents is None:

@@ -1,4 +1,4 @@
-"""Tokens: what a model adapter makes of documents, rows of them for a forward pass, and where documents come from."""
+"""Tokens: tokenized documents, batches of token rows for a forward pass, and the interface of token sources."""
 
 from __future__ import annotations
 
@@ -16,15 +16,18 @@ if TYPE_CHECKING:
 
 @frozen(eq=False)
 class Partner:
-    """The same rows as another model's tokenizer reads them."""
+    """The same rows as the tokenizer of another model reads them."""
 
     tokens: TokenBatch
-    """Its tokens, (B, T of its own)."""
+    """The tokens of the other model, (B, T of its own)."""
     position_BT: Tensor
-    """For each token of the reading model the place of the one it is paired with, or −1 where it has none."""
+    """For each token of the reading model, the position of its partner in `tokens`, or −1 if it has none."""
 
     def gather(self, value_BT: Tensor) -> Tensor:
-        """From the partner's tokens, (B, T of its own, …), to the reading model's, (B, T, …); unpaired ones get any."""
+        """Move values from the partner's tokens (B, T of its own, …) to the reading model's (B, T, …).
+
+        Unpaired tokens get arbitrary values.
+        """
         import torch
 
         rows = torch.arange(len(self.position_BT), device=self.position_BT.device)[:, None]
@@ -33,25 +36,25 @@ class Partner:
 
 @frozen(eq=False)
 class TokenBatch:
-    """Rows of tokens for a model, (B, T) each; padding may be on either side."""
+    """Rows of tokens for a model. All tensors are (B, T); padding may be on either side."""
 
     ids: Tensor
-    """int64 token ids."""
+    """The token ids, int64."""
     attention: Tensor
     """True where there is a token, False for padding."""
     bos: Tensor
     """True at beginning-of-sequence tokens."""
     special: Tensor
-    """True at every special token: sequence ends, chat-template tokens, the beginning too."""
+    """True at every special token: beginning and end of sequence, and chat-template tokens."""
     partners: Mapping[str, Partner] = field(factory=dict)
-    """By model key: the rows of models with another vocabulary."""
+    """The rows of models with another vocabulary, by model key."""
 
     def to(self, device: torch.device) -> TokenBatch:
         """The same rows on `device`."""
         return self._mapped(lambda tensor: tensor.to(device))
 
     def sequences(self, start: int, stop: int) -> TokenBatch:
-        """Some of the rows."""
+        """The rows from `start` to `stop`."""
         return self._mapped(lambda tensor: tensor[start:stop])
 
     def _mapped(self, change: Callable[[Tensor], Tensor]) -> TokenBatch:
@@ -73,7 +76,7 @@ class Tokenized:
 
 @runtime_checkable
 class TokenSource(Protocol):
-    """A stream of documents that is the same every time."""
+    """A reproducible stream of documents: the same ones, in the same order, every time."""
 
     def documents(self, *, skip: int = 0) -> Iterator[Document]:
-        """Documents from number `skip` on."""
+        """Yield the documents from number `skip` on."""

@@ -18,21 +18,21 @@ class Metrics:
     """Reconstruction and sparsity over a whole evaluation set."""
 
     explained_variance: Mapping[str, float]
-    """Per written site: 1 − Σ‖x−x̂‖² / Σ‖x−mean‖², sums over the whole set."""
+    """Explained variance of each written site, 1 − Σ‖x−x̂‖² / Σ‖x−mean‖², with sums over the whole set."""
     l0: float
-    """Mean active latents per token."""
+    """Mean number of active latents per token."""
     dead_share: float
-    """Share of latents active on no token of the set."""
+    """Share of the latents that are active on no token of the set."""
     mean_squared_error: Mapping[str, float]
-    """Per written site: mean over tokens of ‖x−x̂‖², raw units."""
+    """Mean over tokens of ‖x−x̂‖² at each written site, in raw units."""
     num_tokens: int
 
 
 @torch.no_grad()
 def evaluate(crosscoder: Crosscoder, batches: Iterable[Tensor], *, processes: Processes = ALONE) -> Metrics:
-    """Metrics over `batches` of raw activations (B, X), this process's share of them.
+    """Compute metrics over `batches` of raw activations (B, X), which are this process's share of the set.
 
-    Where processes share the latents, each gets the tokens of its whole replica.
+    If processes shard the latents, each of them must be given the tokens of its whole replica.
     """
     written = crosscoder.written
     columns = crosscoder.layout.columns(written.names)
@@ -46,7 +46,8 @@ def evaluate(crosscoder: Crosscoder, batches: Iterable[Tensor], *, processes: Pr
         x_hat_BX = crosscoder.decode(latents, x_BX if crosscoder.wiring.skip else None)
         target_BX = x_BX[:, columns if isinstance(columns, slice) else columns.to(x_BX.device)].double()
         if shift_X is None:
-            # Any fixed shift leaves the variance as it is; the bias is near the mean, which avoids cancellation.
+            # A constant shift does not change the variance. The bias is close to the mean, so subtracting it avoids
+            # cancellation.
             shift_X = crosscoder.normaliser.undo(crosscoder.b_dec_X, written.names).double()
         shifted_BX = target_BX - shift_X
         errors = [part.square().sum() for part in written.unpack(target_BX - x_hat_BX.double()).values()]
@@ -57,7 +58,7 @@ def evaluate(crosscoder: Crosscoder, batches: Iterable[Tensor], *, processes: Pr
     sums, fired_F = processes.over_replicas(sums), processes.over_replicas(fired_F)
     num_tokens = int(sums[-1])
     if num_tokens == 0:
-        raise TrainingError("there is no held-out token to evaluate on")
+        raise TrainingError("there are no held-out tokens to evaluate on")
     mean, square, error = sums[:width], sums[width : 2 * width], sums[2 * width : 2 * width + sites]
     variance = {name: part.sum() for name, part in written.unpack(square - mean.square() / num_tokens).items()}
     by_site = dict(zip(written.names, error.tolist(), strict=True))

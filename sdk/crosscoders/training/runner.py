@@ -1,4 +1,4 @@
-"""The runner: from a config to a trained crosscoder, or from several to several, on one process or many."""
+"""The runner: trains one crosscoder from a config, or several from several configs, on one process or many."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from .run import TrainingRun
 
 
 class Runner:
-    """Trains one crosscoder, or several on the same batches. `run()` evaluates and saves each to its config's
-    `output / "crosscoder"`.
+    """Trains one crosscoder, or several on the same batches.
 
-    Several configs must harvest the same activations in the same order; `sweep` makes such ones.
+    `run()` also evaluates each and saves it to `output / "crosscoder"` of its config. Several configs must harvest the
+    same activations in the same order; `sweep` makes such configs.
     """
 
     def __init__(self, config: RunConfig, *others: RunConfig, registry: Registry | None = None) -> None:
@@ -58,7 +58,7 @@ class Runner:
     def run(self, *, resume: bool = True, quiet: bool = False) -> Crosscoder:
         """Train to the end; returns the first crosscoder.
 
-        With `resume`, go on from the newest checkpoint that all have, if there is one.
+        With `resume`, continue from the newest checkpoint that all configs have, if there is one.
         """
         training = self.config.training
         stream = self._stream(resume)
@@ -107,7 +107,7 @@ class Runner:
         return _live(self.config, self.registry, self.accelerator, self.processes)
 
     def _stream(self, resume: bool) -> ActivationStream:
-        """The stream at the position where training goes on, with the runs set to the same one."""
+        """The stream at the position where training continues, with the runs restored to the same step."""
         steps = [run.latest() for run in self.runs] if resume else []
         saved = [step for step in steps if step is not None]
         position: dict[str, Any] | None = None
@@ -140,7 +140,7 @@ class Runner:
 
 
 def _summary(reports: Sequence[StepReport]) -> str:
-    """The progress bar's numbers: of one crosscoder, or the range of several."""
+    """The numbers of the progress bar: those of one crosscoder, or the range of several."""
     values = [value for report in reports for value in report.explained_variance.values()]
     if len(reports) > 1:
         return f"{len(reports)} crosscoders, EV {min(values):.3f} to {max(values):.3f}"
@@ -151,16 +151,17 @@ def _summary(reports: Sequence[StepReport]) -> str:
 def train(
     config: RunConfig, *, resume: bool = True, quiet: bool = False, registry: Registry | None = None
 ) -> Crosscoder:
-    """Run `config` to its end: see `Runner`. With `quiet`, no progress bar."""
+    """Train the crosscoder of `config` and return it; see `Runner`. `quiet` hides the progress bar."""
     return Runner(config, registry=registry).run(resume=resume, quiet=quiet)
 
 
 def harvest(
     config: RunConfig, folder: str | Path, *, num_tokens: int = 0, quiet: bool = False, registry: Registry | None = None
 ) -> None:
-    """Write the activations that `config` trains on (or of `num_tokens` tokens) into `folder`, for `config.cache`.
+    """Write the activations that `config` trains on (or those of `num_tokens` tokens) into `folder`.
 
-    Run under `accelerate launch`, the processes share the work. Called again, it goes on where it was stopped.
+    A run whose `cache` is this folder then needs no models. Under `accelerate launch`, the processes divide the work.
+    An interrupted harvest resumes when called again.
     """
     accelerator = _accelerator(config)
     processes = Processes.connect(accelerator.process_index, accelerator.num_processes)

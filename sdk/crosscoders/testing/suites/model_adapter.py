@@ -16,12 +16,12 @@ from .base import Suite
 
 
 class ModelAdapterSuite(Suite):
-    """Rules of a model adapter. The `adapter` fixture gives one; a small random model will do."""
+    """Rules of a model adapter. Override the fixture `adapter`; a small random model is enough."""
 
     has_logits: ClassVar[bool] = True
-    """False for encoders."""
+    """Whether the model gives next-token logits; false for encoders."""
     tolerance: ClassVar[float] = 2e-4
-    """Between a batch and its rows one by one."""
+    """The allowed difference between a batch and the same rows one by one."""
 
     @pytest.fixture
     def adapter(self) -> ModelAdapter:
