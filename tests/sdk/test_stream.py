@@ -150,7 +150,7 @@ def test_outliers_are_dropped_at_both_sites_or_neither():
 
 
 def test_masks_that_leave_nothing_are_an_error():
-    with pytest.raises(TrainingError, match="no token of three successive blocks"):
+    with pytest.raises(TrainingError, match="three consecutive blocks have no kept token"):
         take(stream_of(masks=MaskConfig(max_norm_multiple=1e-9), median=torch.tensor([1.0])), 1)
 
 
@@ -216,7 +216,7 @@ def test_an_empty_split_says_what_to_do():
 
 def test_unknown_sites_are_named():
     adapter = ModelChoice.of("synthetic").build()
-    with pytest.raises(SiteError, match="MODEL/POINT with a model of a"):
+    with pytest.raises(SiteError, match="MODEL/POINT, where MODEL is one of a"):
         resolve_sites({"a": adapter}, ["b/x"])
     with pytest.raises(SiteError, match="no point 'y'"):
         resolve_sites({"a": adapter}, ["a/y"])

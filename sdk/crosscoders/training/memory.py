@@ -6,14 +6,14 @@ encoder product in pieces of R latents, memory in bytes is:
 .. code-block:: text
 
     held always       12 P                          weights and Adam's two moments, in fp32
-    while selecting   8 B X + the larger of         the batch, raw and normalised;
-                      5 R B + 28 B K, 90 B K        a piece and what is found in it; ordering what was found
-      in bf16         12 B X + the larger of        the same, rounded,
-                      3 R B + 2 R X + 32 B K, 120 B K    and the rows of a piece
-    while going back  4 P + 8 B X + 4 B Y + 48 B K
+    selection         8 B X + the larger of         the batch, raw and normalised;
+                      5 R B + 28 B K, 90 B K        a piece and its candidates; sorting the candidates
+      in bf16         12 B X + the larger of        the batch, also rounded;
+                      3 R B + 2 R X + 32 B K, 120 B K    a piece with its rounded rows; sorting
+    backward pass     4 P + 8 B X + 4 B Y + 48 B K
       several groups  4 P + 8 B X + 12 B Y + 88 B K
 
-    peak = 12 P + the larger of the last two; with accumulation, 16 P + the larger, gradients apart
+    peak = 12 P + the larger of selection and backward pass; with accumulation, 16 P + the larger without its 4 P
 
 The first steps find about twice as many candidates, because the smallest selected score is guessed less closely.
 """
