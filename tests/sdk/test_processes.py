@@ -146,7 +146,7 @@ def test_any_number_writes_and_any_number_reads(tmp_path, count, parts):
             StoredTensors.open(tmp_path, "model")
 
 
-def test_what_cannot_be_parted_is_refused(tmp_path):
+def test_what_cannot_be_sharded_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="cannot be split into replicas of 2 shards"):
         train(config_of(tmp_path, training={"shards": 2}), quiet=True)
     with pytest.raises(ConfigError, match="needs the optimizer 'adam'"):
