@@ -46,10 +46,10 @@ activations = { block_tokens = 4_096, calibration_tokens = 4_096 }""",
     (tmp_path / "layers.toml").write_text(ours)
     assert RunConfig.from_dict(tomllib.loads(from_the_hub)).loss.options.k == 64
     names = {}
-    for language, block in re.findall(r"```(python|)\n(.*?)```", text, re.DOTALL):
-        if language:
+    for language, block in re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
+        if language == "python":
             exec(compile(block, "layers.md", "exec"), names)
-        else:
+        elif not language:
             (command,) = block.strip().splitlines()
             main(command.removeprefix("crosscoders ").split(), standalone_mode=False)
     out = capsys.readouterr().out
