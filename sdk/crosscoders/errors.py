@@ -1,7 +1,8 @@
 """Everything a user can cause is a `CrosscodersError`, so one `except` clause catches it all.
 
 CrosscodersError
-├── ConfigError       a config file or option that is invalid
+├── ConfigError       a config file or option that cannot be meant
+│   └── DocumentError     a document that a model cannot read
 ├── PluginError       a plugin that is missing, broken, or ambiguous
 ├── SiteError         a site that no model has, or activations that do not fit the sites
 ├── CheckpointError   a saved crosscoder or run that is damaged, incomplete, or in an unknown format
@@ -19,6 +20,10 @@ class CrosscodersError(Exception):
 
 class ConfigError(CrosscodersError, ValueError):
     """A config value is missing, unknown, of the wrong type, or out of range."""
+
+
+class DocumentError(ConfigError):
+    """A document cannot be read by a model, such as a chat that its template refuses; others can."""
 
 
 class PluginError(CrosscodersError, LookupError):

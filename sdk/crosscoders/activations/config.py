@@ -18,8 +18,10 @@ class ActivationConfig:
 
     context_length: int = field(default=128, validator=ge(2))
     """Tokens in a sequence."""
-    pack: bool = True
-    """Pack documents one after another without padding; if false, each document is a sequence of its own."""
+    pack: bool | str = field(default=True, validator=in_((True, False, "across")))
+    """`true`: several documents in one row, each read as if it were alone, where all models can do that (it is tried
+    before the first token; where they cannot, and with `false`, each document has rows of its own). "across": documents
+    follow each other as one text, and models read over their ends. The checkpoint says which it was."""
     rows_per_forward: int = field(default=64, validator=ge(1))
     """Number of sequences in one forward pass of a model."""
     block_tokens: int = field(default=65_536, validator=ge(1))

@@ -13,8 +13,11 @@ from ..activations import ActivationConfig, Harvester, keep_mask
 from ..crosscoder.module import Crosscoder
 from ..errors import AnalysisError
 from ..models.adapter import ModelAdapter
+from ..models.choice import choose_pack
+from ..models.packing import Packing
 from ..models.paired import make_reader
-from ..models.sequences import Split, reading_adapter
+from ..models.sequences import PACKINGS, reading_adapter
+from ..models.split import Split
 from ..models.tokens import TokenBatch, TokenSource
 from ..plugins.choices import AnalysisChoice, ModelChoice, TokenSourceChoice, structure
 from ..plugins.registry import Registry, get_registry
@@ -65,6 +68,7 @@ class Study:
         self.reading = reading or reading_adapter(self.adapters)
         self.split: Split = split if activations.held_out_share else "train"
         self._median_norm_S: Tensor | None = None
+        self._pack: bool | str | None = None
 
     @classmethod
     def of(
@@ -117,6 +121,29 @@ class Study:
             raise AnalysisError(f"there is no model '{key}'; there are {', '.join(self.adapters)}")
         return self.adapters[key]
 
+    @property
+    def pack(self) -> bool | str:
+        """What the config's `pack` comes to with these models, which are tried on first use."""
+        if self._pack is None:
+            points: dict[str, list[str]] = {}
+            for site in self.crosscoder.sites:
+                points.setdefault(site.model, []).append(site.point)
+            self._pack = choose_pack(
+                self.source,
+                self.adapters,
+                self.reading,
+                points,
+                context_length=self.activations.context_length,
+                pack=self.activations.pack,
+                held_out_share=self.activations.held_out_share,
+            )
+        return self._pack
+
+    @property
+    def packing(self) -> Packing:
+        """How documents share rows: `apart`, `single` or `across`."""
+        return PACKINGS[self.pack]
+
     def with_tokens(self, num_tokens: int) -> Study:
         """The same study over a different number of tokens."""
         other = Study.__new__(Study)
@@ -134,7 +161,7 @@ class Study:
             self.adapters,
             self.reading,
             context_length=config.context_length,
-            pack=config.pack,
+            pack=self.pack,
             split=self.split,
             held_out_share=config.held_out_share,
             repeat=False,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from attrs import field, frozen
 
-from .documents import Document
+from .documents import BadRow, Document
 
 if TYPE_CHECKING:
     import torch
@@ -47,22 +47,39 @@ class TokenBatch:
     special: Tensor
     """True at every special token: beginning and end of sequence, and chat-template tokens."""
     partners: Mapping[str, Partner] = field(factory=dict)
-    """The rows of models with another vocabulary, by model key."""
+    """By model key: the rows of models with another vocabulary."""
+    document: Tensor | None = None
+    """int64: the number, in its source, of the document that a token is of, −1 for padding.
+
+    Where a row has several, each is to be read as if it were alone. None: a row is read as one context.
+    """
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether some row has more than one document."""
+        if self.document is None:
+            return False
+        first_B1 = self.document.amax(dim=1, keepdim=True)
+        return bool(((self.document != first_B1) & self.attention).any())
 
     def to(self, device: torch.device) -> TokenBatch:
         """The same rows on `device`."""
-        return self._mapped(lambda tensor: tensor.to(device))
+        return self.mapped(lambda tensor: tensor.to(device))
 
     def sequences(self, start: int, stop: int) -> TokenBatch:
-        """The rows from `start` to `stop`."""
-        return self._mapped(lambda tensor: tensor[start:stop])
+        """Some of the rows."""
+        return self.mapped(lambda tensor: tensor[start:stop])
 
-    def _mapped(self, change: Callable[[Tensor], Tensor]) -> TokenBatch:
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> TokenBatch:
+        """The rows with `change` made to every tensor, those of partners too."""
         partners = {
-            key: Partner(partner.tokens._mapped(change), change(partner.position_BT))
+            key: Partner(partner.tokens.mapped(change), change(partner.position_BT))
             for key, partner in self.partners.items()
         }
-        return TokenBatch(change(self.ids), change(self.attention), change(self.bos), change(self.special), partners)
+        document = None if self.document is None else change(self.document)
+        return TokenBatch(
+            change(self.ids), change(self.attention), change(self.bos), change(self.special), partners, document
+        )
 
 
 @frozen
@@ -73,10 +90,20 @@ class Tokenized:
     bos: Sequence[bool]
     special: Sequence[bool]
 
+    def cut(self, start: int, room: int) -> tuple[Tokenized, int]:
+        """At most `room` tokens from place `start` on, and the place after them.
+
+        A cut from the middle begins like its document: with the beginning-of-sequence token, if that has one.
+        """
+        again = 1 if start and self.bos[0] and room > 1 else 0
+        stop = min(start + room - again, len(self.ids))
+        parts = ([*column[:again], *column[start:stop]] for column in (self.ids, self.bos, self.special))
+        return Tokenized(*parts), stop
+
 
 @runtime_checkable
 class TokenSource(Protocol):
     """A reproducible stream of documents: the same ones, in the same order, every time."""
 
-    def documents(self, *, skip: int = 0) -> Iterator[Document]:
-        """Yield the documents from number `skip` on."""
+    def documents(self, *, skip: int = 0) -> Iterator[Document | BadRow]:
+        """Documents from number `skip` on; rows that hold none are numbered too, if they are passed over."""

@@ -139,6 +139,7 @@ def _converter(registry: Registry) -> cattrs.Converter:
     for kind, accepted in ((int, (int,)), (float, (int, float)), (str, (str,)), (bool, (bool,))):
         converter.register_structure_hook(kind, _strict(kind, accepted))
     converter.register_structure_hook(Path, lambda value, _: Path(value))
+    converter.register_structure_hook_func(lambda cls: cls == bool | str, _strict_either)
 
     def choose(data: Any, cls: type[Choice]) -> Choice:
         if isinstance(data, cls):
@@ -153,6 +154,12 @@ def _converter(registry: Registry) -> cattrs.Converter:
 
     converter.register_structure_hook_func(lambda cls: isinstance(cls, type) and issubclass(cls, Choice), choose)
     return converter
+
+
+def _strict_either(value: Any, _: Any) -> Any:
+    if type(value) not in (bool, str):
+        raise ConfigError(f"expected true, false or a word, not {value!r}")
+    return value
 
 
 def _strict(kind: type, accepted: tuple[type, ...]) -> Any:
