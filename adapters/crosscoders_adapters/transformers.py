@@ -12,7 +12,7 @@ Points, for layer i of n:
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
@@ -24,7 +24,10 @@ from attrs.validators import and_, in_, instance_of, min_len
 from huggingface_hub import try_to_load_from_cache
 from torch import Tensor, nn
 
-from crosscoders import Chat, ConfigError, Document, Edit, SiteError, Text, TokenBatch, TokenIds, Tokenized
+from crosscoders import ConfigError, Document, Edit, SiteError, TokenBatch, Tokenized
+
+from .packing import Apart
+from .tokenising import Tokenising, parse_date
 
 TINY_PAIR = Path(__file__).parent / "tiny_pair"
 """The base/chat pair that this package ships: `tiny-pair/base` and `tiny-pair/chat`."""
@@ -45,7 +48,11 @@ class TransformersConfig:
     dtype: str = field(default="float32", validator=in_(("float32", "bfloat16", "float16")))
     """Type of the weights in memory; activations are returned in fp32."""
     attention: str = field(default="auto", validator=in_(("auto", "eager", "sdpa", "flash_attention_2")))
-    """Implementation of attention; `auto` leaves the choice to transformers."""
+    """Implementation of attention; `auto` leaves the choice to the library."""
+    template_date: str = field(default="2024-07-26", validator=lambda _, __, date: parse_date(date) and None)
+    """The day that chat templates are told when they ask for today's, ISO 8601: the same tokens on every day."""
+    template_variables: Mapping[str, Any] = field(factory=dict)
+    """Further variables for the chat template, such as `{ date_string = "26 Jul 2024", enable_thinking = false }`."""
 
 
 class TransformersAdapter:
@@ -84,10 +91,15 @@ class TransformersAdapter:
         self.layers = _layer_list(model)
         self._width = int(_text_config(model.config).hidden_size)
         self._forward_names = set(inspect.signature(model.forward).parameters)
-        self._special = frozenset(tokenizer.all_special_ids) if tokenizer is not None else frozenset()
-        self._bos = None
-        if tokenizer is not None:
-            self._bos = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.cls_token_id
+        self.tokenising = Tokenising(
+            tokenizer,
+            self.options.model,
+            date=self.options.template_date,
+            variables=self.options.template_variables,
+        )
+        self.apart = Apart(
+            model, self._forward_names, causal=causal, forward=self._last_activations, name=self.options.model
+        )
 
     # -- identity -----------------------------------------------------------------------------------------------
 
@@ -106,7 +118,7 @@ class TransformersAdapter:
         return sha256(repr(tokens).encode()).hexdigest()[:16]
 
     def has_chat_template(self) -> bool:
-        return self.tokenizer is not None and bool(self.tokenizer.chat_template)
+        return self.tokenising.has_chat_template
 
     def to(self, device: torch.device) -> TransformersAdapter:
         self.model.to(device)
@@ -115,28 +127,11 @@ class TransformersAdapter:
     # -- tokens -------------------------------------------------------------------------------------------------
 
     def tokenize(self, document: Document) -> Tokenized:
-        if isinstance(document, TokenIds):
-            ids = list(document.ids)
-        elif isinstance(document, Text):
-            ids = list(self.tokenizer(document.text, add_special_tokens=False, verbose=False)["input_ids"])
-            if self._bos is not None:
-                ids = [self._bos, *ids]
-        elif isinstance(document, Chat):
-            if not self.has_chat_template():
-                raise ConfigError(f"the tokenizer of '{self.options.model}' has no chat template to lay out chats with")
-            turns = [{"role": message.role, "content": message.content} for message in document.messages]
-            layout = self.tokenizer.apply_chat_template(turns, return_dict=True)
-            ids = list(layout["input_ids"])
-        return Tokenized(ids, [i == self._bos for i in ids], [i in self._special for i in ids])
+        return self.tokenising.tokenize(document)
 
     def prompt(self, question: str) -> list[int]:
-        """Token ids of a user's question, laid out so that the model answers next."""
-        if not self.has_chat_template():
-            return list(self.tokenize(Text(question)).ids)
-        turns = [{"role": "user", "content": question}]
-        return list(
-            self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=True)["input_ids"]
-        )
+        """Token ids of a user's question laid out so that the model answers next."""
+        return self.tokenising.prompt(question)
 
     def end_tokens(self) -> frozenset[int]:
         """The token ids that end an answer."""
@@ -145,11 +140,11 @@ class TransformersAdapter:
         return frozenset(end for end in ends if end is not None)
 
     def token_texts(self, ids: Sequence[int]) -> list[str]:
-        return [self.tokenizer.decode([i]) for i in ids]
+        return self.tokenising.token_texts(ids)
 
     def text(self, ids: Sequence[int]) -> str:
-        """The text of a sequence, without special tokens."""
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+        """The text of a sequence, special tokens left out."""
+        return self.tokenising.text(ids)
 
     # -- points -------------------------------------------------------------------------------------------------
 
@@ -226,33 +221,44 @@ class TransformersAdapter:
 
             return keep
 
-        # The last hook raises it: the rest of the forward pass is not needed.
-        with suppress(_AllFoundError), _all_of(self._hooked(point, record(point)) for point in order):
-            self._run(tokens)
+        keywords = self._keywords(tokens)
+        # Raised by the last hook: the rest of the forward pass is not needed.
+        with (
+            suppress(_AllFoundError),
+            _all_of(self._hooked(point, self.apart.rows(tokens, record(point))) for point in order),
+        ):
+            self.model(**keywords)
         return found
 
     @torch.no_grad()
     def logits(self, tokens: TokenBatch, edits: Sequence[Edit] = ()) -> Tensor:
         if not self.causal:
             raise ConfigError(f"model '{self.options.model}' is an encoder and gives no next-token logits")
-        with _all_of(self._hooked(edit.point, edit.apply) for edit in edits):
-            logits: Tensor = self._run(tokens).logits
-        return logits.float()
+        keywords = self._keywords(tokens)
+        with _all_of(self._hooked(edit.point, self.apart.rows(tokens, edit.apply)) for edit in edits):
+            logits: Tensor = self.model(**keywords).logits
+        return logits.reshape(*tokens.ids.shape, -1).float()
 
     def decoder(self) -> TransformersDecoder:
         if not self.causal:
             raise ConfigError(f"model '{self.options.model}' is an encoder and gives no next-token logits")
         return TransformersDecoder(self)
 
-    def _run(self, tokens: TokenBatch) -> Any:
-        keywords = {"use_cache": False} if "use_cache" in self._forward_names else {}
+    def _keywords(self, tokens: TokenBatch) -> dict[str, Any]:
+        """What the model's forward pass takes. Made before any hook is set, since it may run the model to find out."""
+        keywords: dict[str, Any] = {"use_cache": False} if "use_cache" in self._forward_names else {}
         tokens = tokens.to(self.model.device)
-        return self.model(
-            input_ids=tokens.ids,
-            attention_mask=tokens.attention.long(),
-            **self._positions(tokens.attention),
-            **keywords,
-        )
+        if tokens.is_packed:
+            keywords |= self.apart.keywords(tokens)
+        else:
+            keywords |= {"input_ids": tokens.ids, "attention_mask": tokens.attention.long()}
+            keywords |= self._positions(tokens.attention)
+        return keywords
+
+    def _last_activations(self, tokens: TokenBatch) -> Tensor:
+        """After the last layer, (B, T, D), which shows whatever was seen before it."""
+        point = f"layers.{len(self.layers) - 1}"
+        return self.activations(tokens, [point])[point]
 
     def _positions(self, attention_BT: Tensor) -> dict[str, Tensor]:
         if "position_ids" not in self._forward_names or not self.causal:

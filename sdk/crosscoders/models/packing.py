@@ -71,8 +71,9 @@ def keeps_documents_apart(adapter: ModelAdapter, point: str, documents: Sequence
 
 
 def _first_packed(tokens: TokenBatch) -> TokenBatch:
-    for row in range(len(tokens.ids)):
-        one = tokens.sequences(row, row + 1)
+    own = TokenBatch(tokens.ids, tokens.attention, tokens.bos, tokens.special, {}, tokens.document)
+    for row in range(len(own.ids)):
+        one = own.sequences(row, row + 1)
         if one.is_packed:
             return one
     raise AssertionError("there is a row with several documents")

@@ -100,7 +100,9 @@ class SplitReader:
         return max(SEARCH_DOCUMENTS, int(min(SEARCH_LIMIT, 30 / share if share else SEARCH_LIMIT)))
 
     def _nothing(self, which: str) -> ConfigError:
-        skipped = f"; {self.skipped:,} rows were skipped, the first at {self.first_skipped}" if self.first_skipped else ""
+        skipped = (
+            f"; {self.skipped:,} rows were skipped, the first at {self.first_skipped}" if self.first_skipped else ""
+        )
         return ConfigError(
             f"the token source {type(self.source).__name__} has no document in its {self.split} split that gives "
             f"tokens, among its {which}{self._searched:,} documents; give it more documents or change activations.held_out_share, "
