@@ -1,8 +1,8 @@
 """How a transformers model is asked to read the documents of a row each by itself.
 
 Two ways are known. Most decoders, given positions that begin anew and no mask, let the library make the masks of every
-kind of layer, sliding windows included, and flash attention its lengths. Others take a mask of every token against every
-token. Which one a model follows is tried, on the first row that needs it.
+kind of layer, sliding windows included, and flash attention its lengths. Others take a mask of all tokens against all.
+Which one a model follows is tried, on the first row that needs it.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def positions_within(document_BT: Tensor) -> Tensor:
 class Apart:
     """Keywords for a model's forward pass on packed rows.
 
-    `forward` runs the model with keywords and returns activations deep in it. `ConfigError` where no way of asking makes
-    the model read each document as if it were alone: models with a state, and positions that follow from the mask.
+    `forward` runs the model on rows and returns activations deep in it, (B, T, D). `ConfigError` where no way of asking
+    makes the model read each document as if it were alone: models with a state, or with positions made from the mask.
     """
 
     def __init__(
@@ -80,8 +80,8 @@ class Apart:
                 pass  # such a mask is not for this family
             self.layout = None
         raise ConfigError(
-            f"the model '{self.name}' ({type(self.model).__name__}) cannot read several documents in a row each by itself; "
-            "use pack = false, or pack = 'across' to let it read over their ends"
+            f"the model '{self.name}' ({type(self.model).__name__}) cannot read several documents in a row each by "
+            "itself; use pack = false, or pack = 'across' to let it read over their ends"
         )
 
     def _layouts(self) -> Iterator[Layout]:

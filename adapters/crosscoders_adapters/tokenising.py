@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -12,8 +12,8 @@ from crosscoders import Chat, ConfigError, Document, DocumentError, Text, TokenI
 class Tokenising:
     """A tokenizer with what chat templates may ask of the world: the date, and variables of the user's.
 
-    `name` is the model's, for errors. Templates that ask for the date get `date`, not today's, so that a run's tokens are
-    those of its resumption and of its analyses.
+    `name` is the model's, for errors. Templates that ask for the date get `date`, not today's, so that the tokens of a
+    run are those of its resumption and of its analyses.
     """
 
     def __init__(self, tokenizer: Any, name: str, *, date: str, variables: Mapping[str, Any]) -> None:
@@ -22,9 +22,7 @@ class Tokenising:
         self.bos: int | None = None
         if tokenizer is not None:
             self.bos = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.cls_token_id
-        moment = parse_date(date)
-        clock: Callable[[str], str] = moment.strftime
-        self.variables: dict[str, Any] = {"strftime_now": clock, **variables}
+        self.moment, self.variables = parse_date(date), dict(variables)
 
     @property
     def has_chat_template(self) -> bool:
@@ -63,13 +61,22 @@ class Tokenising:
         if not self.has_chat_template:
             raise ConfigError(f"the tokenizer of '{self.name}' has no chat template to lay out chats with")
         try:
-            layout = self.tokenizer.apply_chat_template(list(turns), return_dict=True, **self.variables, **options)
+            layout = self.tokenizer.apply_chat_template(
+                list(turns), return_dict=True, **self._template(), **self.variables, **options
+            )
             return list(layout["input_ids"])
         except Exception as error:  # a template is a program, which can fail in any way
             roles = ", ".join(str(turn["role"]) for turn in turns[:8])
             raise DocumentError(
                 f"the chat template of '{self.name}' refuses this chat (roles {roles}): {error}"
             ) from error
+
+    def _template(self) -> dict[str, str]:
+        """The chat template with a clock that stands still, if it looks at the clock."""
+        template = self.tokenizer.chat_template
+        if isinstance(template, dict):
+            template = self.tokenizer.get_chat_template()
+        return {"chat_template": standing_clock(self.moment) + template} if "strftime_now" in template else {}
 
     def token_texts(self, ids: Sequence[int]) -> list[str]:
         """The text of each token by itself."""
@@ -78,6 +85,16 @@ class Tokenising:
     def text(self, ids: Sequence[int]) -> str:
         """The text of a sequence, special tokens left out."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+
+def standing_clock(moment: datetime) -> str:
+    """The beginning of a template that lets `strftime_now` tell of `moment`, without a character of output.
+
+    The library has no way to set the clock of a template and lets no function in; but a template may define one.
+    """
+    codes = [f"{minus}{letter}" for minus in ("-", "") for letter in "aAbBdeHIjmMpSyYFDTR"]
+    told = "".join(f" | replace('%{code}', '{moment.strftime('%' + code)}')" for code in codes)
+    return "{% macro strftime_now(format) -%}{{ format" + told + " }}{%- endmacro +%}"
 
 
 def parse_date(date: str) -> datetime:

@@ -142,7 +142,7 @@ def largest_difference(adapter, tokens, point):
     for row in range(len(tokens.ids)):
         for number in set(tokens.document[row].tolist()) - {-1}:
             here = tokens.document[row] == number
-            alone = tokens.sequences(row, row + 1).mapped(lambda tensor: tensor[:, here])
+            alone = tokens.sequences(row, row + 1).mapped(lambda tensor, here=here: tensor[:, here])
             found = adapter.activations(alone, [point])[point][0]
             worst = max(worst, float(((packed[row, here] - found).norm(dim=-1) / found.norm(dim=-1)).max()))
     return worst

@@ -228,7 +228,9 @@ def held_out_questions(study: Study, count: int) -> list[str]:
     found: dict[str, None] = {}
     for number, document in enumerate(study.source.documents()):
         if isinstance(document, Chat) and is_held_out(document, share) == (share > 0):
-            found.setdefault(next(m.content for m in document.messages if m.role == "user"))
+            question = next((m.content for m in document.messages if m.role == "user"), "")
+            if question:
+                found.setdefault(question)
         if len(found) == count:
             return list(found)
         if number > 200_000 or isinstance(document, TokenIds):

@@ -8,7 +8,7 @@ from itertools import islice
 from attrs import field, frozen
 from attrs.validators import min_len
 
-from crosscoders import ConfigError, Document, TokenSourceChoice
+from crosscoders import BadRow, ConfigError, Document, TokenSourceChoice
 
 
 @frozen(kw_only=True)
@@ -32,11 +32,11 @@ class Mixture:
         self.config = config
         self.sources = [choice.build() for choice in config.sources]
 
-    def documents(self, *, skip: int = 0) -> Iterator[Document]:
-        """Yield documents endlessly."""
+    def documents(self, *, skip: int = 0) -> Iterator[Document | BadRow]:
+        """Documents without end."""
         return islice(self._all(), skip, None)
 
-    def _all(self) -> Iterator[Document]:
+    def _all(self) -> Iterator[Document | BadRow]:
         weights = self.config.weights or (1.0,) * len(self.sources)
         streams = [self._endless(number) for number in range(len(self.sources))]
         given = [0] * len(self.sources)
@@ -46,7 +46,7 @@ class Mixture:
             given[number] += 1
             yield next(streams[number])
 
-    def _endless(self, number: int) -> Iterator[Document]:
+    def _endless(self, number: int) -> Iterator[Document | BadRow]:
         while True:
             empty = True
             for document in self.sources[number].documents():

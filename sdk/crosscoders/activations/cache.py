@@ -22,13 +22,14 @@ from tqdm.auto import tqdm
 from ..crosscoder.sites import Site, SiteLayout
 from ..errors import CacheError
 from ..files import first_difference, write_whole
+from ..models.packing import Packing
 from ..processes import ALONE, Processes
 from .blocks import Block, LiveBlocks, sequences_per_block
 from .calibration import Calibration
 from .config import HarvestConfig
 from .source import LiveActivations, num_passes
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST, CALIBRATION, PART = "manifest.json", "calibration.safetensors", ".part.json"
 
 Shard = dict[str, Any]
@@ -85,6 +86,8 @@ def _prepare(folder: Path, config: HarvestConfig, live: LiveActivations, process
         "format": FORMAT,
         "identity": config.identity(),
         "models": dict(live.models),
+        # Not in the identity: what `pack` comes to is known only when the models have been tried.
+        "packing": live.packing,
         "start": live.start(),
         "sites": [attrs.asdict(site) for site in live.layout.sites],
         # Keep the block size of the first run, even if the process count changed: positions in the token stream and
@@ -104,8 +107,12 @@ def _prepare(folder: Path, config: HarvestConfig, live: LiveActivations, process
     difference = first_difference(there["models"], json.loads(json.dumps(manifest["models"])))
     if difference:
         raise CacheError(f"the cache {folder} was made with other models: {difference}")
-    # A block that only some processes finished is written anew: with another process count its rows are divided
-    # differently, and old shards would overlap with new ones.
+    if there["packing"] != live.packing:
+        raise CacheError(
+            f"the rows of the cache {folder} are '{there['packing']}', and those of these models would be "
+            f"'{live.packing}'; harvest into another folder"
+        )
+    # What only some processes had written of a block would overlap with what others write of it now.
     for (split, _), shards in _by_block(_shards(folder)).items():
         if _num_rows(shards) < there["block_sequences"][split]:
             for shard in shards:
@@ -179,6 +186,7 @@ class CachedActivations:
         self.config = config
         self.layout = SiteLayout(tuple(Site(**site) for site in self.manifest["sites"]))
         self.models = self.manifest["models"]
+        self.packing: Packing = self.manifest["packing"]
 
     def calibrate(self) -> Calibration:
         return _calibration(self.folder)

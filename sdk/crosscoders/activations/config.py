@@ -11,6 +11,9 @@ from attrs.validators import ge, in_, le, optional
 from ..plugins.choices import ModelChoice, TokenSourceChoice, unstructure
 from .masks import MaskConfig
 
+PACK: tuple[Any, ...] = (True, False, "across")
+"""What `pack` may be."""
+
 
 @frozen(kw_only=True)
 class ActivationConfig:
@@ -18,7 +21,7 @@ class ActivationConfig:
 
     context_length: int = field(default=128, validator=ge(2))
     """Tokens in a sequence."""
-    pack: bool | str = field(default=True, validator=in_((True, False, "across")))
+    pack: bool | str = field(default=True, validator=in_(PACK))
     """`true`: several documents in one row, each read as if it were alone, where all models can do that (it is tried
     before the first token; where they cannot, and with `false`, each document has rows of its own). "across": documents
     follow each other as one text, and models read over their ends. The checkpoint says which it was."""

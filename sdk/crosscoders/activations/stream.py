@@ -38,6 +38,8 @@ class ActivationStream:
         self._positions: dict[int, dict[str, Any]] = {0: blocks.start()}
         self._pool, self._offset, self._drawn = 0, 0, 0
         self._order: tuple[int, Tensor] | None = None
+        self.read_so_far: dict[str, int] = {"passes": 0, "skipped": 0}
+        """How often the token source has been read to its end for what was drawn, and how many bad rows were met."""
 
     def __iter__(self) -> Iterator[Tensor]:
         """Yield batches endlessly, from the current position on."""
@@ -53,6 +55,7 @@ class ActivationStream:
             "drawn": self._drawn,
             "oldest_block": oldest,
             "position": self._positions[oldest],
+            "read_so_far": self.read_so_far,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -62,6 +65,7 @@ class ActivationStream:
         self._held.clear()
         self._order = None
         self._positions = {state["oldest_block"]: state["position"]}
+        self.read_so_far = dict(state["read_so_far"])
 
     def close(self) -> None:
         """Wait for the prefetching thread, if there is one, and shut it down."""
@@ -130,6 +134,7 @@ class ActivationStream:
             else:
                 block, after = self.blocks.read(index, self._positions[index])
             self._held[index], self._positions[index + 1] = block, after
+            self.read_so_far = {key: max(value, after.get(key, 0)) for key, value in self.read_so_far.items()}
         return self._held[index]
 
     def _prefetch(self, index: int, pool_rows: int) -> None:

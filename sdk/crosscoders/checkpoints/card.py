@@ -68,6 +68,13 @@ the whole set.
 | {{ key }} | {{ model.model }} | {{ model.revision }} |
 {%- endfor %}
 {% endif %}
+{%- if info.reading %}
+## Tokens
+
+{{ packing[info.reading.packing] }}
+{%- if info.reading.passes %} The token source was read to its end {{ info.reading.passes }} times.{% endif %}
+{%- if info.reading.skipped %} {{ info.reading.skipped }} bad rows of it were skipped.{% endif %}
+{% endif %}
 {%- if recipe %}
 ## Recipe
 
@@ -78,6 +85,13 @@ the whole set.
 Made with crosscoders {{ info.made_with.crosscoders }} and torch {{ info.made_with.torch }}; architecture by
 `{{ info.architecture.distribution }}` {{ info.architecture.version }}.
 """
+
+PACKING = {
+    "apart": "Rows hold several documents, each read by the models as if it were alone.",
+    "single": "Each row holds one document or a part of one.",
+    "across": "Rows hold several documents as one text: models read over their ends.",
+}
+"""How documents share rows, for people."""
 
 
 def write_card(crosscoder: Crosscoder, norms_FS: Tensor, folder: Path) -> None:
@@ -108,6 +122,7 @@ def write_card(crosscoder: Crosscoder, norms_FS: Tensor, folder: Path) -> None:
         sites=crosscoder.sites,
         scales=crosscoder.normaliser.scale_S.tolist(),
         metrics=info.metrics,
+        packing=PACKING,
         figures=[name],
         # The Hub links to base models by id; local folders and the shipped pair have no page there.
         base_models=sorted({m["model"] for m in info.models.values() if _is_hub_id(str(m.get("model", "")))}),

@@ -61,6 +61,7 @@ def describe(crosscoder: Crosscoder) -> dict[str, Any]:
         "num_latents": crosscoder.num_latents * crosscoder.processes.num_shards,
         "metrics": info.metrics,
         "recipe": info.recipe,
+        "reading": info.reading,
         "made_with": info.made_with,
     }
 
@@ -89,6 +90,7 @@ def load_crosscoder(
     crosscoder.info = CheckpointInfo(
         architecture=architecture,
         **{key: _expect(config, key, dict) for key in ("loss", "models", "recipe", "metrics", "made_with")},
+        reading=_expect({"reading": {}, **config}, "reading", dict),
     )
     return crosscoder.to(device).eval()
 
@@ -116,6 +118,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         "num_latents",
         "metrics",
         "recipe",
+        "reading",
         "made_with",
     }
     if set(config) - known:

@@ -25,6 +25,8 @@ class CheckpointInfo:
     """The models by key: adapter, id, revision, and the config from which the adapter can be rebuilt."""
     recipe: dict[str, Any] = field(factory=dict, validator=instance_of(dict))
     """The run's config."""
+    reading: dict[str, Any] = field(factory=dict, validator=instance_of(dict))
+    """How the tokens were read: `packing` (`apart`, `single` or `across`), `passes` over the source, `skipped` rows."""
     metrics: dict[str, Any] = field(factory=dict, validator=instance_of(dict))
     """Held-out metrics with the inference gate."""
     made_with: dict[str, str] = field(validator=instance_of(dict))

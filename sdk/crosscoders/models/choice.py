@@ -8,7 +8,7 @@ from .adapter import ModelAdapter
 from .documents import Text
 from .packing import keeps_documents_apart
 from .sequences import SequenceReader
-from .tokens import TokenSource, Tokenized
+from .tokens import Tokenized, TokenSource
 
 SHARES = (0.1, 0.2, 0.3, 0.4)
 """Parts of a row that the documents of a trial take at most."""

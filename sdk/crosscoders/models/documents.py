@@ -45,17 +45,13 @@ class Origin:
     """`stop` or `skip`."""
 
 
-def _origin() -> Any:
-    # A document is what it says, wherever it stands: two with different origins are equal and fall into one split.
-    return field(default=None, eq=False, repr=False, kw_only=True)
-
-
 @frozen
 class Text:
     """A piece of running text."""
 
     text: str = field(validator=instance_of(str), converter=whole_characters)
-    origin: Origin | None = _origin()
+    # A document is what it says, wherever it stands: two with different origins are equal and fall into one split.
+    origin: Origin | None = field(default=None, eq=False, repr=False, kw_only=True)
 
 
 @frozen
@@ -73,7 +69,7 @@ class Chat:
     """A conversation; the adapter lays it out with its tokenizer's chat template."""
 
     messages: tuple[Message, ...] = field(converter=as_tuple, validator=min_len(1))
-    origin: Origin | None = _origin()
+    origin: Origin | None = field(default=None, eq=False, repr=False, kw_only=True)
 
 
 @frozen
@@ -81,7 +77,7 @@ class TokenIds:
     """A sequence that needs no tokenizer: ids of a synthetic world, or text tokenised elsewhere."""
 
     ids: tuple[int, ...] = field(converter=as_tuple, validator=min_len(1))
-    origin: Origin | None = _origin()
+    origin: Origin | None = field(default=None, eq=False, repr=False, kw_only=True)
 
 
 @frozen

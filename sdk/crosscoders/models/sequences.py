@@ -159,13 +159,10 @@ class SequenceReader:
         room = self.context_length
         while room and self._has_open(begin_pass=True):
             assert self._open is not None
-            ids, bos, special = (
-                column[self._open.offset : self._open.offset + room]
-                for column in (self._open.tokens.ids, self._open.tokens.bos, self._open.tokens.special)
-            )
-            row.append(Piece(self._open.number, self._open.offset, Tokenized(ids, bos, special), len(ids)))
-            self._moved(self._open.offset + len(ids))
-            room -= len(ids)
+            tokens = self._open.tokens.part(self._open.offset, self._open.offset + room)
+            row.append(Piece(self._open.number, self._open.offset, tokens, len(tokens.ids)))
+            self._moved(self._open.offset + len(tokens.ids))
+            room -= row[-1].size
         return row
 
     # -- documents ----------------------------------------------------------------------------------------------

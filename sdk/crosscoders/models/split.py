@@ -100,11 +100,11 @@ class SplitReader:
         return max(SEARCH_DOCUMENTS, int(min(SEARCH_LIMIT, 30 / share if share else SEARCH_LIMIT)))
 
     def _nothing(self, which: str) -> ConfigError:
-        skipped = (
-            f"; {self.skipped:,} rows were skipped, the first at {self.first_skipped}" if self.first_skipped else ""
-        )
+        skipped = ""
+        if self.first_skipped:
+            skipped = f"; {self.skipped:,} rows were skipped, the first because of {self.first_skipped}"
         return ConfigError(
             f"the token source {type(self.source).__name__} has no document in its {self.split} split that gives "
-            f"tokens, among its {which}{self._searched:,} documents; give it more documents or change activations.held_out_share, "
-            f"which is {self.held_out_share}{skipped}"
+            f"tokens, among its {which}{self._searched:,} documents; give it more documents or change "
+            f"activations.held_out_share, which is {self.held_out_share}{skipped}"
         )

@@ -97,8 +97,13 @@ class Tokenized:
         """
         again = 1 if start and self.bos[0] and room > 1 else 0
         stop = min(start + room - again, len(self.ids))
-        parts = ([*column[:again], *column[start:stop]] for column in (self.ids, self.bos, self.special))
-        return Tokenized(*parts), stop
+        first, part = self.part(0, again), self.part(start, stop)
+        joined = Tokenized([*first.ids, *part.ids], [*first.bos, *part.bos], [*first.special, *part.special])
+        return joined, stop
+
+    def part(self, start: int, stop: int) -> Tokenized:
+        """The tokens from place `start` to `stop`."""
+        return Tokenized(self.ids[start:stop], self.bos[start:stop], self.special[start:stop])
 
 
 @runtime_checkable

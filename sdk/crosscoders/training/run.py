@@ -107,11 +107,14 @@ class TrainingRun:
             )
         self.processes.wait()
 
-    def finish(self, models: Mapping[str, Any], held_out: Iterable[Tensor]) -> None:
-        """Evaluate, write the crosscoder and its history, and notify the observers."""
+    def finish(self, models: Mapping[str, Any], held_out: Iterable[Tensor], reading: Mapping[str, Any]) -> None:
+        """Evaluate, write the crosscoder and its history, tell the observers.
+
+        What the models say of themselves and how the tokens were read goes into the record.
+        """
         metrics = self.evaluate(held_out)
         self.crosscoder.eval()
-        self.crosscoder.info = self._checkpoint_info(models, metrics)
+        self.crosscoder.info = self._checkpoint_info(models, metrics, reading)
         if self.processes.replica == 0:
             self.crosscoder.save_pretrained(self.config.output / "crosscoder")
         if self.processes.is_main:
@@ -145,7 +148,9 @@ class TrainingRun:
         if self.config.trackers:
             self.accelerator.log({self.prefix + name: value for name, value in numbers.items()}, step=step)
 
-    def _checkpoint_info(self, models: Mapping[str, Any], metrics: Metrics) -> CheckpointInfo:
+    def _checkpoint_info(
+        self, models: Mapping[str, Any], metrics: Metrics, reading: Mapping[str, Any]
+    ) -> CheckpointInfo:
         recipe = self.config.to_dict()
         for key in ("output", "cache", "models_device"):
             del recipe[key]
@@ -154,6 +159,7 @@ class TrainingRun:
             loss=component_record(self.config.loss, self.registry),
             models={key: {**models[key], "config": recipe["models"][key]} for key in models},
             recipe=recipe,
+            reading=dict(reading),
             metrics=attrs.asdict(metrics),
         )
 

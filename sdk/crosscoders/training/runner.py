@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,8 @@ class Runner:
             disable=quiet or not self.processes.is_main,
             desc="training",
         )
+        if self.config.activations.pack is True and self.source.packing == "single" and not bar.disable:
+            tqdm.write("Documents have rows of their own: not every model reads several in one row each by itself.")
         batches = iter(stream)
         try:
             while step < training.num_steps:
@@ -84,7 +86,7 @@ class Runner:
                 step += 1
                 bar.update(training.batch_size)
                 if step % training.log_every == 0 or step == training.num_steps:
-                    bar.set_postfix_str(_summary(reports))
+                    bar.set_postfix_str(_summary(reports, stream.read_so_far))
                 if training.evaluate_every and step % training.evaluate_every == 0:
                     for run in self.runs:
                         run.evaluate(self._held_out())
@@ -95,7 +97,9 @@ class Runner:
             stream.close()
             bar.close()
         for run in self.runs:
-            run.finish(self.source.models, self._held_out())
+            run.finish(self.source.models, self._held_out(), {"packing": self.source.packing, **stream.read_so_far})
+        if not quiet and self.processes.is_main and (note := _reading_note(stream.read_so_far)):
+            tqdm.write(note)
         # `end_training` would also destroy the process group, and no second run could follow.
         for tracker in self.accelerator.trackers:
             tracker.finish()
@@ -139,13 +143,27 @@ class Runner:
             yield self.processes.gather_rows(x_BX.to(self.accelerator.device))
 
 
-def _summary(reports: Sequence[StepReport]) -> str:
-    """The numbers of the progress bar: those of one crosscoder, or the range of several."""
+def _summary(reports: Sequence[StepReport], read: Mapping[str, int]) -> str:
+    """The progress bar's numbers: of one crosscoder, or the range of several."""
+    counts = [f"{read[key]} {what}" for key, what in (("passes", "passes"), ("skipped", "rows skipped")) if read[key]]
     values = [value for report in reports for value in report.explained_variance.values()]
     if len(reports) > 1:
-        return f"{len(reports)} crosscoders, EV {min(values):.3f} to {max(values):.3f}"
+        return f"{len(reports)} crosscoders, EV {', '.join([f'{min(values):.3f} to {max(values):.3f}', *counts])}"
     explained = " ".join(f"{value:.3f}" for value in values)
-    return f"EV {explained}, L0 {reports[0].l0:.1f}, dead {reports[0].dead_share:.1%}"
+    return ", ".join([f"EV {explained}, L0 {reports[0].l0:.1f}, dead {reports[0].dead_share:.1%}", *counts])
+
+
+def _reading_note(read: Mapping[str, int]) -> str:
+    """What should be known of the tokens that a run was trained on."""
+    notes = []
+    if read["passes"]:
+        notes.append(
+            f"the token source came to its end {read['passes']} times and was read again: give it more text, and every "
+            "token is a new one"
+        )
+    if read["skipped"]:
+        notes.append(f"{read['skipped']} bad rows were skipped")
+    return "; ".join(notes)
 
 
 def train(

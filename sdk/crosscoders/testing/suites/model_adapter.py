@@ -11,6 +11,7 @@ import torch
 from ...errors import CrosscodersError, SiteError
 from ...models.adapter import Edit, ModelAdapter
 from ...models.documents import Chat, TokenIds
+from ...models.packing import documents_are_apart
 from ...models.tokens import TokenBatch
 from .base import Suite
 
@@ -77,6 +78,19 @@ class ModelAdapterSuite(Suite):
                 torch.testing.assert_close(
                     activation[0], together[point][row, :length], rtol=self.tolerance, atol=self.tolerance
                 )
+
+    def test_documents_of_a_row_are_as_alone_or_refused(self, adapter: ModelAdapter) -> None:
+        """An adapter that cannot keep them apart may raise, or ignore `TokenBatch.document`: the host finds out."""
+        rows = self._rows(adapter, (9,))
+        document = torch.tensor([[0] * 4 + [1] * 2 + [2] * 3])
+        packed = TokenBatch(rows.ids, rows.attention, rows.bos, rows.special, {}, document)
+        point = list(adapter.points())[-1]
+        try:
+            apart = documents_are_apart(lambda tokens: adapter.activations(tokens, [point])[point], packed)
+        except CrosscodersError:
+            return
+        assert apart in (True, False)
+        assert adapter.activations(packed, [point])[point].shape == (1, 9, adapter.width(point))
 
     def test_tokens_have_texts(self, adapter: ModelAdapter) -> None:
         texts = adapter.token_texts([5, 6, 7])
