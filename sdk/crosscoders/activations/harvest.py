@@ -8,12 +8,12 @@ from threading import Lock
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..crosscoder.sites import Site, SiteLayout
 from ..errors import SiteError, TrainingError
 from ..models.adapter import ModelAdapter
-from ..models.tokens import TokenBatch
+from ..models.tokens import Partner, TokenBatch
 
 
 def resolve_sites(adapters: Mapping[str, ModelAdapter], names: Sequence[str]) -> SiteLayout:
@@ -67,6 +67,9 @@ class Harvester:
         return torch.cat(pieces)
 
     def _forward(self, tokens: TokenBatch) -> Tensor:
+        length = tokens.ids.shape[1]
+        # Rows that are not packed may all be short: nothing is run for columns that are only padding.
+        tokens = _without_empty_columns(tokens)
         by_site = {}
         for key, adapter in self.adapters.items():
             points = [site.point for site in self.layout.sites if site.model == key]
@@ -75,7 +78,7 @@ class Harvester:
                 by_site[f"{key}/{point}"] = (partner.gather(activation) if partner else activation).float()
         x_BTX = self.layout.pack(by_site)
         self._check_finite(x_BTX, tokens)
-        return x_BTX
+        return nn.functional.pad(x_BTX, (0, 0, 0, length - x_BTX.shape[1]))
 
     def _check_finite(self, x_BTX: Tensor, tokens: TokenBatch) -> None:
         # A sum is cheap and finite only if every value is. Only when it is not, search for the site and the token.
@@ -93,3 +96,15 @@ class Harvester:
     def norms(self, x_BTX: Tensor) -> Tensor:
         """‖x‖ of each token at each site, (B, T, S)."""
         return torch.stack([part.norm(dim=-1) for part in self.layout.unpack(x_BTX).values()], dim=-1)
+
+
+def _without_empty_columns(tokens: TokenBatch) -> TokenBatch:
+    """The rows up to the last place where one of them has a token."""
+    used = int((tokens.attention.any(dim=0).nonzero().amax() if bool(tokens.attention.any()) else 0) + 1)
+    if used == tokens.ids.shape[1]:
+        return tokens
+    own = TokenBatch(tokens.ids, tokens.attention, tokens.bos, tokens.special, {}, tokens.document).mapped(
+        lambda tensor: tensor[:, :used]
+    )
+    partners = {key: Partner(partner.tokens, partner.position_BT[:, :used]) for key, partner in tokens.partners.items()}
+    return TokenBatch(own.ids, own.attention, own.bos, own.special, partners, own.document)
