@@ -48,7 +48,7 @@ class TransformersConfig:
     dtype: str = field(default="float32", validator=in_(("float32", "bfloat16", "float16")))
     """Type of the weights in memory; activations are returned in fp32."""
     attention: str = field(default="auto", validator=in_(("auto", "eager", "sdpa", "flash_attention_2")))
-    """Implementation of attention; `auto` leaves the choice to the library."""
+    """Implementation of attention; `auto` leaves the choice to transformers."""
     template_date: str = field(default="2024-07-26", validator=lambda _, __, date: parse_date(date) and None)
     """The day that chat templates are told when they ask for today's, ISO 8601: the same tokens on every day."""
     template_variables: Mapping[str, Any] = field(factory=dict)
@@ -130,7 +130,7 @@ class TransformersAdapter:
         return self.tokenising.tokenize(document)
 
     def prompt(self, question: str) -> list[int]:
-        """Token ids of a user's question laid out so that the model answers next."""
+        """Token ids of a user's question, laid out so that the model answers next."""
         return self.tokenising.prompt(question)
 
     def end_tokens(self) -> frozenset[int]:
@@ -143,7 +143,7 @@ class TransformersAdapter:
         return self.tokenising.token_texts(ids)
 
     def text(self, ids: Sequence[int]) -> str:
-        """The text of a sequence, special tokens left out."""
+        """The text of a sequence, without special tokens."""
         return self.tokenising.text(ids)
 
     # -- points -------------------------------------------------------------------------------------------------
@@ -222,7 +222,7 @@ class TransformersAdapter:
             return keep
 
         keywords = self._keywords(tokens)
-        # Raised by the last hook: the rest of the forward pass is not needed.
+        # The last hook raises it: the rest of the forward pass is not needed.
         with (
             suppress(_AllFoundError),
             _all_of(self._hooked(point, self.apart.rows(tokens, record(point))) for point in order),

@@ -1,7 +1,7 @@
 """Everything a user can cause is a `CrosscodersError`, so one `except` clause catches it all.
 
 CrosscodersError
-├── ConfigError       a config file or option that cannot be meant
+├── ConfigError       a config file or option that is invalid
 │   └── DocumentError     a document that a model cannot read
 ├── PluginError       a plugin that is missing, broken, or ambiguous
 ├── SiteError         a site that no model has, or activations that do not fit the sites

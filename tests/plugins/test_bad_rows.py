@@ -1,4 +1,4 @@
-"""Rows that are no documents: named where a source should stop at them, counted where it should pass over them."""
+"""Rows that are not documents: named where a source should stop at them, counted where it should pass over them."""
 
 import json
 from itertools import islice
@@ -18,10 +18,10 @@ def chat(number, **turn):
 
 CALL = {"type": "function", "function": {"name": "weather", "arguments": "{}"}}
 BAD_LINES = {
-    "not JSON": (b'{"messages": [', "is no JSON"),
+    "not JSON": (b'{"messages": [', "is not valid JSON"),
     "not a table": (b"[1, 2]", "instead of a table of columns"),
-    "deep": (b'{"messages": ' + b"[" * 100_000, "is no JSON"),
-    "bytes": (b'{"messages": "caf\xe9"}', "is no UTF-8 text"),
+    "deep": (b'{"messages": ' + b"[" * 100_000, "is not valid JSON"),
+    "bytes": (b'{"messages": "caf\xe9"}', "is not UTF-8 text"),
     "other column": (b'{"conversation": []}', "has no column 'messages'; it has conversation"),
     "no list": (b'{"messages": "hello"}', 'has "hello" instead of a list of turns'),
     "no turns": (b'{"messages": []}', "without turns"),
@@ -31,7 +31,7 @@ BAD_LINES = {
     "number": (b'{"messages": [{"role": "user", "content": 5}]}', "with 5 instead of text"),
     "image": (
         b'{"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]}',
-        "turn 1 with a part that is no text",
+        "turn 1 with a part that is not text",
     ),
 }
 
@@ -67,11 +67,11 @@ def test_chats_with_tools_developers_and_parts_are_chats(tmp_path):
     assert "<tool>rain" in adapter.tokenizer.decode(list(adapter.tokenize(found).ids))
 
 
-def test_a_text_file_that_is_no_text_is_named_or_skipped(tmp_path):
+def test_a_text_file_that_is_not_text_is_named_or_skipped(tmp_path):
     (tmp_path / "a.txt").write_text("\ufeffBegins with a mark. " * 40, encoding="utf-8")
     (tmp_path / "b.txt").write_bytes(b"caf\xe9")
     (tmp_path / "c.txt").write_text("Ends here. " * 60)
-    with pytest.raises(ConfigError, match=r"b\.txt is no UTF-8 text.*bad_rows = 'skip'"):
+    with pytest.raises(ConfigError, match=r"b\.txt is not UTF-8 text.*bad_rows = 'skip'"):
         list(TokenSourceChoice.of("text_files", paths=[str(tmp_path)]).build().documents())
     found = list(TokenSourceChoice.of("text_files", paths=[str(tmp_path)], bad_rows="skip").build().documents())
     assert [type(document) for document in found] == [Text, BadRow, Text]
@@ -231,7 +231,7 @@ def test_rows_of_a_mixture_keep_their_names(tmp_path):
     (tmp_path / "words.txt").write_text("Some words. " * 60)
     words = {"name": "text_files", "paths": [str(tmp_path / "words.txt")]}
     mixed = TokenSourceChoice.of("mixture", sources=[source, words]).build()
-    with pytest.raises(ConfigError, match=r"chats\.jsonl:2 is no JSON"):
+    with pytest.raises(ConfigError, match=r"chats\.jsonl:2 is not valid JSON"):
         list(islice(mixed.documents(), 10))
     mixed = TokenSourceChoice.of("mixture", sources=[{**source, "bad_rows": "skip"}, words]).build()
     # The fifth document of the file is the first again, so its second row comes twice in fourteen.

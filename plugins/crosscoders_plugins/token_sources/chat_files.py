@@ -37,13 +37,13 @@ class ChatFiles:
     config: ChatFilesConfig
 
     def documents(self, *, skip: int = 0) -> Iterator[Chat | BadRow]:
-        """Conversations in the order of files and lines."""
+        """Yield the conversations in the order of files and lines."""
         return islice(self._all(), skip, None)
 
     def _all(self) -> Iterator[Chat | BadRow]:
         for path in files_of(self.config.paths, self.config.pattern):
             try:
-                # In bytes, so that a line that is no UTF-8 is a bad line of a known number, and no end of the file.
+                # In bytes, so that a line that is not UTF-8 is a bad line with a number, and does not end the file.
                 with path.open("rb") as lines:
                     for number, line in enumerate(lines, start=1):
                         if line.strip():
@@ -55,7 +55,7 @@ class ChatFiles:
         try:
             row = json.loads(line.decode("utf-8-sig"))
         except UnicodeDecodeError as error:
-            return bad(origin, f"is no UTF-8 text: {error}")
+            return bad(origin, f"is not UTF-8 text: {error}")
         except (ValueError, RecursionError) as error:
-            return bad(origin, f"is no JSON: {error}")
+            return bad(origin, f"is not valid JSON: {error}")
         return chat_of(row, self.config.column, origin)

@@ -58,7 +58,7 @@ class HfDataset:
             raise ConfigError(f"cannot open the dataset '{config.path}': {error}") from error
 
     def documents(self, *, skip: int = 0) -> Iterator[Text | Chat | BadRow]:
-        """Rows from number `skip` on; the library seeks where its files allow it."""
+        """Yield the rows from number `skip` on; the library seeks if its files allow that."""
         number = skip
         for row in self._rows(skip):
             origin = Origin(f"{self.config.path} row {number}", self.config.bad_rows)

@@ -33,7 +33,7 @@ class Mixture:
         self.sources = [choice.build() for choice in config.sources]
 
     def documents(self, *, skip: int = 0) -> Iterator[Document | BadRow]:
-        """Documents without end."""
+        """Yield documents endlessly."""
         return islice(self._all(), skip, None)
 
     def _all(self) -> Iterator[Document | BadRow]:

@@ -9,7 +9,7 @@ from typing import Any
 from crosscoders import BadRow, Chat, ConfigError, Message, Origin, Text
 
 BAD_ROWS = ("stop", "skip")
-"""What may be done with a row that is no document."""
+"""What may be done with a row that is not a document."""
 
 HIDDEN = ("role", "content")
 
@@ -78,7 +78,7 @@ def _joined(parts: list[Any], number: int) -> str:
     for part in parts:
         text = part.get("text") if isinstance(part, Mapping) and part.get("type", "text") == "text" else part
         if not isinstance(text, str):
-            raise RowError(f"has a turn {number} with a part that is no text: {_shown(part)}")
+            raise RowError(f"has a turn {number} with a part that is not text: {_shown(part)}")
         texts.append(text)
     return "".join(texts)
 

@@ -25,7 +25,7 @@ class TextFilesConfig:
     min_characters: int = field(default=500, validator=ge(1))
     """Paragraphs are joined until a document is at least this long."""
     bad_rows: str = field(default="stop", validator=in_(BAD_ROWS))
-    """`stop` at a file that is no UTF-8 text, or `skip` and count it."""
+    """`stop` at a file that is not UTF-8 text, or `skip` and count it."""
 
 
 @frozen
@@ -35,7 +35,7 @@ class TextFiles:
     config: TextFilesConfig
 
     def documents(self, *, skip: int = 0) -> Iterator[Text | BadRow]:
-        """Documents in the order of files and paragraphs."""
+        """Yield documents in the order of files and paragraphs."""
         return islice(self._all(), skip, None)
 
     def _all(self) -> Iterator[Text | BadRow]:
@@ -58,7 +58,7 @@ class TextFiles:
         try:
             return path.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
-            return bad(Origin(str(path), self.config.bad_rows), f"is no UTF-8 text: {error}")
+            return bad(Origin(str(path), self.config.bad_rows), f"is not UTF-8 text: {error}")
         except OSError as error:
             raise ConfigError(f"cannot read {path}: {error.strerror}") from error
 

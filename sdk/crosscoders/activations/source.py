@@ -35,7 +35,7 @@ class ActivationSource(Protocol):
 
     layout: SiteLayout
     models: Mapping[str, Any]
-    """What each model says of itself, by key."""
+    """The description of each model, by key; see `ModelAdapter.describe`."""
     packing: Packing
     """How documents share rows."""
 

@@ -1,4 +1,4 @@
-"""What token sources yield: plain text, conversations, ready token ids, or word of a row that holds none of these.
+"""Documents, which token sources yield: plain text, conversations, or token ids; and rows that hold none of these.
 
 A source does not know any tokenizer. A model adapter turns documents into tokens, so one source serves every model.
 """
@@ -19,7 +19,7 @@ ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 """Who may speak in a conversation; whether a model's chat template has words for all of them is its own affair."""
 
 BAD_ROWS = ("stop", "skip")
-"""What may be done with a row that is no document: end the run with its name, or pass over and count it."""
+"""What may be done with a row that is not a document: end the run with its name, or pass over and count it."""
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -93,7 +93,7 @@ Document = Text | Chat | TokenIds
 
 
 def is_held_out(document: Document, share: float) -> bool:
-    """Whether a document belongs to the held-out split: decided by its content, so repeats never leak."""
+    """Whether a document belongs to the held-out split. Its content decides, so repeats never leak into training."""
     digest = blake2b(repr(asdict(document, filter=_is_content)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") < share * 2**64
 

@@ -96,7 +96,7 @@ class PairedReader(SequenceReader):
 
     def _tokenize(self, document: Document) -> Tokenized:
         if isinstance(document, TokenIds):
-            raise ConfigError("models with different vocabularies read texts and chats, not ready token ids")
+            raise ConfigError("models with different vocabularies can read texts and chats, but not token ids")
         return self.adapter.tokenize(document)
 
     def _cut(self, opened: Opened) -> Piece:
@@ -117,12 +117,12 @@ class PairedReader(SequenceReader):
 
     @property
     def _step(self) -> int:
-        # One token less than fits, because each piece gets a beginning-of-sequence token of its own.
+        # One token fewer than fits, because each piece gets a beginning-of-sequence token of its own.
         return self.context_length - 1
 
     def _pair(self, tokens: Tokenized, other: ModelAdapter, piece: Document) -> PartnerPiece:
         if isinstance(piece, Chat) and not other.has_chat_template():
-            # Such a model reads the conversation as the reading model lays it out.
+            # A model without a chat template reads the conversation as the reading model lays it out.
             piece = Text(self.adapter.text(tokens.ids), origin=piece.origin)
         theirs, _ = other.tokenize(piece).cut(0, PARTNER_ROOM * self.context_length)
         pairs = align(tokens.ids, theirs.ids, self.adapter.text, other.text)

@@ -1,4 +1,4 @@
-"""From documents to rows of tokens of one length, with a position that can be saved.
+"""Cutting documents into token rows of one length, with a position that can be saved.
 
 A position is a few pairs of document and offset, however long the documents are; going back to it reads those documents
 again.
@@ -74,7 +74,7 @@ class SequenceReader:
 
     @property
     def passes(self) -> int:
-        """How often the source has been read to its end."""
+        """The number of times that the source has been read to its end."""
         return self.documents.passes
 
     @property

@@ -47,7 +47,7 @@ class TokenBatch:
     special: Tensor
     """True at every special token: beginning and end of sequence, and chat-template tokens."""
     partners: Mapping[str, Partner] = field(factory=dict)
-    """By model key: the rows of models with another vocabulary."""
+    """The rows of models with another vocabulary, by model key."""
     document: Tensor | None = None
     """int64: the number, in its source, of the document that a token is of, −1 for padding.
 
@@ -67,7 +67,7 @@ class TokenBatch:
         return self.mapped(lambda tensor: tensor.to(device))
 
     def sequences(self, start: int, stop: int) -> TokenBatch:
-        """Some of the rows."""
+        """The rows from `start` to `stop`."""
         return self.mapped(lambda tensor: tensor[start:stop])
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> TokenBatch:
@@ -111,4 +111,4 @@ class TokenSource(Protocol):
     """A reproducible stream of documents: the same ones, in the same order, every time."""
 
     def documents(self, *, skip: int = 0) -> Iterator[Document | BadRow]:
-        """Documents from number `skip` on; rows that hold none are numbered too, if they are passed over."""
+        """Yield the documents from number `skip` on; rows that hold none are numbered too, if they are passed over."""

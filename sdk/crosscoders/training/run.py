@@ -108,7 +108,7 @@ class TrainingRun:
         self.processes.wait()
 
     def finish(self, models: Mapping[str, Any], held_out: Iterable[Tensor], reading: Mapping[str, Any]) -> None:
-        """Evaluate, write the crosscoder and its history, tell the observers.
+        """Evaluate, write the crosscoder and its history, notify the observers.
 
         What the models say of themselves and how the tokens were read goes into the record.
         """

@@ -144,7 +144,7 @@ class Runner:
 
 
 def _summary(reports: Sequence[StepReport], read: Mapping[str, int]) -> str:
-    """The progress bar's numbers: of one crosscoder, or the range of several."""
+    """The numbers of the progress bar: those of one crosscoder, or the range of several."""
     counts = [f"{read[key]} {what}" for key, what in (("passes", "passes"), ("skipped", "rows skipped")) if read[key]]
     values = [value for report in reports for value in report.explained_variance.values()]
     if len(reports) > 1:
