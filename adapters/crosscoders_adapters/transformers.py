@@ -19,65 +19,41 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from attrs import field, frozen
-from attrs.validators import and_, in_, instance_of, min_len
 from huggingface_hub import try_to_load_from_cache
 from torch import Tensor, nn
 
 from crosscoders import Chat, ConfigError, Document, Edit, SiteError, Text, TokenBatch, TokenIds, Tokenized
 
-TINY_PAIR = Path(__file__).parent / "tiny_pair"
-"""The base/chat pair that this package ships: `tiny-pair/base` and `tiny-pair/chat`."""
+from .loading import Loaded, TransformersConfig, load, locate
 
-ATTENTION_NAMES = ("attention.output.dense", "self_attn", "attn", "self_attention", "attention")
-MLP_NAMES = ("mlp", "feed_forward", "ffn", "output.dense")
-MLP_INPUT_NAMES = ("mlp", "feed_forward", "ffn", "intermediate.dense")
+__all__ = ["TransformersAdapter", "TransformersConfig", "TransformersDecoder"]
 
-
-@frozen(kw_only=True)
-class TransformersConfig:
-    """A model of the transformers library."""
-
-    model: str = field(validator=and_(instance_of(str), min_len(1)))
-    """Hub id, local folder, or `tiny-pair/base` and `tiny-pair/chat` for the shipped pair."""
-    revision: str = "main"
-    """Branch, tag or commit on the Hub."""
-    dtype: str = field(default="float32", validator=in_(("float32", "bfloat16", "float16")))
-    """Type of the weights in memory; activations are returned in fp32."""
-    attention: str = field(default="auto", validator=in_(("auto", "eager", "sdpa", "flash_attention_2")))
-    """Implementation of attention; `auto` leaves the choice to transformers."""
+# For each part of a layer: names of its module, and of the norm after it in families that add the norm's output to the
+# residual stream and not the block's (Gemma 2 and 3, OLMo 2).
+PARTS = {
+    "attention": (
+        ("attention.output.dense", "self_attn", "attn", "self_attention", "attention"),
+        "post_attention_layernorm",
+    ),
+    "mlp": (("mlp", "feed_forward", "ffn", "output.dense"), "post_feedforward_layernorm"),
+    "mlp_input": (("mlp", "feed_forward", "ffn", "intermediate.dense"), None),
+}
 
 
 class TransformersAdapter:
     """Model adapter `transformers`."""
 
-    def __init__(self, options: TransformersConfig) -> None:
-        try:
-            import transformers
-        except ImportError as error:
-            raise ConfigError("the model adapter 'transformers' needs the extra crosscoders[transformers]") from error
-
+    def __init__(self, options: TransformersConfig, loaded: Loaded | None = None) -> None:
         self.options = options
-        location, offline = _locate(options.model)
-        keywords: dict[str, Any] = {} if offline else {"revision": options.revision}
-        attention = {} if options.attention == "auto" else {"attn_implementation": options.attention}
-        try:
-            config = transformers.AutoConfig.from_pretrained(location, **keywords)
-            causal = _is_decoder_only(config)
-            auto = transformers.AutoModelForCausalLM if causal else transformers.AutoModel
-            model = auto.from_pretrained(location, dtype=getattr(torch, options.dtype), **attention, **keywords)
-            tokenizer = transformers.AutoTokenizer.from_pretrained(location, **keywords)
-        except (OSError, ValueError, KeyError) as error:
-            raise ConfigError(f"cannot load the model '{options.model}': {error}") from error
-        self._attach(model, tokenizer, causal)
+        loaded = loaded or load(options)
+        self._attach(loaded.model, loaded.tokenizer, loaded.causal)
+        self.notes = loaded.notes
 
     @classmethod
     def wrap(cls, model: nn.Module, tokenizer: Any, *, name: str = "in-memory") -> TransformersAdapter:
-        """Make an adapter for a model that is already in memory: fine-tuned, merged, or built from a config."""
-        adapter = cls.__new__(cls)
-        adapter.options = TransformersConfig(model=name)
-        adapter._attach(model, tokenizer, causal=hasattr(model, "lm_head") or hasattr(model, "embed_out"))
-        return adapter
+        """An adapter of a model that is already in memory: fine-tuned, merged, or made from a config."""
+        causal = hasattr(model, "lm_head") or hasattr(model, "embed_out")
+        return cls(TransformersConfig(model=name), Loaded(model, tokenizer, causal))
 
     def _attach(self, model: Any, tokenizer: Any, causal: bool) -> None:
         self.model, self.tokenizer, self.causal = model.eval().requires_grad_(False), tokenizer, causal
@@ -99,6 +75,7 @@ class TransformersAdapter:
             "revision": _commit(self.options) or self.options.revision,
             "class": type(self.model).__name__,
             "dtype": self.options.dtype,
+            **({"notes": list(self.notes)} if self.notes else {}),
         }
 
     def vocabulary(self) -> str:
@@ -154,9 +131,8 @@ class TransformersAdapter:
     # -- points -------------------------------------------------------------------------------------------------
 
     def points(self) -> Sequence[str]:
-        per_layer = [".input", *([".attention"] if self._module(0, ATTENTION_NAMES) else [])]
-        per_layer += [".mlp_input"] if self._module(0, MLP_INPUT_NAMES) else []
-        per_layer += [*([".mlp"] if self._module(0, MLP_NAMES) else []), ""]
+        there = {part: self._module(0, part) is not None for part in PARTS}
+        per_layer = [".input", *(f".{part}" for part in ("attention", "mlp_input", "mlp") if there[part]), ""]
         return [f"layers.{number}{part}" for number in range(len(self.layers)) for part in per_layer]
 
     def width(self, point: str) -> int:
@@ -172,12 +148,11 @@ class TransformersAdapter:
         _, number, *part = point.split(".")
         return int(number), part[0] if part else ""
 
-    def _module(self, layer: int, names: Sequence[str]) -> nn.Module | None:
+    def _module(self, layer: int, part: str) -> nn.Module | None:
         block = self.layers[layer]
-        # Families that normalise a sub-block's output (Gemma 2 and 3, OLMo 2) add the norm's output, not the block's.
-        post_norm = {ATTENTION_NAMES: "post_attention_layernorm", MLP_NAMES: "post_feedforward_layernorm"}
-        if hasattr(block, "post_feedforward_layernorm") and tuple(names) in post_norm:
-            return getattr(block, post_norm[tuple(names)], None)
+        names, post_norm = PARTS[part]
+        if post_norm is not None and hasattr(block, "post_feedforward_layernorm"):
+            return getattr(block, post_norm, None)
         for name in names:
             module: Any = block
             for step in name.split("."):
@@ -191,14 +166,13 @@ class TransformersAdapter:
         """Call `change` with the activations at `point`; what it returns, if anything, replaces them."""
         number, part = self._parse(point)
         if part in ("input", "mlp_input"):
-            reader = self.layers[number] if part == "input" else self._module(number, MLP_INPUT_NAMES)
+            reader = self.layers[number] if part == "input" else self._module(number, part)
             assert reader is not None
             handle = reader.register_forward_pre_hook(
                 lambda _, args, kwargs: _replace_input(args, kwargs, change), with_kwargs=True, prepend=True
             )
         else:
-            names = {"attention": ATTENTION_NAMES, "mlp": MLP_NAMES}.get(part)
-            module = self._module(number, names) if names else self.layers[number]
+            module = self._module(number, part) if part else self.layers[number]
             assert module is not None
             # Prepend the hook, so that the library's own capture hooks see the replacement too.
             handle = module.register_forward_hook(
@@ -319,42 +293,21 @@ def _replace_output(out: Any, change: Callable[[Tensor], Tensor | None]) -> Any:
     return (new, *out[1:]) if isinstance(out, tuple) else new
 
 
-def _locate(model: str) -> tuple[str, bool]:
-    """Where `from_pretrained` should look, and whether that is a folder."""
-    if model.startswith("tiny-pair/"):
-        folder = TINY_PAIR / model.removeprefix("tiny-pair/")
-        if not (folder / "model.safetensors").is_file():
-            raise ConfigError(f"the shipped pair has 'tiny-pair/base' and 'tiny-pair/chat', not '{model}'")
-        return str(folder), True
-    return model, Path(model).is_dir()
-
-
 def _commit(options: TransformersConfig) -> str | None:
     """The commit that the Hub client's cache has for the revision; None for folders and models in memory."""
-    if _is_local(options.model):
+    try:
+        place = locate(options.model, revision=options.revision, subfolder=options.subfolder)
+    except ConfigError:
+        return None  # a model in memory may have any name
+    if place.is_folder:
         return None
-    cached = try_to_load_from_cache(options.model, "config.json", revision=options.revision)
-    return Path(cached).parent.name if isinstance(cached, str) else None
-
-
-def _is_local(model: str) -> bool:
-    return model.startswith("tiny-pair/") or Path(model).is_dir()
+    name = f"{place.subfolder}/config.json".lstrip("/")
+    cached = try_to_load_from_cache(place.source, name, revision=place.revision)
+    return Path(cached[: -len(name) - 1]).name if isinstance(cached, str) else None
 
 
 def _text_config(config: Any) -> Any:
     return getattr(config, "text_config", config)
-
-
-def _is_decoder_only(config: Any) -> bool:
-    """Whether the model is a decoder. The saved class name decides first, because encoders such as BERT are in the
-    library's table of causal models too."""
-    import transformers
-
-    names = " ".join(config.architectures or [])
-    if "CausalLM" in names or "LMHead" in names:
-        return True
-    masked = type(config) in transformers.AutoModelForMaskedLM._model_mapping
-    return type(config) in transformers.AutoModelForCausalLM._model_mapping and not masked
 
 
 def _layer_list(model: nn.Module) -> nn.ModuleList:
