@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from crosscoders import Chat, ConfigError, Document, Edit, SiteError, Text, TokenBatch, TokenIds, Tokenized
 
+from .context import longest_context
 from .loading import Loaded, TransformersConfig, load, locate
 
 __all__ = ["TransformersAdapter", "TransformersConfig", "TransformersDecoder"]
@@ -58,6 +59,7 @@ class TransformersAdapter:
     def _attach(self, model: Any, tokenizer: Any, causal: bool) -> None:
         self.model, self.tokenizer, self.causal = model.eval().requires_grad_(False), tokenizer, causal
         self.layers = _layer_list(model)
+        self._longest, self._positions_are_learned = longest_context(model)
         self._width = int(_text_config(model.config).hidden_size)
         self._forward_names = set(inspect.signature(model.forward).parameters)
         self._special = frozenset(tokenizer.all_special_ids) if tokenizer is not None else frozenset()
@@ -77,6 +79,10 @@ class TransformersAdapter:
             "dtype": self.options.dtype,
             **({"notes": list(self.notes)} if self.notes else {}),
         }
+
+    def longest_context(self) -> int | None:
+        """The most tokens that the model has positions for; None where it has no such limit."""
+        return self._longest
 
     def vocabulary(self) -> str:
         tokens = sorted(self.tokenizer.get_vocab().items())
@@ -220,6 +226,7 @@ class TransformersAdapter:
 
     def _run(self, tokens: TokenBatch) -> Any:
         keywords = {"use_cache": False} if "use_cache" in self._forward_names else {}
+        self._check_length(tokens.attention)
         tokens = tokens.to(self.model.device)
         return self.model(
             input_ids=tokens.ids,
@@ -227,6 +234,12 @@ class TransformersAdapter:
             **self._positions(tokens.attention),
             **keywords,
         )
+
+    def _check_length(self, attention_BT: Tensor) -> None:
+        """Beyond a table of positions there is nothing to look up; rotary positions only grow unfamiliar."""
+        length = attention_BT.shape[1]
+        if self._positions_are_learned and self._longest is not None and length > self._longest:
+            raise ConfigError(f"model '{self.options.model}' reads at most {self._longest} tokens, not {length}")
 
     def _positions(self, attention_BT: Tensor) -> dict[str, Tensor]:
         if "position_ids" not in self._forward_names or not self.causal:
@@ -253,6 +266,7 @@ class TransformersDecoder:
             attention.to(device) if self._attention is None else torch.cat([self._attention, attention.to(device)], 1)
         )
         self._attention = seen
+        self.adapter._check_length(seen)
         positions = {k: v[:, -ids.shape[1] :] for k, v in self.adapter._positions(seen).items()}
         out = self.adapter.model(
             input_ids=ids.to(device),

@@ -17,6 +17,7 @@ from ..crosscoder.gates import gate_from_config
 from ..crosscoder.info import CheckpointInfo
 from ..crosscoder.module import Crosscoder
 from ..crosscoder.sites import Site
+from ..devices import find_device
 from ..errors import CheckpointError, ConfigError, PluginError
 from ..plugins.choices import ArchitectureChoice, structure
 from ..plugins.registry import Registry, get_registry
@@ -79,6 +80,7 @@ def load_crosscoder(
     If `processes` shard the latents, each reads its own shard, however many processes wrote the checkpoint.
     """
     registry = registry or get_registry()
+    place = find_device(device)
     config = read_config(folder)
     sites = tuple(_site(entry) for entry in _expect(config, "sites", list))
     architecture = _expect(config, "architecture", dict)
@@ -90,7 +92,7 @@ def load_crosscoder(
         architecture=architecture,
         **{key: _expect(config, key, dict) for key in ("loss", "models", "recipe", "metrics", "made_with")},
     )
-    return crosscoder.to(device).eval()
+    return crosscoder.to(place).eval()
 
 
 def read_config(folder: Path) -> dict[str, Any]:

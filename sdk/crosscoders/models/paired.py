@@ -10,12 +10,14 @@ import torch
 from ..errors import ConfigError
 from .adapter import ModelAdapter
 from .alignment import align
+from .context import check_context, longest_context
 from .documents import Chat, Document, Text, TokenIds
 from .sequences import Row, SequenceReader, Split, padded, row_of
 from .tokens import Partner, TokenBatch, TokenSource
 
 PARTNER_ROOM = 3
-"""A partner's row may be this many times as long as the reading model's; the rest is cut off."""
+"""A partner's row may have this many times the reading model's tokens, if it can read as many; what lies beyond
+is cut off."""
 
 
 def make_reader(
@@ -29,7 +31,8 @@ def make_reader(
     held_out_share: float = 0.0,
     repeat: bool = True,
 ) -> SequenceReader:
-    """A reader for all `adapters`: a plain one if their vocabularies agree, a `PairedReader` otherwise."""
+    """A reader for all `adapters`: of one sequence where vocabularies agree, of paired ones where they do not."""
+    check_context(adapters, context_length)
     others = {key: adapter for key, adapter in adapters.items() if adapter.vocabulary() != reading.vocabulary()}
     options: dict[str, Any] = {
         "context_length": context_length,
@@ -141,7 +144,8 @@ class PairedReader(SequenceReader):
         if isinstance(piece, Chat) and not other.has_chat_template():
             # A model without a chat template reads the conversation as the reading model lays it out.
             piece = Text(self.adapter.text([token for token, _, _ in row]))
-        theirs = row_of(other.tokenize(piece))[: PARTNER_ROOM * self.context_length]
+        room = min(PARTNER_ROOM * self.context_length, longest_context(other) or PARTNER_ROOM * self.context_length)
+        theirs = row_of(other.tokenize(piece))[:room]
         pairs = align([t for t, _, _ in row], [t for t, _, _ in theirs], self.adapter.text, other.text)
         self.num_matched += pairs.num_matched
         self.num_tokens += pairs.num_tokens

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from ..activations import ActivationSource, ActivationStream, CachedActivations, LiveActivations, write_cache
 from ..crosscoder.module import Crosscoder
+from ..devices import find_device
 from ..errors import TrainingError
 from ..plugins.choices import unstructure
 from ..plugins.registry import Registry, get_registry
@@ -189,5 +190,5 @@ def _accelerator(config: RunConfig) -> Accelerator:
 
 
 def _live(config: RunConfig, registry: Registry, accelerator: Accelerator, processes: Processes) -> LiveActivations:
-    device = torch.device(config.models_device or accelerator.device)
+    device = find_device(config.models_device or str(accelerator.device), option="models_device")
     return LiveActivations(config.harvest, registry, device, processes=processes, autocast=accelerator.autocast)
