@@ -22,6 +22,8 @@ from ..errors import CheckpointError, ConfigError, PluginError
 from ..plugins.choices import ArchitectureChoice, structure
 from ..plugins.registry import Registry, get_registry
 from ..processes import ALONE, Processes
+from .local import published
+from .own import recall, remember
 from .tensors import StoredTensors, save_tensors, shared_folder
 
 FORMAT = 1
@@ -44,6 +46,8 @@ def save_crosscoder(crosscoder: Crosscoder, folder: Path) -> Path:
         if processes.shard == 0:
             (partial / CONFIG).write_text(json.dumps(describe(crosscoder), indent=2) + "\n")
             write_card(crosscoder, norms_FS.cpu(), partial)
+    if processes.shard == 0:
+        remember(folder / CONFIG, crosscoder.info)
     return folder
 
 
@@ -51,6 +55,7 @@ def describe(crosscoder: Crosscoder) -> dict[str, Any]:
     """The content of `config.json`."""
     info = crosscoder.info
     assert info is not None
+    recipe, models = published(info.recipe, info.models)
     return {
         "library": "crosscoders",
         "format": FORMAT,
@@ -58,10 +63,10 @@ def describe(crosscoder: Crosscoder) -> dict[str, Any]:
         "loss": info.loss,
         "gate": _scaled({"name": crosscoder.gate.name, **crosscoder.gate.options()}, crosscoder.processes.num_shards),
         "sites": [{"name": site.name, "width": site.width} for site in crosscoder.sites],
-        "models": info.models,
+        "models": models,
         "num_latents": crosscoder.num_latents * crosscoder.processes.num_shards,
         "metrics": info.metrics,
-        "recipe": info.recipe,
+        "recipe": recipe,
         "made_with": info.made_with,
     }
 
@@ -88,10 +93,11 @@ def load_crosscoder(
     crosscoder = _build(architecture, sites, registry, stored, processes)
     crosscoder.gate = gate_from_config(_scaled(_expect(config, "gate", dict), 1 / processes.num_shards))
     _load_weights(crosscoder, stored)
-    crosscoder.info = CheckpointInfo(
+    info = CheckpointInfo(
         architecture=architecture,
         **{key: _expect(config, key, dict) for key in ("loss", "models", "recipe", "metrics", "made_with")},
     )
+    crosscoder.info = recall(folder / CONFIG, info)
     return crosscoder.to(place).eval()
 
 

@@ -155,6 +155,7 @@ class TrainingRun:
             models={key: {**models[key], "config": recipe["models"][key]} for key in models},
             recipe=recipe,
             metrics=attrs.asdict(metrics),
+            own=True,
         )
 
     def _identity(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..activations import ActivationSource, ActivationStream, CachedActivations, LiveActivations, write_cache
+from ..checkpoints.local import published
 from ..crosscoder.module import Crosscoder
 from ..devices import find_device
 from ..errors import TrainingError
@@ -64,7 +65,9 @@ class Runner:
         training = self.config.training
         stream = self._stream(resume)
         if self.config.trackers:
-            self.accelerator.init_trackers("crosscoders", config={"config": json.dumps(unstructure(self.config))})
+            # Trackers publish: what they are told has no local paths.
+            config, _ = published(unstructure(self.config), {})
+            self.accelerator.init_trackers("crosscoders", config={"config": json.dumps(config)})
         step = self.runs[0].trainer.step_number
         bar = tqdm(
             total=training.num_steps * training.batch_size,
