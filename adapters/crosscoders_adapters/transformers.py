@@ -14,6 +14,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -25,20 +26,13 @@ from torch import Tensor, nn
 from crosscoders import Chat, ConfigError, Document, Edit, SiteError, Text, TokenBatch, TokenIds, Tokenized
 
 from .context import longest_context
-from .loading import Loaded, TransformersConfig, load, locate
+from .loading import Loaded, TransformersConfig, foreign_errors, load, locate
+from .parts import LayerParts, Part, find_parts, residual_of
 
 __all__ = ["TransformersAdapter", "TransformersConfig", "TransformersDecoder"]
 
-# For each part of a layer: names of its module, and of the norm after it in families that add the norm's output to the
-# residual stream and not the block's (Gemma 2 and 3, OLMo 2).
-PARTS = {
-    "attention": (
-        ("attention.output.dense", "self_attn", "attn", "self_attention", "attention"),
-        "post_attention_layernorm",
-    ),
-    "mlp": (("mlp", "feed_forward", "ffn", "output.dense"), "post_feedforward_layernorm"),
-    "mlp_input": (("mlp", "feed_forward", "ffn", "intermediate.dense"), None),
-}
+OFFERED = ("input", "attention", "mlp_input", "mlp", "")
+"""Parts of a layer in the order in which the forward pass reaches them."""
 
 
 class TransformersAdapter:
@@ -60,7 +54,7 @@ class TransformersAdapter:
         self.model, self.tokenizer, self.causal = model.eval().requires_grad_(False), tokenizer, causal
         self.layers = _layer_list(model)
         self._longest, self._positions_are_learned = longest_context(model)
-        self._width = int(_text_config(model.config).hidden_size)
+        self._shape: tuple[int, int] = (0, 0)
         self._forward_names = set(inspect.signature(model.forward).parameters)
         self._special = frozenset(tokenizer.all_special_ids) if tokenizer is not None else frozenset()
         self._bos = None
@@ -137,57 +131,116 @@ class TransformersAdapter:
     # -- points -------------------------------------------------------------------------------------------------
 
     def points(self) -> Sequence[str]:
-        there = {part: self._module(0, part) is not None for part in PARTS}
-        per_layer = [".input", *(f".{part}" for part in ("attention", "mlp_input", "mlp") if there[part]), ""]
-        return [f"layers.{number}{part}" for number in range(len(self.layers)) for part in per_layer]
+        return list(self._widths)
 
     def width(self, point: str) -> int:
         self._parse(point)
-        return self._width
+        return self._widths[point]
 
     def _parse(self, point: str) -> tuple[int, str]:
-        if point not in self.points():
+        _, number, *part = [*point.split("."), ""][:3]
+        name = part[0] if part else ""
+        if point in self._widths:
+            return int(number), name
+        there = name in OFFERED and number.isdigit() and int(number) < len(self.layers) and point.startswith("layers.")
+        if there:
+            reason = self._parts[int(number)].reason or "replacing it by itself changes what the model gives"
             raise SiteError(
-                f"model '{self.options.model}' has no point '{point}'; it has layers.0 to "
-                f"layers.{len(self.layers) - 1}, each alone or with .input, .attention, .mlp_input or .mlp"
+                f"model '{self.options.model}' ({type(self.model).__name__}) has no point '{point}': {reason}"
             )
-        _, number, *part = point.split(".")
-        return int(number), part[0] if part else ""
+        raise SiteError(
+            f"model '{self.options.model}' has no point '{point}'; it has layers.0 to "
+            f"layers.{len(self.layers) - 1}, each alone or with .input, .attention, .mlp_input or .mlp"
+        )
 
-    def _module(self, layer: int, part: str) -> nn.Module | None:
-        block = self.layers[layer]
-        names, post_norm = PARTS[part]
-        if post_norm is not None and hasattr(block, "post_feedforward_layernorm"):
-            return getattr(block, post_norm, None)
-        for name in names:
-            module: Any = block
-            for step in name.split("."):
-                module = getattr(module, step, None)
-            if isinstance(module, nn.Module):
-                return module
-        return None
+    @cached_property
+    def _parts(self) -> list[LayerParts]:
+        """What each layer offers, measured on one row when the model is first asked."""
+        with foreign_errors(f"the model '{self.options.model}', which fails on a row of tokens"):
+            return find_parts(list(self.layers), _text_config(self.model.config), lambda: self._run(self._row()))
+
+    @cached_property
+    def _widths(self) -> dict[str, int]:
+        """Points and their widths; one that the model does not take back as it gave it is left out."""
+        points = [
+            f"layers.{number}{f'.{part}' if part else ''}"
+            for number, found in enumerate(self._parts)
+            for part in OFFERED
+            if part in ("input", "") or getattr(found, part) is not None
+        ]
+        widths: dict[str, int] = {}
+        plain = self._given([], widths)
+        if not _alike(self._given(points, widths), plain):
+            for part in OFFERED:
+                chosen = [point for point in points if _split(point)[1] == part]
+                if not _alike(self._given(chosen, widths), plain):
+                    points = [point for point in points if point not in chosen]
+        return {point: widths[point] for point in points}
+
+    def _given(self, points: Sequence[str], widths: dict[str, int]) -> Tensor:
+        """What the model gives for one row where the activations at `points` are replaced by copies of themselves."""
+
+        def same(point: str) -> Callable[[Tensor], Tensor]:
+            def change(activation: Tensor) -> Tensor:
+                widths[point] = activation.shape[-1]
+                return activation.clone()
+
+            return change
+
+        with torch.no_grad(), _all_of(self._hooked(*_split(point), same(point)) for point in points):
+            out = self._run(self._row())
+        given: Tensor = out.logits if self.causal else out[0]
+        return given.float()
+
+    def _row(self) -> TokenBatch:
+        size = int(_text_config(self.model.config).vocab_size)
+        ids = ((torch.arange(6) + 5) % size)[None]
+        none = torch.zeros_like(ids, dtype=torch.bool)
+        return TokenBatch(ids, ~none, none, none)
 
     @contextmanager
-    def _hooked(self, point: str, change: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
-        """Call `change` with the activations at `point`; what it returns, if anything, replaces them."""
-        number, part = self._parse(point)
+    def _hooked(self, number: int, part: str, change: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
+        """Call `change` with the activations at a point; what it returns, if anything, takes their place."""
+        layer = self.layers[number]
         if part in ("input", "mlp_input"):
-            reader = self.layers[number] if part == "input" else self._module(number, part)
+            reader = layer if part == "input" else self._parts[number].mlp_input
             assert reader is not None
             handle = reader.register_forward_pre_hook(
-                lambda _, args, kwargs: _replace_input(args, kwargs, change), with_kwargs=True, prepend=True
+                lambda _, args, kwargs: self._replace_input(args, kwargs, change), with_kwargs=True, prepend=True
             )
         else:
-            module = self._module(number, part) if part else self.layers[number]
-            assert module is not None
-            # Prepend the hook, so that the library's own capture hooks see the replacement too.
-            handle = module.register_forward_hook(
-                lambda _module, _args, out: _replace_output(out, change), prepend=True
+            found: Part | None = getattr(self._parts[number], part) if part else Part(layer)
+            assert found is not None
+            # Prepended, because the library's own capture hooks should see the replacement too.
+            handle = found.module.register_forward_hook(
+                lambda _, args, kwargs, out: self._replace_output(found, args, kwargs, out, change),
+                with_kwargs=True,
+                prepend=True,
             )
         try:
             yield
         finally:
             handle.remove()
+
+    def _replace_input(self, args: Any, kwargs: Any, change: Callable[[Tensor], Tensor | None]) -> Any:
+        given = args[0] if args else kwargs["hidden_states"]
+        new = change(given.reshape(*self._shape, -1))
+        if new is None:
+            return None
+        new = new.reshape(given.shape)
+        return ((new, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": new})
+
+    def _replace_output(
+        self, part: Part, args: Any, kwargs: Any, out: Any, change: Callable[[Tensor], Tensor | None]
+    ) -> Any:
+        # Layers return a tensor or a tuple that begins with one, and some blocks one row of all tokens.
+        given = out[0] if isinstance(out, tuple) else out
+        residual = residual_of(args, kwargs) if part.whole else None
+        new = change(part.added(given, residual).reshape(*self._shape, -1))
+        if new is None:
+            return None
+        new = part.returned(new.reshape(given.shape), residual)
+        return (new, *out[1:]) if isinstance(out, tuple) else new
 
     # -- running ------------------------------------------------------------------------------------------------
 
@@ -200,14 +253,15 @@ class TransformersAdapter:
 
         def record(point: str) -> Callable[[Tensor], None]:
             def keep(activation: Tensor) -> None:
-                found[point] = activation.detach()
+                # A copy, because the model may go on to write into it: Falcon adds attention to its MLP's output.
+                found[point] = activation.detach().clone()
                 if len(found) == len(wanted):
                     raise _AllFoundError
 
             return keep
 
-        # The last hook raises it: the rest of the forward pass is not needed.
-        with suppress(_AllFoundError), _all_of(self._hooked(point, record(point)) for point in order):
+        # Raised by the last hook: the rest of the forward pass is not needed.
+        with suppress(_AllFoundError), _all_of(self._hooked(*_split(point), record(point)) for point in order):
             self._run(tokens)
         return found
 
@@ -215,7 +269,7 @@ class TransformersAdapter:
     def logits(self, tokens: TokenBatch, edits: Sequence[Edit] = ()) -> Tensor:
         if not self.causal:
             raise ConfigError(f"model '{self.options.model}' is an encoder and gives no next-token logits")
-        with _all_of(self._hooked(edit.point, edit.apply) for edit in edits):
+        with _all_of(self._hooked(*self._parse(edit.point), edit.apply) for edit in edits):
             logits: Tensor = self._run(tokens).logits
         return logits.float()
 
@@ -227,6 +281,7 @@ class TransformersAdapter:
     def _run(self, tokens: TokenBatch) -> Any:
         keywords = {"use_cache": False} if "use_cache" in self._forward_names else {}
         self._check_length(tokens.attention)
+        self._shape = (len(tokens.ids), tokens.ids.shape[1])
         tokens = tokens.to(self.model.device)
         return self.model(
             input_ids=tokens.ids,
@@ -267,6 +322,7 @@ class TransformersDecoder:
         )
         self._attention = seen
         self.adapter._check_length(seen)
+        self.adapter._shape = (len(ids), ids.shape[1])
         positions = {k: v[:, -ids.shape[1] :] for k, v in self.adapter._positions(seen).items()}
         out = self.adapter.model(
             input_ids=ids.to(device),
@@ -291,20 +347,14 @@ def _all_of(managers: Iterator[Any]) -> Iterator[None]:
         yield
 
 
-def _replace_input(args: Any, kwargs: Any, change: Callable[[Tensor], Tensor | None]) -> Any:
-    if args:
-        new = change(args[0])
-        return None if new is None else ((new, *args[1:]), kwargs)
-    new = change(kwargs["hidden_states"])
-    return None if new is None else (args, {**kwargs, "hidden_states": new})
+def _split(point: str) -> tuple[int, str]:
+    _, number, *part = point.split(".")
+    return int(number), part[0] if part else ""
 
 
-def _replace_output(out: Any, change: Callable[[Tensor], Tensor | None]) -> Any:
-    # Layers return a tensor or a tuple that begins with one, depending on the family.
-    new = change(out[0] if isinstance(out, tuple) else out)
-    if new is None:
-        return None
-    return (new, *out[1:]) if isinstance(out, tuple) else new
+def _alike(left: Tensor, right: Tensor) -> bool:
+    """Equal but for rounding."""
+    return bool((left - right).norm() <= 1e-3 * right.norm())
 
 
 def _commit(options: TransformersConfig) -> str | None:
