@@ -45,9 +45,9 @@ class TransformersConfig:
     tokenizer: str = ""
     """Hub id or local folder of the tokenizer, for models that are stored without one; empty: the model's own."""
     dtype: str = field(default="float32", validator=in_(("float32", "bfloat16", "float16")))
-    """Type of the weights in memory; activations come out in fp32."""
+    """Type of the weights in memory; activations are returned in fp32."""
     attention: str = field(default="auto", validator=in_(("auto", "eager", "sdpa", "flash_attention_2")))
-    """Implementation of attention; `auto` leaves the choice to the library."""
+    """Implementation of attention; `auto` leaves the choice to transformers."""
     ignore_weights: tuple[str, ...] = field(
         default=(), converter=as_tuple, validator=deep_iterable(instance_of(str), instance_of(tuple))
     )
@@ -241,7 +241,8 @@ def _load_tokenizer(options: TransformersConfig, model_place: Place) -> Any:
 
 
 def is_decoder_only(config: Any) -> bool:
-    """Encoders such as BERT are in the library's table of causal models too, so the saved class name decides first."""
+    """Whether the model is a decoder. The saved class name decides first, because encoders such as BERT are in the
+    library's table of causal models too."""
     transformers = library()
     names = " ".join(config.architectures or [])
     if "CausalLM" in names or "LMHead" in names:

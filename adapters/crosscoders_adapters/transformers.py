@@ -46,7 +46,7 @@ class TransformersAdapter:
 
     @classmethod
     def wrap(cls, model: nn.Module, tokenizer: Any, *, name: str = "in-memory") -> TransformersAdapter:
-        """An adapter of a model that is already in memory: fine-tuned, merged, or made from a config."""
+        """Make an adapter for a model that is already in memory: fine-tuned, merged, or built from a config."""
         causal = hasattr(model, "lm_head") or hasattr(model, "embed_out")
         return cls(TransformersConfig(model=name), Loaded(model, tokenizer, causal))
 
@@ -200,7 +200,7 @@ class TransformersAdapter:
 
     @contextmanager
     def _hooked(self, number: int, part: str, change: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
-        """Call `change` with the activations at a point; what it returns, if anything, takes their place."""
+        """Call `change` with the activations at a point; what it returns, if anything, replaces them."""
         layer = self.layers[number]
         if part in ("input", "mlp_input"):
             reader = layer if part == "input" else self._parts[number].mlp_input
@@ -211,7 +211,7 @@ class TransformersAdapter:
         else:
             found: Part | None = getattr(self._parts[number], part) if part else Part(layer)
             assert found is not None
-            # Prepended, because the library's own capture hooks should see the replacement too.
+            # Prepend the hook, so that the library's own capture hooks see the replacement too.
             handle = found.module.register_forward_hook(
                 lambda _, args, kwargs, out: self._replace_output(found, args, kwargs, out, change),
                 with_kwargs=True,
@@ -260,7 +260,7 @@ class TransformersAdapter:
 
             return keep
 
-        # Raised by the last hook: the rest of the forward pass is not needed.
+        # The last hook raises it: the rest of the forward pass is not needed.
         with suppress(_AllFoundError), _all_of(self._hooked(*_split(point), record(point)) for point in order):
             self._run(tokens)
         return found

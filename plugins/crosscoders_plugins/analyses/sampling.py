@@ -115,7 +115,8 @@ def sample(
 def _draw(logits_BV: Tensor, config: SamplingConfig, generator: torch.Generator) -> Tensor:
     if config.temperature == 0:
         return logits_BV.argmax(dim=-1)
-    # By the cumulative distribution and one number per row, drawn on the CPU: a seed means the same on every device.
+    # Invert the cumulative distribution at one uniform number per row, drawn on the CPU, so that a seed gives the same
+    # samples on every device.
     cumulative_BV = precise(filtered(logits_BV, config)).cumsum(dim=-1)
     u_B1 = torch.rand(len(logits_BV), 1, generator=generator, dtype=cumulative_BV.dtype)
     drawn_B1 = torch.searchsorted(cumulative_BV, u_B1.to(cumulative_BV.device) * cumulative_BV[:, -1:], right=True)

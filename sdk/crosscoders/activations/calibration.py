@@ -61,9 +61,10 @@ def calibrate(
         raise TrainingError(
             f"max_norm_multiple {config.masks.max_norm_multiple} masks all tokens; median norms are {median_S.tolist()}"
         )
-    # Sum each process's share in double precision, then over processes: the same to rounding for any number of them.
+    # Sum in double precision, first per process and then over processes: the result is the same, up to rounding, for
+    # any number.
     sum_X = gather(precise(x_BTX[keep_BT]).sum(dim=0, keepdim=True)).sum(dim=0)
-    # Every process gives equally many rows, its own again from the beginning where it has too few.
+    # Gathering needs equally many rows from every process, so one that has too few repeats its own from the start.
     own_BX = x_BTX[keep_BT] if bool(keep_BT.any()) else x_BTX.flatten(0, 1)
     own_BX = own_BX[torch.arange(-(-SAMPLE_ROWS // world), device=own_BX.device) % len(own_BX)]
     return Calibration(

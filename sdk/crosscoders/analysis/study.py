@@ -84,8 +84,8 @@ class Study:
     ) -> Study:
         """A study of a trained crosscoder, with the models and tokens that its checkpoint records.
 
-        `models` (by key) and `tokens` take the place of what is recorded, each `{"name": ..., **options}`; a model may
-        also be a Hub id or folder alone. What a recipe names on this machine is read only with `trust_recipe`, or
+        `models` (by key) and `tokens` replace what is recorded; each is a table `{"name": ..., **options}`, and a model
+        may also be a Hub id or folder alone. What a recipe names on this machine is read only with `trust_recipe`, or
         where the crosscoder is of this user's own run. `say` is told what will be read, before it is.
         """
         registry = registry or get_registry()
@@ -122,7 +122,7 @@ class Study:
         return self.adapters[key]
 
     def with_tokens(self, num_tokens: int) -> Study:
-        """The same study over another number of tokens."""
+        """The same study over a different number of tokens."""
         other = copy(self)
         other.num_tokens = num_tokens
         return other
@@ -182,7 +182,8 @@ def analyse(
 ) -> list[Report]:
     """Run analyses by name, or by `{"name": ..., **options}`, and return their reports.
 
-    Further options are those of `Study.of`: other models or tokens, how many tokens, the seed, `trust_recipe`.
+    Unless a `study` is given, the remaining options are those of `Study.of`: other models or tokens, how many tokens,
+    the seed, and `trust_recipe`.
     """
     study = study or Study.of(crosscoder, registry=registry, **options)
     chosen = [{"name": analysis} if isinstance(analysis, str) else analysis for analysis in analyses]

@@ -111,7 +111,7 @@ def write_card(crosscoder: Crosscoder, norms_FS: Tensor, folder: Path) -> None:
         scales=crosscoder.normaliser.scale_S.tolist(),
         metrics=info.metrics,
         figures=[name],
-        # The Hub links to models by id; local folders and the shipped pair have none there.
+        # The Hub links to base models by id; local folders and the shipped pair have no page there.
         models=models,
         base_models=sorted({m["model"] for m in models.values() if _is_hub_id(str(m.get("model", "")))}),
         recipe=json.dumps(recipe, indent=2) if recipe else "",

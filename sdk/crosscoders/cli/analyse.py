@@ -116,4 +116,4 @@ def _json(text: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise click.BadParameter(f"{text} is no JSON: {error}") from error
+        raise click.BadParameter(f"{text} is not valid JSON: {error}") from error

@@ -14,7 +14,7 @@ from ..errors import CrosscodersError
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """A user's error is one clear line and exit code 1, not a traceback."""
+    """Report a user's error as one clear line with exit code 1, instead of a traceback."""
     try:
         yield
     except CrosscodersError as error:
@@ -22,11 +22,11 @@ def user_errors() -> Iterator[None]:
             raise
         raise click.ClickException(str(error)) from error
     finally:
-        _part_processes()
+        _destroy_process_group()
 
 
-def _part_processes() -> None:
-    """Under a launcher, say good-bye to the other processes."""
+def _destroy_process_group() -> None:
+    """Shut down torch.distributed if a launcher started it."""
     if "torch.distributed" in sys.modules:
         distributed = sys.modules["torch.distributed"]
         if distributed.is_available() and distributed.is_initialized():
@@ -34,7 +34,7 @@ def _part_processes() -> None:
 
 
 def quiet_libraries() -> None:
-    """Quiet those that load models, whose progress bars and warnings would bury our own output."""
+    """Silence the libraries that load models: their progress bars and warnings would bury our own output."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TQDM_MININTERVAL", "0.5")

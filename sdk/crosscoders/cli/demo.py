@@ -32,7 +32,7 @@ def demo(
     seed: int,
     output: Path,
 ) -> None:
-    """Train on a base/chat pair, analyse the difference, write a report."""
+    """Train a crosscoder on a base/chat pair, analyse the difference, and write a report."""
     quiet_libraries()
     from ..demo import DemoConfig
     from ..demo import demo as run

@@ -18,7 +18,7 @@ from .boundary import quiet_libraries, user_errors
 @click.option("--fresh", is_flag=True, help="Start anew even where a checkpoint could be resumed.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def train(config: Path, output: Path | None, cache: Path | None, fresh: bool, quiet: bool) -> None:
-    """Train the run of a TOML file, going on from its newest checkpoint if there is one."""
+    """Train as a TOML file says, resuming from the newest checkpoint if there is one."""
     quiet_libraries()
     import attrs
 
@@ -40,9 +40,9 @@ def train(config: Path, output: Path | None, cache: Path | None, fresh: bool, qu
 @click.option("--verify", is_flag=True, help="Only compare what is there with its checksums.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def harvest(config: Path, folder: Path, tokens: int, verify: bool, quiet: bool) -> None:
-    """Write the activations that the run of a TOML file trains on into FOLDER, to be read by `train --cache FOLDER`.
+    """Write the activations that a TOML file's run trains on into FOLDER, for `train --cache FOLDER`.
 
-    Goes on where it was stopped. Run it by `accelerate launch -m crosscoders harvest` to share the work.
+    An interrupted harvest resumes. Use `accelerate launch -m crosscoders harvest` to split the work over processes.
     """
     quiet_libraries()
     from ..activations import verify_cache
@@ -52,7 +52,7 @@ def harvest(config: Path, folder: Path, tokens: int, verify: bool, quiet: bool) 
     with user_errors():
         if not verify:
             run(RunConfig.from_toml(config), folder, num_tokens=tokens, quiet=quiet)
-        click.echo(f"{verify_cache(folder)} shards, all as their checksums say" if verify else f"harvested: {folder}")
+        click.echo(f"{verify_cache(folder)} shards, all checksums match" if verify else f"harvested: {folder}")
 
 
 @click.command()
@@ -72,7 +72,7 @@ def harvest(config: Path, folder: Path, tokens: int, verify: bool, quiet: bool) 
 def sweep(
     config: Path, settings: tuple[str, ...], output: Path | None, cache: Path | None, fresh: bool, quiet: bool
 ) -> None:
-    """Train several crosscoders from one harvest: one for each combination of values."""
+    """Train several crosscoders from one harvest, one for each combination of values."""
     quiet_libraries()
     import attrs
 

@@ -16,7 +16,7 @@ from .sequences import Row, SequenceReader, Split, padded, row_of
 from .tokens import Partner, TokenBatch, TokenSource
 
 PARTNER_ROOM = 3
-"""A partner's row may have this many times the reading model's tokens, if it can read as many; what lies beyond
+"""A partner's row may be this many times as long as the reading model's, as far as the partner has positions; the rest
 is cut off."""
 
 
@@ -31,7 +31,7 @@ def make_reader(
     held_out_share: float = 0.0,
     repeat: bool = True,
 ) -> SequenceReader:
-    """A reader for all `adapters`: of one sequence where vocabularies agree, of paired ones where they do not."""
+    """A reader for all `adapters`: a plain one if their vocabularies agree, a `PairedReader` otherwise."""
     check_context(adapters, context_length)
     others = {key: adapter for key, adapter in adapters.items() if adapter.vocabulary() != reading.vocabulary()}
     options: dict[str, Any] = {

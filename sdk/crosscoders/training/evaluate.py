@@ -47,7 +47,8 @@ def evaluate(crosscoder: Crosscoder, batches: Iterable[Tensor], *, processes: Pr
         x_hat_BX = crosscoder.decode(latents, x_BX if crosscoder.wiring.skip else None)
         target_BX = precise(x_BX[:, columns if isinstance(columns, slice) else columns.to(x_BX.device)])
         if shift_X is None:
-            # Any fixed shift leaves the variance as it is; the bias is near the mean, which avoids cancellation.
+            # A constant shift does not change the variance. The bias is close to the mean, so subtracting it avoids
+            # cancellation.
             shift_X = precise(crosscoder.normaliser.undo(crosscoder.b_dec_X, written.names))
         shifted_BX = target_BX - shift_X
         errors = [part.square().sum() for part in written.unpack(target_BX - precise(x_hat_BX)).values()]
