@@ -7,29 +7,21 @@ raises leaves this module as one `ConfigError`.
 
 from __future__ import annotations
 
-import json
-import re
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from attrs import field, frozen
 from attrs.validators import and_, deep_iterable, in_, instance_of, min_len
-from huggingface_hub import hf_hub_download
 from torch import nn
 
-from crosscoders import ConfigError, CrosscodersError
+from crosscoders import ConfigError
 from crosscoders.converters import as_tuple
 
+from .foreign import Place, foreign_errors, library, locate
+from .lora import adapted
 from .weights import WRAPPERS, misfits, unwrapped
-
-TINY_PAIR = Path(__file__).parent / "tiny_pair"
-"""The base/chat pair that this package ships: `tiny-pair/base` and `tiny-pair/chat`."""
-
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
 @frozen(kw_only=True)
@@ -48,6 +40,12 @@ class TransformersConfig:
     """Type of the weights in memory; activations are returned in fp32."""
     attention: str = field(default="auto", validator=in_(("auto", "eager", "sdpa", "flash_attention_2")))
     """Implementation of attention; `auto` leaves the choice to transformers."""
+    lora: str = ""
+    """Hub id or local folder of an adapter (LoRA and its relatives, by peft) of the model; empty: none."""
+    lora_revision: str = "main"
+    """Branch, tag or commit of the adapter on the Hub."""
+    merge: bool = False
+    """Add the adapter to the weights: faster, and rounded to their type."""
     ignore_weights: tuple[str, ...] = field(
         default=(), converter=as_tuple, validator=deep_iterable(instance_of(str), instance_of(tuple))
     )
@@ -67,55 +65,6 @@ class Loaded:
     """What was done to make the files fit."""
 
 
-@frozen
-class Place:
-    """Where the library looks for a model's files."""
-
-    source: str
-    """A folder of this machine or a Hub id."""
-    is_folder: bool
-    revision: str
-    subfolder: str
-
-    @property
-    def keywords(self) -> dict[str, Any]:
-        """What every `from_pretrained` is told."""
-        where = {} if self.is_folder else {"revision": self.revision}
-        return {**where, "subfolder": self.subfolder, "trust_remote_code": False}
-
-    def json(self, name: str) -> dict[str, Any] | None:
-        """A JSON file of the repository; None where it has none, or none that can be read."""
-        with suppress(Exception):
-            path = (
-                Path(self.source, self.subfolder, name)
-                if self.is_folder
-                else Path(hf_hub_download(self.source, name, revision=self.revision, subfolder=self.subfolder or None))
-            )
-            found = json.loads(path.read_text(encoding="utf-8"))
-            return found if isinstance(found, dict) else None
-        return None
-
-
-def locate(model: str, *, revision: str = "main", subfolder: str = "") -> Place:
-    """A shipped model, a folder of this machine or a Hub id; `ConfigError` for what can be none of them."""
-    if model.startswith("tiny-pair/"):
-        folder = TINY_PAIR / model.removeprefix("tiny-pair/")
-        if not (folder / "model.safetensors").is_file():
-            raise ConfigError(f"the shipped pair has 'tiny-pair/base' and 'tiny-pair/chat', not '{model}'")
-        return Place(str(folder), True, revision, "")
-    folder = Path(model).expanduser()
-    if folder.is_dir():
-        if not (folder / subfolder).is_dir():
-            raise ConfigError(f"the folder '{model}' has no folder '{subfolder}'")
-        return Place(str(folder), True, revision, subfolder)
-    if folder.is_file():
-        raise ConfigError(f"'{model}' is a file; name the folder that it is in")
-    # The Hub must never be asked for what was meant as a folder: somebody could have taken that name there.
-    if not HUB_ID.fullmatch(model):
-        raise ConfigError(f"there is no folder '{model}' on this machine, and it cannot be a Hub id")
-    return Place(model, False, revision, subfolder)
-
-
 def load(options: TransformersConfig) -> Loaded:
     """The model and the tokenizer that `options` name, on the CPU."""
     transformers = library()
@@ -125,44 +74,10 @@ def load(options: TransformersConfig) -> Loaded:
         config = transformers.AutoConfig.from_pretrained(place.source, **place.keywords)
     causal = is_decoder_only(config)
     model, notes = _load_weights(options, place, config, causal)
+    if options.lora:
+        adapter = locate(options.lora, revision=options.lora_revision)
+        model = adapted(model, options.lora, adapter, merge=options.merge)
     return Loaded(model, _load_tokenizer(options, place), causal, notes)
-
-
-def library() -> Any:
-    """The transformers library; `ConfigError` names the extra where it is not installed."""
-    try:
-        import transformers
-    except ImportError as error:
-        raise ConfigError("the model adapter 'transformers' needs the extra crosscoders[transformers]") from error
-    return transformers
-
-
-@contextmanager
-def foreign_errors(what: str) -> Iterator[None]:
-    """Turn whatever a foreign library raises while it loads `what` into one sentence of ours."""
-    try:
-        yield
-    except CrosscodersError:
-        raise
-    # Files of strangers reach every corner of the library, so that a list of its exceptions would never be complete.
-    except Exception as error:
-        raise ConfigError(f"cannot load {what}: {_reason(error)}") from error
-
-
-def _reason(error: Exception) -> str:
-    text = " ".join("".join(c if c.isprintable() else " " for c in str(error)).split())
-    text = text if len(text) <= 300 else text[:300] + " …"
-    if "trust_remote_code" in str(error):
-        return (
-            "it needs Python code of its own repository, which is never run here; if you trust that code, load the "
-            "model yourself in Python and pass it to TransformersAdapter.wrap"
-        )
-    if isinstance(error, ImportError):
-        return f"it needs a library that is not installed: {text}"
-    damaged = ("SafetensorError", "UnpicklingError", "EOFError", "BadZipFile")
-    if type(error).__name__ in damaged or "PytorchStreamReader" in text:
-        return f"a file of its weights is damaged or cut off ({text})"
-    return text or type(error).__name__
 
 
 def _refuse_adapter(model: str, place: Place) -> None:
@@ -177,9 +92,8 @@ def _refuse_adapter(model: str, place: Place) -> None:
         )
     raise ConfigError(
         f"'{model}' is an adapter ({adapter.get('peft_type', 'LORA')}) of the model "
-        f"'{adapter.get('base_model_name_or_path')}', not a whole model: merge it into its base (peft's "
-        "merge_and_unload, then save_pretrained) and name the merged folder, or pass the model to "
-        "TransformersAdapter.wrap"
+        f"'{adapter.get('base_model_name_or_path')}', not a whole model: name its base by `model` and the adapter by "
+        "`lora`, or merge them (peft's merge_and_unload, then save_pretrained) and name the merged folder"
     )
 
 

@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from crosscoders import Chat, ConfigError, Document, Edit, SiteError, Text, TokenBatch, TokenIds, Tokenized
 
 from .context import longest_context
-from .loading import Loaded, TransformersConfig, foreign_errors, load, locate
+from .foreign import foreign_errors, locate
+from .loading import Loaded, TransformersConfig, load
 from .parts import LayerParts, Part, find_parts, residual_of
 
 __all__ = ["TransformersAdapter", "TransformersConfig", "TransformersDecoder"]
@@ -71,6 +72,7 @@ class TransformersAdapter:
             "revision": _commit(self.options) or self.options.revision,
             "class": type(self.model).__name__,
             "dtype": self.options.dtype,
+            **({"lora": self.options.lora, "lora_revision": self.options.lora_revision} if self.options.lora else {}),
             **({"notes": list(self.notes)} if self.notes else {}),
         }
 

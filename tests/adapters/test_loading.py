@@ -11,7 +11,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from crosscoders import ConfigError, ModelChoice
-from crosscoders_adapters.loading import TINY_PAIR
+from crosscoders_adapters.foreign import TINY_PAIR
 
 WEIGHTS = "model.safetensors"
 

@@ -21,7 +21,7 @@ from crosscoders.checkpoints.hub import push_folder
 from crosscoders.checkpoints.local import fingerprint, is_local, published, record
 from crosscoders.cli import main
 from crosscoders.plugins.choices import ArchitectureChoice
-from crosscoders_adapters.loading import TINY_PAIR
+from crosscoders_adapters.foreign import TINY_PAIR
 from runs import config_of
 
 WORD = "hunter2"
