@@ -24,6 +24,7 @@ from crosscoders import (
     TokenBatch,
     Tokenized,
 )
+from crosscoders.authoring import longest_context
 
 
 @frozen(kw_only=True)
@@ -66,6 +67,11 @@ class Difference:
                 "their difference is not defined there"
             )
         return self.after.width(point)
+
+    def longest_context(self) -> int | None:
+        """The shorter one of the two models'."""
+        known = [length for model in (self.after, self.before) if (length := longest_context(model)) is not None]
+        return min(known, default=None)
 
     def vocabulary(self) -> str:
         return self.after.vocabulary()

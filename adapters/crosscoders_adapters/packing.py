@@ -59,17 +59,6 @@ class Apart:
             keywords = {key: None if value is None else value.reshape(1, -1) for key, value in keywords.items()}
         return keywords
 
-    def rows(self, tokens: TokenBatch, change: Callable[[Tensor], Tensor | None]) -> Callable[[Tensor], Tensor | None]:
-        """`change`, which takes (B, T, …) of packed rows, for a model that may be run on one row of B·T tokens."""
-        if not self.flat or not tokens.is_packed:
-            return change
-
-        def on_flat(flat_1ND: Tensor) -> Tensor | None:
-            new = change(flat_1ND.reshape(*tokens.ids.shape, -1))
-            return None if new is None else new.reshape(flat_1ND.shape)
-
-        return on_flat
-
     def _find(self, tokens: TokenBatch) -> None:
         for layout in self._layouts():
             self.layout = layout

@@ -91,7 +91,7 @@ class DecoderNorms:
         rows = []
         for kind in sorted(set(classes)):
             members = torch.tensor([c == kind for c in classes])
-            firing = seen.firings_F[members].double() / max(1, seen.num_tokens)
+            firing = seen.firings_F[members].float() / max(1, seen.num_tokens)
             rows.append((kind, int(members.sum()), int((firing > 0).sum()), float(firing.median())))
         return Table(
             title="Classes",

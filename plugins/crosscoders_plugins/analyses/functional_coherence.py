@@ -21,6 +21,7 @@ from attrs.validators import ge
 from torch import Tensor
 
 from crosscoders import AnalysisError, Crosscoder, Figure, Report, Study, Table
+from crosscoders.authoring import accumulator, precise
 from crosscoders.reports.figures import histogram
 
 from .norm_classes import norm_share
@@ -94,21 +95,22 @@ class FunctionalCoherence:
     def changes(self, crosscoder: Crosscoder, batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
         """The changes c (F, S) over batches of raw activations, and the number of firings (F,)."""
         sites = crosscoder.wiring.read.names
-        F = crosscoder.num_latents
-        change_FS = torch.zeros(F, len(sites), dtype=torch.float64, device=crosscoder.device)
-        total_F = torch.zeros(F, dtype=torch.float64, device=crosscoder.device)
+        F, kept = crosscoder.num_latents, accumulator(crosscoder.device)
+        change_FS = torch.zeros(F, len(sites), **kept)
+        total_F = torch.zeros(F, **kept)
         firings_F = torch.zeros(F, dtype=torch.int64, device=crosscoder.device)
         for raw_BX in batches:
             latents = crosscoder.encode(raw_BX)
             x_BX = crosscoder.normalised(raw_BX)
-            total_F.index_add_(0, latents.latent_N, latents.value_N.double())
+            latent_N = latents.latent_N.to(total_F.device)
+            total_F.index_add_(0, latent_N, precise(latents.value_N))
             firings_F += torch.bincount(latents.latent_N, minlength=F)
             for s, site in enumerate(sites):
                 hidden_BX = x_BX.clone()
                 hidden_BX[:, crosscoder.layout.slices[site]] = 0
                 # Use the pre-activation, not the gated value: a gate would turn a small change into a complete one.
                 left_N = crosscoder.pre_activations(hidden_BX).relu()[latents.token_N, latents.latent_N]
-                change_FS[:, s].index_add_(0, latents.latent_N, (latents.value_N - left_N).double())
+                change_FS[:, s].index_add_(0, latent_N, precise(latents.value_N - left_N))
         return (change_FS.abs() / total_F[:, None]).cpu(), firings_F.cpu()
 
 

@@ -15,6 +15,7 @@ from attrs.validators import and_, ge, gt, le
 from torch import Tensor
 
 from crosscoders import ModelAdapter
+from crosscoders.authoring import accumulator, precise
 
 
 def amplified(after_BV: Tensor, before_BV: Tensor, alpha: float, *, plausibility: float = 0.0) -> Tensor:
@@ -85,7 +86,7 @@ def sample(
     same = after is before
     readers = [after.decoder()] if same else [after.decoder(), before.decoder()]
     going = torch.ones(len(prompts), dtype=torch.bool, device=device)
-    nll = torch.zeros(2, len(prompts), dtype=torch.float64, device=device)
+    nll = torch.zeros(2, len(prompts), **accumulator(device))
     lengths = torch.zeros(len(prompts), dtype=torch.int64, device=device)
     answers: list[Tensor] = []
     for number in range(config.max_new_tokens):
@@ -95,7 +96,7 @@ def sample(
         drawn_B = _draw(amplified(after_BV, before_BV, strength, plausibility=config.plausibility), config, generator)
         for i, logits_BV in enumerate((after_BV, before_BV)):
             logprob = logits_BV.log_softmax(dim=-1).gather(1, drawn_B[:, None]).squeeze(1)
-            nll[i] -= torch.where(going, logprob.double(), 0.0)
+            nll[i] -= precise(torch.where(going, logprob, 0.0))
         lengths += going
         ended = torch.isin(drawn_B, ends)
         answers.append(torch.where(going & ~ended, drawn_B, -1))
@@ -106,8 +107,8 @@ def sample(
     table = torch.stack(answers, dim=1).tolist()
     return Samples(
         [[token for token in row if token >= 0] for row in table],
-        (nll[0] / lengths).cpu(),
-        (nll[1] / lengths).cpu(),
+        nll[0].cpu() / lengths.cpu(),
+        nll[1].cpu() / lengths.cpu(),
     )
 
 
@@ -116,9 +117,10 @@ def _draw(logits_BV: Tensor, config: SamplingConfig, generator: torch.Generator)
         return logits_BV.argmax(dim=-1)
     # Invert the cumulative distribution at one uniform number per row, drawn on the CPU, so that a seed gives the same
     # samples on every device.
-    cumulative_BV = filtered(logits_BV, config).double().cumsum(dim=-1)
-    u_B1 = torch.rand(len(logits_BV), 1, generator=generator, dtype=torch.float64).to(logits_BV.device)
-    return torch.searchsorted(cumulative_BV, u_B1 * cumulative_BV[:, -1:], right=True).squeeze(1)
+    cumulative_BV = precise(filtered(logits_BV, config)).cumsum(dim=-1)
+    u_B1 = torch.rand(len(logits_BV), 1, generator=generator, dtype=cumulative_BV.dtype)
+    drawn_B1 = torch.searchsorted(cumulative_BV, u_B1.to(cumulative_BV.device) * cumulative_BV[:, -1:], right=True)
+    return drawn_B1.squeeze(1).to(logits_BV.device)
 
 
 def filtered(logits_BV: Tensor, config: SamplingConfig) -> Tensor:

@@ -48,6 +48,10 @@ class PythonLibraryConfig:
     seed: int = 0
     """Seed of the order of the documents and of the conversations."""
 
+    def local_reads(self) -> list[str]:
+        """Packages beside the standard library: what is installed may be nobody else's business."""
+        return [f"the docstrings of the package {name}" for name in self.packages if name != "stdlib"]
+
 
 @frozen
 class PythonLibrary:

@@ -6,6 +6,7 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
+from ..devices import precise
 from ..errors import TrainingError
 from ..models.sequences import SequenceReader
 from ..processes import ALONE, Processes
@@ -60,15 +61,16 @@ def calibrate(
         raise TrainingError(
             f"max_norm_multiple {config.masks.max_norm_multiple} masks all tokens; median norms are {median_S.tolist()}"
         )
-    # Sum in float64, first per process and then over processes: the result is the same, up to rounding, for any number.
-    sum_X = gather(x_BTX[keep_BT].double().sum(dim=0, keepdim=True)).sum(dim=0)
+    # Sum in double precision, first per process and then over processes: the result is the same, up to rounding, for
+    # any number.
+    sum_X = gather(precise(x_BTX[keep_BT]).sum(dim=0, keepdim=True)).sum(dim=0)
     # Gathering needs equally many rows from every process, so one that has too few repeats its own from the start.
     own_BX = x_BTX[keep_BT] if bool(keep_BT.any()) else x_BTX.flatten(0, 1)
     own_BX = own_BX[torch.arange(-(-SAMPLE_ROWS // world), device=own_BX.device) % len(own_BX)]
     return Calibration(
         median_norm_S=median_S,
-        mean_norm_S=all_norms[all_keep].double().mean(dim=0).float(),
-        mean_X=(sum_X / count).float(),
+        mean_norm_S=precise(all_norms[all_keep]).mean(dim=0).to(all_norms),
+        mean_X=(sum_X / count).to(all_norms),
         sample_BX=gather(own_BX),
         num_tokens=count,
     )

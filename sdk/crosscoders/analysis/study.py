@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -22,6 +23,7 @@ from ..models.tokens import TokenBatch, TokenSource
 from ..plugins.choices import AnalysisChoice, ModelChoice, TokenSourceChoice, structure
 from ..plugins.registry import Registry, get_registry
 from ..reports import Report
+from .recipe import StudyRecipe
 
 
 @frozen(eq=False)
@@ -80,27 +82,29 @@ class Study:
         num_tokens: int = 65_536,
         seed: int = 0,
         split: Split = "held_out",
+        trust_recipe: bool = False,
+        say: Callable[[str], None] | None = None,
         registry: Registry | None = None,
     ) -> Study:
         """A study of a trained crosscoder, with the models and tokens that its checkpoint records.
 
-        `models` (by key) and `tokens` replace what is recorded; each is a table `{"name": ..., **options}`.
+        `models` (by key) and `tokens` replace what is recorded; each is a table `{"name": ..., **options}`, and a model
+        may also be a Hub id or folder alone. What a recipe names on this machine is read only with `trust_recipe`, or
+        where the crosscoder is of this user's own run. `say` is told what will be read, before it is.
         """
         registry = registry or get_registry()
         info = crosscoder.info
         recipe = dict(info.recipe) if info else {}
-        models = {**recipe.get("models", {}), **(models or {})}
-        tokens = tokens or recipe.get("tokens")
-        missing = {site.model for site in crosscoder.sites} - set(models)
-        if missing or tokens is None:
-            raise AnalysisError(
-                f"the crosscoder does not record {', '.join(sorted(missing)) or 'tokens'}; pass models= and tokens="
-            )
+        chosen = StudyRecipe.of(crosscoder, models, tokens)
+        chosen.check(trusted=trust_recipe or (info is not None and info.own), registry=registry)
+        if say is not None:
+            for line in chosen.lines():
+                say(line)
         adapters = {
             key: structure(choice, ModelChoice, registry=registry).build(registry=registry)
-            for key, choice in models.items()
+            for key, choice in chosen.models.items()
         }
-        source = structure(tokens, TokenSourceChoice, registry=registry).build(registry=registry)
+        source = structure(chosen.tokens, TokenSourceChoice, registry=registry).build(registry=registry)
         activations = structure(recipe.get("activations", {}), ActivationConfig, registry=registry)
         for adapter in adapters.values():
             adapter.to(crosscoder.device)
@@ -146,8 +150,8 @@ class Study:
 
     def with_tokens(self, num_tokens: int) -> Study:
         """The same study over a different number of tokens."""
-        other = Study.__new__(Study)
-        other.__dict__.update(self.__dict__, num_tokens=num_tokens)
+        other = copy(self)
+        other.num_tokens = num_tokens
         return other
 
     def batches(self) -> Iterator[StudyBatch]:
@@ -206,7 +210,7 @@ def analyse(
     """Run analyses by name, or by `{"name": ..., **options}`, and return their reports.
 
     Unless a `study` is given, the remaining options are those of `Study.of`: other models or tokens, how many tokens,
-    and the seed.
+    the seed, and `trust_recipe`.
     """
     study = study or Study.of(crosscoder, registry=registry, **options)
     chosen = [{"name": analysis} if isinstance(analysis, str) else analysis for analysis in analyses]

@@ -17,10 +17,13 @@ from ..crosscoder.gates import gate_from_config
 from ..crosscoder.info import CheckpointInfo
 from ..crosscoder.module import Crosscoder
 from ..crosscoder.sites import Site
+from ..devices import find_device
 from ..errors import CheckpointError, ConfigError, PluginError
 from ..plugins.choices import ArchitectureChoice, structure
 from ..plugins.registry import Registry, get_registry
 from ..processes import ALONE, Processes
+from .local import published
+from .own import recall, remember
 from .tensors import StoredTensors, save_tensors, shared_folder
 
 FORMAT = 1
@@ -43,6 +46,8 @@ def save_crosscoder(crosscoder: Crosscoder, folder: Path) -> Path:
         if processes.shard == 0:
             (partial / CONFIG).write_text(json.dumps(describe(crosscoder), indent=2) + "\n")
             write_card(crosscoder, norms_FS.cpu(), partial)
+    if processes.shard == 0:
+        remember(folder / CONFIG, crosscoder.info)
     return folder
 
 
@@ -50,6 +55,7 @@ def describe(crosscoder: Crosscoder) -> dict[str, Any]:
     """The content of `config.json`."""
     info = crosscoder.info
     assert info is not None
+    recipe, models = published(info.recipe, info.models)
     return {
         "library": "crosscoders",
         "format": FORMAT,
@@ -57,10 +63,10 @@ def describe(crosscoder: Crosscoder) -> dict[str, Any]:
         "loss": info.loss,
         "gate": _scaled({"name": crosscoder.gate.name, **crosscoder.gate.options()}, crosscoder.processes.num_shards),
         "sites": [{"name": site.name, "width": site.width} for site in crosscoder.sites],
-        "models": info.models,
+        "models": models,
         "num_latents": crosscoder.num_latents * crosscoder.processes.num_shards,
         "metrics": info.metrics,
-        "recipe": info.recipe,
+        "recipe": recipe,
         "reading": info.reading,
         "made_with": info.made_with,
     }
@@ -80,6 +86,7 @@ def load_crosscoder(
     If `processes` shard the latents, each reads its own shard, however many processes wrote the checkpoint.
     """
     registry = registry or get_registry()
+    place = find_device(device)
     config = read_config(folder)
     sites = tuple(_site(entry) for entry in _expect(config, "sites", list))
     architecture = _expect(config, "architecture", dict)
@@ -87,12 +94,13 @@ def load_crosscoder(
     crosscoder = _build(architecture, sites, registry, stored, processes)
     crosscoder.gate = gate_from_config(_scaled(_expect(config, "gate", dict), 1 / processes.num_shards))
     _load_weights(crosscoder, stored)
-    crosscoder.info = CheckpointInfo(
+    info = CheckpointInfo(
         architecture=architecture,
         **{key: _expect(config, key, dict) for key in ("loss", "models", "recipe", "metrics", "made_with")},
         reading=_expect({"reading": {}, **config}, "reading", dict),
     )
-    return crosscoder.to(device).eval()
+    crosscoder.info = recall(folder / CONFIG, info)
+    return crosscoder.to(place).eval()
 
 
 def read_config(folder: Path) -> dict[str, Any]:

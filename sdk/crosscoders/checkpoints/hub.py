@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import CheckpointError
 from .checkpoint import CARD, CONFIG, WEIGHTS, load_crosscoder, save_crosscoder
+from .local import path_strings
 
 if TYPE_CHECKING:
     from ..crosscoder.module import Crosscoder
@@ -107,7 +108,13 @@ def push_folder(
 
     from .checkpoint import read_config
 
-    read_config(folder)  # never publish a folder that could not be loaded
+    config = read_config(folder)  # never publish a folder that could not be loaded
+    paths = path_strings({key: config.get(key) for key in ("recipe", "models")})
+    if paths:
+        raise CheckpointError(
+            f"{folder} names paths of this machine, such as {paths[0]}; load the crosscoder and save it again, which "
+            "leaves them out"
+        )
     api = HfApi(token=token)
     try:
         api.create_repo(repo_id, private=private, exist_ok=True)

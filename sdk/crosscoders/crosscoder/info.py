@@ -32,6 +32,9 @@ class CheckpointInfo:
     made_with: dict[str, str] = field(validator=instance_of(dict))
     """The versions of this package and of torch."""
 
+    own: bool = field(default=False, validator=instance_of(bool))
+    """Whether the recipe is that of a run of this user, so that it may name local files; never written into a file."""
+
     @made_with.default
     def _made_with(self) -> dict[str, str]:
         return {"crosscoders": version("crosscoders"), "torch": torch.__version__}

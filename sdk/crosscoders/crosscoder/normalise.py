@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ..devices import precise
 from ..errors import SiteError
 from .sites import SiteLayout
 
@@ -27,8 +28,8 @@ class Normaliser(nn.Module):
         """Set the scales from the mean of ‖x‖ at each site."""
         if not bool(torch.isfinite(mean_norm_S).all()) or bool((mean_norm_S <= 0).any()):
             raise SiteError(f"mean activation norms must be positive and finite, not {mean_norm_S.tolist()}")
-        root_S = torch.tensor(self._widths, dtype=torch.float64).sqrt()
-        self.scale_S.copy_((root_S / mean_norm_S.double().cpu()).float())
+        norm_S = precise(mean_norm_S.cpu())
+        self.scale_S.copy_(norm_S.new_tensor(self._widths).sqrt() / norm_S)
 
     def scale_X(self, names: tuple[str, ...] | None = None) -> Tensor:
         """The scale of each column, for all sites or for those in `names`."""

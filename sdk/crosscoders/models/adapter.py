@@ -46,7 +46,10 @@ class Decoder(Protocol):
 
 @runtime_checkable
 class ModelAdapter(Protocol):
-    """A model as crosscoders see it: tokens in; activations, logits and edits at named points."""
+    """A model as crosscoders see it: tokens in; activations, logits and edits at named points.
+
+    One that reads no more than some number of tokens says so by a further method, `longest_context() -> int | None`.
+    """
 
     def describe(self) -> dict[str, Any]:
         """JSON data that identifies the model: at least `model`, `revision`, and `adapter`."""

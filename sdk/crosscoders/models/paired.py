@@ -8,6 +8,7 @@ from typing import Any
 from ..errors import ConfigError
 from .adapter import ModelAdapter
 from .alignment import align
+from .context import check_context, longest_context
 from .documents import Chat, Document, Text, TokenIds
 from .rows import PartnerPiece, Piece, Row, batch_of
 from .sequences import Opened, SequenceReader
@@ -15,7 +16,8 @@ from .split import Split
 from .tokens import TokenBatch, Tokenized, TokenSource
 
 PARTNER_ROOM = 3
-"""A partner's row may be this many times as long as the reading model's; the rest is cut off."""
+"""A partner's row may be this many times as long as the reading model's, as far as the partner has positions; the rest
+is cut off."""
 
 
 def make_reader(
@@ -29,10 +31,11 @@ def make_reader(
     held_out_share: float = 0.0,
     repeat: bool = True,
 ) -> SequenceReader:
-    """A reader for all `adapters`: of one sequence where vocabularies agree, of paired ones where they do not.
+    """A reader for all `adapters`: a plain one if their vocabularies agree, a `PairedReader` otherwise.
 
     With `pack`, every adapter has to keep the documents of a row apart: see `choice.choose_pack`.
     """
+    check_context(adapters, context_length)
     others = {key: adapter for key, adapter in adapters.items() if adapter.vocabulary() != reading.vocabulary()}
     options: dict[str, Any] = {
         "context_length": context_length,
@@ -124,6 +127,7 @@ class PairedReader(SequenceReader):
         if isinstance(piece, Chat) and not other.has_chat_template():
             # A model without a chat template reads the conversation as the reading model lays it out.
             piece = Text(self.adapter.text(tokens.ids), origin=piece.origin)
-        theirs, _ = other.tokenize(piece).cut(0, PARTNER_ROOM * self.context_length)
+        room = PARTNER_ROOM * self.context_length
+        theirs, _ = other.tokenize(piece).cut(0, min(room, longest_context(other) or room))
         pairs = align(tokens.ids, theirs.ids, self.adapter.text, other.text)
         return PartnerPiece(theirs, list(zip(pairs.first, pairs.second, strict=True)), pairs.num_matched)

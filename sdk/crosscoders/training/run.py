@@ -161,6 +161,7 @@ class TrainingRun:
             recipe=recipe,
             reading=dict(reading),
             metrics=attrs.asdict(metrics),
+            own=True,
         )
 
     def _identity(self) -> dict[str, Any]:

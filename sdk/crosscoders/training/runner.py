@@ -13,7 +13,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..activations import ActivationSource, ActivationStream, CachedActivations, LiveActivations, write_cache
+from ..checkpoints.local import published
 from ..crosscoder.module import Crosscoder
+from ..devices import find_device
 from ..errors import TrainingError
 from ..plugins.choices import unstructure
 from ..plugins.registry import Registry, get_registry
@@ -63,7 +65,9 @@ class Runner:
         training = self.config.training
         stream = self._stream(resume)
         if self.config.trackers:
-            self.accelerator.init_trackers("crosscoders", config={"config": json.dumps(unstructure(self.config))})
+            # Trackers publish: what they are told has no local paths.
+            config, _ = published(unstructure(self.config), {})
+            self.accelerator.init_trackers("crosscoders", config={"config": json.dumps(config)})
         step = self.runs[0].trainer.step_number
         bar = tqdm(
             total=training.num_steps * training.batch_size,
@@ -207,5 +211,5 @@ def _accelerator(config: RunConfig) -> Accelerator:
 
 
 def _live(config: RunConfig, registry: Registry, accelerator: Accelerator, processes: Processes) -> LiveActivations:
-    device = torch.device(config.models_device or accelerator.device)
+    device = find_device(config.models_device or str(accelerator.device), option="models_device")
     return LiveActivations(config.harvest, registry, device, processes=processes, autocast=accelerator.autocast)

@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..crosscoder.initialise import InitialisationConfig, initialise
 from ..crosscoder.module import Crosscoder
+from ..devices import precise
 from ..errors import TrainingError
 from ..kernels import gradients_in_place
 from ..losses.context import StepContext
@@ -52,8 +53,8 @@ class _TrainStep(nn.Module):
         ]
         terms = [term.detach() for term in output.terms.values()]
         num_active = self.processes.over_shards(output.num_active.to(terms[0]))
-        numbers = torch.stack([*terms, num_active, *squares]).double()
-        return torch.cat([numbers, target_BX.sum(dim=0).double()])
+        numbers = precise(torch.stack([*terms, num_active, *squares]))
+        return torch.cat([numbers, precise(target_BX.sum(dim=0))])
 
 
 class Trainer:
