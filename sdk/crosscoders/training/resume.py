@@ -16,7 +16,7 @@ from ..errors import CheckpointError
 from ..files import first_difference
 from .trainer import Trainer
 
-FORMAT = 1
+FORMAT = 2
 
 
 def save_state(
