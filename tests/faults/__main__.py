@@ -14,7 +14,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-CHUNK = 250
+CHUNK = 1500
 HERE = Path(__file__).parent
 
 
