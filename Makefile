@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint unit docs claims bench clean
+.PHONY: demo test lint unit fuzz docs claims bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/crosscoders demo
@@ -17,6 +17,9 @@ lint: $(VENV)/.test
 
 unit: $(VENV)/.test
 	$(BIN)/pytest -n 2 --dist worksteal
+
+fuzz: $(VENV)/.test
+	$(BIN)/python tests/faults
 
 docs: $(VENV)/.test
 	$(BIN)/pip install -q -c constraints.txt -e ".[docs]"

@@ -128,6 +128,9 @@ from .plugins.choices import (
     ArchitectureChoice as ArchitectureChoice,
 )
 from .plugins.choices import (
+    GateChoice as GateChoice,
+)
+from .plugins.choices import (
     LossChoice as LossChoice,
 )
 from .plugins.choices import (
@@ -153,6 +156,9 @@ from .plugins.specs import (
 )
 from .plugins.specs import (
     CheckpointFormatSpec as CheckpointFormatSpec,
+)
+from .plugins.specs import (
+    GateSpec as GateSpec,
 )
 from .plugins.specs import (
     Lazy as Lazy,

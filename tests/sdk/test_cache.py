@@ -141,6 +141,40 @@ def test_damage_is_found(cache, tmp_path):
         CachedActivations(folder, config_of("unused").harvest)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda shard: shard.update(rows=[1, 64]), "all rows of block 0 once"),
+        (lambda shard: shard.update(rows=[0, 1]), "all rows of block 0 once"),
+        (lambda shard: shard.update(kept=1), "not what the manifest says of it"),
+        (lambda shard: shard.update(after={}), "not what the manifest says of it"),
+        (lambda shard: shard.update(file="../../../etc/passwd"), "malformed shard"),
+        (lambda shard: shard.update(block="x"), "malformed shard"),
+        (lambda shard: shard.pop("kept"), "malformed shard"),
+    ],
+)
+def test_a_row_that_was_changed_is_found(cache, tmp_path, change, message):
+    folder = copy_of(cache, tmp_path)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    change(next(shard for shard in manifest["shards"] if shard["split"] == "train"))
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(CacheError):
+        verify_cache(folder)
+    with pytest.raises(CacheError, match=message):
+        CachedActivations(folder, config_of("unused").harvest).blocks(torch.zeros(2)).read(0, {})
+
+
+def test_a_changed_calibration_is_found(cache, tmp_path):
+    from safetensors.torch import save_file
+
+    folder = copy_of(cache, tmp_path)
+    tensors = load_file(folder / "calibration.safetensors")
+    save_file({**tensors, "mean_norm_S": tensors["mean_norm_S"] * 7}, folder / "calibration.safetensors")
+    for use in (verify_cache, lambda folder: CachedActivations(folder, config_of("unused").harvest).calibrate()):
+        with pytest.raises(CacheError, match="calibration"):
+            use(folder)
+
+
 @pytest.mark.parametrize("world", [2, 3])
 def test_several_processes_read_shares_of_what_one_wrote(cache, world):
     config = config_of("unused")

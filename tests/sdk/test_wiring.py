@@ -62,7 +62,7 @@ def test_wiring_errors():
     [
         ([[("g", "m/a"), ("h", "m/c")]], "one shape"),
         ([[("g", "m/a"), ("h", "m/b")]], "does not write m/b"),
-        ([[("g", "m/a"), ("nope", "m/a")]], "no latent group is called 'nope'; there are g, h"),
+        ([[("g", "m/a"), ("nope", "m/a")]], "no latent group is called 'nope'; available: g, h"),
         ([[("g", "m/a"), ("h", "m/a")], [("h", "m/a"), ("h", "m/c")]], "tied twice"),
     ],
 )
@@ -128,3 +128,17 @@ def test_normaliser_makes_mean_norms_root_width():
         assert part.norm(dim=1).mean().item() == pytest.approx(site.width**0.5, rel=1e-5)
     with pytest.raises(SiteError, match="positive and finite"):
         crosscoder.normaliser.set_mean_norms(torch.tensor([1.0, float("nan"), 1.0]))
+
+
+def test_thousands_of_sites_are_quick():
+    """Tables are checked in time that grows with what they hold; with the square of it, this took minutes."""
+    from time import perf_counter
+
+    sites = tuple(Site(f"m/layers.{i}", 2) for i in range(3000))
+    start = perf_counter()
+    groups = tuple(LatentGroup(site.name, 2, reads=(site.name,), writes=(site.name,)) for site in sites)
+    with torch.device("meta"):
+        assert Crosscoder(Wiring(sites=sites, groups=groups)).num_latents == 6000
+    assert perf_counter() - start < 20
+    with pytest.raises(SiteError, match="unknown site x; the sites are .*and 2,995 more"):
+        Wiring(sites=sites, groups=groups).layout.subset(["x"])

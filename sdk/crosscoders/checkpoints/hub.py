@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
-from hashlib import file_digest
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import file_digest, sha1
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,9 +32,27 @@ def load_pretrained(
 ) -> Crosscoder:
     """Load a crosscoder from a local folder or from the Hub; see `Crosscoder.from_pretrained`."""
     folder = Path(name) / subfolder
-    if not Path(name).is_dir():
+    if not is_folder(name):
         folder = download(str(name), revision=revision, token=token, subfolder=subfolder) / subfolder
     return load_crosscoder(folder, registry=registry, device=device)
+
+
+def is_folder(name: str | Path) -> bool:
+    """Whether there is a folder called so here; names that no file system takes are none."""
+    try:
+        return Path(name).is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+@contextmanager
+def _client(doing: str) -> Iterator[None]:
+    """The Hub's client raises anything from bare RuntimeErrors to its transport's own kinds: all are one of ours."""
+    try:
+        yield
+    except Exception as error:
+        text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise CheckpointError(f"{doing}: {text}") from error
 
 
 def download(
@@ -39,41 +60,43 @@ def download(
 ) -> Path:
     """Fetch a repository's crosscoder files into the Hub cache and check them; returns the folder."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     prefix = f"{subfolder.strip('/')}/" if subfolder else ""
-    try:
+    where = f"'{repo_id}'" + (f" at revision '{revision}'" if revision else "")
+    with _client(f"{where} is not a folder here and could not be fetched from the Hub"):
         folder = Path(
             snapshot_download(
                 repo_id, revision=revision, token=token, allow_patterns=[f"{prefix}{pattern}" for pattern in FILES]
             )
         )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        where = f"'{repo_id}'" + (f" at revision '{revision}'" if revision else "")
-        raise CheckpointError(f"{where} is not a folder here and could not be fetched from the Hub: {error}") from error
-    for path in sorted((folder / subfolder).glob(f"{WEIGHTS}*.safetensors")):
-        _check_digest(repo_id, path)
+        damaged = [path for path in sorted((folder / subfolder).rglob("*")) if path.is_file() and not _is_whole(path)]
+        for path in damaged:
+            path.resolve().unlink()
+            path.unlink(missing_ok=True)
+    if damaged:
+        raise CheckpointError(
+            f"{damaged[0].name} of '{repo_id}' was damaged in transit (its sha256 or sha1 differs from the one the Hub "
+            "names); it was removed from the cache, so loading again will download it again"
+        )
     return folder
 
 
-def _check_digest(repo_id: str, path: Path) -> None:
-    """Compare the weights with their digest, because over plain HTTP the Hub's client checks only sizes.
+def _is_whole(path: Path) -> bool:
+    """Compare a file with its digest; over plain HTTP the Hub's client checks sizes only.
 
-    The client's cache names a large file by its sha256, so this needs no network. Small files, named by a shorter
-    digest, are part of the repository's own history.
+    The client's cache names a large file by its sha256 and a small one by the sha1 that git gives it, so this needs no
+    network. Names of another form say nothing.
     """
     blob = path.resolve()
-    if not path.is_file() or len(blob.name) != 64:
-        return
-    with blob.open("rb") as file:
-        digest = file_digest(file, "sha256").hexdigest()
-    if digest != blob.name:
-        blob.unlink()
-        path.unlink(missing_ok=True)
-        raise CheckpointError(
-            f"{path.name} of '{repo_id}' was damaged in transit (its sha256 differs from the one the Hub names); it "
-            "was removed from the cache, so loading again will download it again"
-        )
+    if re.fullmatch("[0-9a-f]{64}", blob.name):
+        with blob.open("rb") as file:
+            return file_digest(file, "sha256").hexdigest() == blob.name
+    if re.fullmatch("[0-9a-f]{40}", blob.name):
+        content = blob.read_bytes()
+        # Git puts a header before the content; servers that are not the Hub may leave it out.
+        names = [sha1(head + content, usedforsecurity=False).hexdigest() for head in (b"blob %d\0" % len(content), b"")]
+        return blob.name in names
+    return True
 
 
 def push_to_hub(
@@ -116,13 +139,11 @@ def push_folder(
             "leaves them out"
         )
     api = HfApi(token=token)
-    try:
+    with _client(f"could not push to '{repo_id}'"):
         api.create_repo(repo_id, private=private, exist_ok=True)
         commit = api.upload_folder(
             repo_id=repo_id, folder_path=folder, commit_message=commit_message, allow_patterns=list(FILES)
         )
         if tag:
             api.create_tag(repo_id, tag=tag, revision=commit.oid, exist_ok=False)
-    except Exception as error:  # the client raises anything from bare RuntimeErrors to its transport's own kinds
-        raise CheckpointError(f"could not push to '{repo_id}': {error}") from error
     return str(commit.commit_url)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import click
 
-from ..errors import CrosscodersError
+from ..errors import CrosscodersError, printable
 
 
 @contextmanager
@@ -21,6 +21,11 @@ def user_errors() -> Iterator[None]:
         if os.environ.get("CROSSCODERS_TRACEBACK"):
             raise
         raise click.ClickException(str(error)) from error
+    except OSError as error:
+        if os.environ.get("CROSSCODERS_TRACEBACK"):
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        raise click.ClickException(printable(f"{where}{error.strerror or error}")) from error
     finally:
         _destroy_process_group()
 

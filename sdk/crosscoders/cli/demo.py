@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from .boundary import quiet_libraries, user_errors
+from .output import say
 
 
 @click.command()
@@ -51,5 +52,5 @@ def demo(
                 seed=seed,
                 output=output,
             ),
-            say=click.echo,
+            say=say,
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from .boundary import user_errors
+from .output import say
 
 
 @click.command()
@@ -21,7 +22,7 @@ def push(folder: Path, repo_id: str, private: bool, tag: str, message: str) -> N
     from ..checkpoints.hub import push_folder
 
     with user_errors():
-        click.echo(push_folder(folder, repo_id, private=private, tag=tag, commit_message=message))
+        say(push_folder(folder, repo_id, private=private, tag=tag, commit_message=message))
 
 
 @click.command()
@@ -43,7 +44,7 @@ def pull(repo_id: str, folder: Path, revision: str | None, subfolder: str) -> No
         downloaded = download(repo_id, revision=revision, subfolder=subfolder) / subfolder
         with whole_folder(folder) as partial:
             shutil.copytree(downloaded, partial, dirs_exist_ok=True)
-        click.echo(str(folder))
+        say(str(folder))
 
 
 @click.command()
@@ -52,23 +53,24 @@ def pull(repo_id: str, folder: Path, revision: str | None, subfolder: str) -> No
 @click.option("--json", "as_json", is_flag=True, help="Print config.json.")
 def info(name: str, revision: str | None, as_json: bool) -> None:
     """Describe a saved crosscoder without loading its weights or models."""
-    from ..checkpoints.checkpoint import read_config
-    from ..checkpoints.hub import download
+    from ..checkpoints.description import number_at, read_config
+    from ..checkpoints.hub import download, is_folder
 
     with user_errors():
-        folder = Path(name) if Path(name).is_dir() else download(name, revision=revision)
+        folder = Path(name) if is_folder(name) else download(name, revision=revision)
         config = read_config(folder)
     if as_json:
-        click.echo(json.dumps(config, indent=2))
+        say(json.dumps(config, indent=2))
         return
     architecture = config["architecture"]
-    click.echo(f"{config['num_latents']} latents, architecture {architecture['name']}, gate {config['gate']['name']}")
-    click.echo(f"made by {architecture['distribution']} {architecture['version']} (plugin '{architecture['plugin']}')")
+    say(f"{config['num_latents']} latents, architecture {architecture['name']}, gate {config['gate']['name']}")
+    say(f"made by {architecture['distribution']} {architecture['version']} (plugin '{architecture['plugin']}')")
     for site in config["sites"]:
-        explained = config["metrics"].get("explained_variance", {}).get(site["name"])
+        explained = number_at(config["metrics"], "explained_variance", site["name"])
         tail = f"   explained variance {explained:.4f}" if explained is not None else ""
-        click.echo(f"site {site['name']}, width {site['width']}{tail}")
+        say(f"site {site['name']}, width {site['width']}{tail}")
     for key, model in config["models"].items():
-        click.echo(f"model {key}: {model.get('model')} at {model.get('revision')}")
-    if config["metrics"]:
-        click.echo(f"L0 {config['metrics']['l0']:.2f}")
+        say(f"model {key}: {model.get('model')} at {model.get('revision')}")
+    l0 = number_at(config["metrics"], "l0")
+    if l0 is not None:
+        say(f"L0 {l0:.2f}")

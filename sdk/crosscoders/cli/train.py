@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from .boundary import quiet_libraries, user_errors
+from .output import say
 
 
 @click.command()
@@ -30,7 +31,7 @@ def train(config: Path, output: Path | None, cache: Path | None, fresh: bool, qu
         chosen = attrs.evolve(chosen, output=output or chosen.output, cache=cache or chosen.cache)
         crosscoder = run(chosen, resume=not fresh, quiet=quiet)
         _say_metrics(crosscoder)
-        click.echo(f"saved: {chosen.output / 'crosscoder'}")
+        say(f"saved: {chosen.output / 'crosscoder'}")
 
 
 @click.command()
@@ -52,7 +53,7 @@ def harvest(config: Path, folder: Path, tokens: int, verify: bool, quiet: bool) 
     with user_errors():
         if not verify:
             run(RunConfig.from_toml(config), folder, num_tokens=tokens, quiet=quiet)
-        click.echo(f"{verify_cache(folder)} shards, all checksums match" if verify else f"harvested: {folder}")
+        say(f"{verify_cache(folder)} shards, all checksums match" if verify else f"harvested: {folder}")
 
 
 @click.command()
@@ -83,7 +84,7 @@ def sweep(
         chosen = RunConfig.from_toml(config)
         chosen = attrs.evolve(chosen, output=output or chosen.output, cache=cache or chosen.cache)
         for folder, crosscoder in run(chosen, dict(map(_setting, settings)), resume=not fresh, quiet=quiet).items():
-            click.echo(f"saved: {folder / 'crosscoder'}")
+            say(f"saved: {folder / 'crosscoder'}")
             _say_metrics(crosscoder)
 
 
@@ -93,7 +94,7 @@ def _setting(text: str) -> tuple[str, list[Any]]:
         raise click.BadParameter(f"'{text}' should be KEY=VALUE,VALUE,...")
     try:
         return key, json.loads(f"[{values}]")
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return key, values.split(",")
 
 
@@ -102,7 +103,6 @@ def _say_metrics(crosscoder: Any) -> None:
     if not metrics:
         return
     for site, value in metrics["explained_variance"].items():
-        click.echo(f"explained variance  {site:30s} {value:.4f}")
-    click.echo(
-        f"L0 {metrics['l0']:.2f}   dead {metrics['dead_share']:.1%}   on {metrics['num_tokens']} held-out tokens"
-    )
+        why = metrics.get("undefined", {}).get(site)
+        say(f"explained variance  {site:30s} {f'undefined: {why}' if why else f'{value:.4f}'}")
+    say(f"L0 {metrics['l0']:.2f}   dead {metrics['dead_share']:.1%}   on {metrics['num_tokens']} held-out tokens")

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..checkpoints.tensors import StoredTensors, save_tensors, shared_folder
 from ..errors import CheckpointError
 from ..files import first_difference
+from .stored_state import check_state, check_table, read_sealed, sealed
 from .trainer import Trainer
 
 FORMAT = 2
@@ -46,7 +47,9 @@ def save_state(
         save_tensors(partial, "state", tensors, _sharding(trainer), trainer.processes)
         if trainer.processes.shard == 0:
             state = {"format": FORMAT, "step": trainer.step_number, "config": config, "position": position}
-            (partial / "state.json").write_text(json.dumps(state, indent=1))
+            # Sealed as it will be read: with lists for tuples.
+            plain = sealed(json.loads(json.dumps(state)))
+            (partial / "state.json").write_text(json.dumps(plain, indent=1), encoding="utf-8")
     if trainer.processes.shard == 0:
         for old in _checkpoints(folder)[:-keep]:
             shutil.rmtree(old)
@@ -64,20 +67,22 @@ def load_state(path: Path, trainer: Trainer, *, config: dict[str, Any]) -> tuple
     `CheckpointError` if the checkpoint belongs to another config; it names the first key that differs.
     """
     try:
-        state = json.loads((path / "state.json").read_text())
+        state = read_sealed(path / "state.json", CheckpointError)
         processes, groups = trainer.processes, trainer.crosscoder.wiring.groups
         sizes = [group.num_latents * processes.num_shards for group in groups]
         stored = StoredTensors.open(path, "state")
         tensors = stored.read(sizes, processes.shard, processes.num_shards, sharding=_sharding(trainer))
-    except (OSError, json.JSONDecodeError, CheckpointError) as error:
+    except (OSError, CheckpointError) as error:
         raise CheckpointError(f"the checkpoint {path} cannot be read: {error}") from error
     if state.get("format") != FORMAT:
         raise CheckpointError(f"the checkpoint {path} has format {state.get('format')}; this version reads {FORMAT}")
+    check_table(state, path)
     difference = first_difference(state["config"], config)
     if difference:
         raise CheckpointError(
             f"the checkpoint {path} belongs to another run: {difference}; choose another output folder"
         )
+    check_state(tensors, trainer, path)
     trainer.crosscoder.load_state_dict(_part(tensors, "crosscoder."))
     trainer.loss.load_state_dict(_part(tensors, "loss."))
     for index, parameter in enumerate(trainer.parameters):

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from ..activations import Calibration
 from ..crosscoder.build import build_crosscoder
+from ..crosscoder.gates import check_gate, describe_gate
 from ..crosscoder.info import CheckpointInfo, component_record
 from ..crosscoder.initialise import initialise
 from ..crosscoder.module import Crosscoder
 from ..crosscoder.sites import SiteLayout
-from ..errors import ConfigError
+from ..errors import CheckpointError, ConfigError
 from ..losses.loss import Loss
 from ..plugins.registry import Registry
 from ..processes import Processes
@@ -57,6 +58,7 @@ class TrainingRun:
         self.trainer = Trainer(
             self.crosscoder, self.loss, config.training, accelerator=accelerator, processes=processes
         )
+        self._check_gate()
         self.view = RunView(self.crosscoder, config.output, config.training.num_steps, processes.is_main)
         self.observers = [choice.build(registry=registry) for choice in config.observers]
         self.history: list[dict[str, float]] = []
@@ -65,6 +67,17 @@ class TrainingRun:
     def checkpoints(self) -> Path:
         """The folder of the checkpoints to resume from."""
         return self.config.output / "checkpoints"
+
+    def _check_gate(self) -> None:
+        """Refuse, before any step, a loss that leaves a gate with which the trained crosscoder could not be loaded."""
+        gate = self.loss.gate()
+        try:
+            describe_gate(gate, registry=self.registry)
+            check_gate(gate, self.crosscoder.num_latents)
+        except CheckpointError as error:
+            raise ConfigError(
+                f"what the loss '{self.config.loss.name}' trains could not be loaded afterwards: {error}"
+            ) from error
 
     # -- start and end ------------------------------------------------------------------------------------------
 
@@ -116,7 +129,7 @@ class TrainingRun:
         self.crosscoder.eval()
         self.crosscoder.info = self._checkpoint_info(models, metrics, reading)
         if self.processes.replica == 0:
-            self.crosscoder.save_pretrained(self.config.output / "crosscoder")
+            self.crosscoder.save_pretrained(self.config.output / "crosscoder", registry=self.registry)
         if self.processes.is_main:
             (self.config.output / "history.json").write_text(json.dumps(self.history, indent=1))
         self.processes.wait()
