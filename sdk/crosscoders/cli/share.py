@@ -1,0 +1,74 @@
+"""Crosscoders on the Hub and in folders: push, pull, look at."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from .boundary import user_errors
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("repo_id")
+@click.option("--private", is_flag=True, help="Make a new repository private.")
+@click.option("--tag", default="", help="Tag the commit.")
+@click.option("--message", default="Upload crosscoder", show_default=True, help="Commit message.")
+def push(folder: Path, repo_id: str, private: bool, tag: str, message: str) -> None:
+    """Push a saved crosscoder to the Hub."""
+    from ..checkpoints.hub import push_folder
+
+    with user_errors():
+        click.echo(push_folder(folder, repo_id, private=private, tag=tag, commit_message=message))
+
+
+@click.command()
+@click.argument("repo_id")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--revision", help="Branch, tag or commit.")
+@click.option("--subfolder", default="", help="Folder in the repository.")
+def pull(repo_id: str, folder: Path, revision: str | None, subfolder: str) -> None:
+    """Fetch a crosscoder from the Hub into a new folder."""
+    import shutil
+
+    from ..checkpoints.hub import download
+    from ..errors import ConfigError
+    from ..files import whole_folder
+
+    with user_errors():
+        if folder.exists():
+            raise ConfigError(f"{folder} exists already; name a new folder")
+        downloaded = download(repo_id, revision=revision, subfolder=subfolder) / subfolder
+        with whole_folder(folder) as partial:
+            shutil.copytree(downloaded, partial, dirs_exist_ok=True)
+        click.echo(str(folder))
+
+
+@click.command()
+@click.argument("name")
+@click.option("--revision", help="Branch, tag or commit on the Hub.")
+@click.option("--json", "as_json", is_flag=True, help="Print config.json.")
+def info(name: str, revision: str | None, as_json: bool) -> None:
+    """Show what a saved crosscoder is, without loading its weights or models."""
+    from ..checkpoints.checkpoint import read_config
+    from ..checkpoints.hub import download
+
+    with user_errors():
+        folder = Path(name) if Path(name).is_dir() else download(name, revision=revision)
+        config = read_config(folder)
+    if as_json:
+        click.echo(json.dumps(config, indent=2))
+        return
+    architecture = config["architecture"]
+    click.echo(f"{config['num_latents']} latents, architecture {architecture['name']}, gate {config['gate']['name']}")
+    click.echo(f"made by {architecture['distribution']} {architecture['version']} (plugin '{architecture['plugin']}')")
+    for site in config["sites"]:
+        explained = config["metrics"].get("explained_variance", {}).get(site["name"])
+        tail = f"   explained variance {explained:.4f}" if explained is not None else ""
+        click.echo(f"site {site['name']}, width {site['width']}{tail}")
+    for key, model in config["models"].items():
+        click.echo(f"model {key}: {model.get('model')} at {model.get('revision')}")
+    if config["metrics"]:
+        click.echo(f"L0 {config['metrics']['l0']:.2f}")
