@@ -6,7 +6,10 @@ CrosscodersError
 ├── SiteError         a site that no model has, or activations that do not fit the sites
 ├── CheckpointError   a saved crosscoder or run that cannot be read as what it says it is
 ├── TrainingError     a run that cannot go on, such as infinite activations
-└── AnalysisError     an analysis that cannot be made of what it was given
+├── CacheError        a cache of activations that cannot be read, or does not fit
+├── AnalysisError     an analysis that cannot be made of what it was given
+├── DiskError         a file or folder that the disk does not take: it is full, or nobody may write there
+└── TrainingStopped   a run that was asked to stop and has saved where it is; also a `KeyboardInterrupt`
 """
 
 from __future__ import annotations
@@ -42,3 +45,16 @@ class CacheError(CrosscodersError, ValueError):
 
 class AnalysisError(CrosscodersError, ValueError):
     """An analysis was asked of models or crosscoders it is not defined for."""
+
+
+class DiskError(CrosscodersError, OSError):
+    """A file or folder cannot be written: the disk is full, or read-only, or belongs to somebody else."""
+
+
+class TrainingStopped(CrosscodersError, KeyboardInterrupt):  # noqa: N818
+    """A run was asked to stop, by SIGINT or SIGTERM, and has written a checkpoint to go on from."""
+
+    def __init__(self, step: int, signal_number: int) -> None:
+        super().__init__(f"stopped at step {step}; the same command goes on from there")
+        self.step = step
+        self.exit_code = 128 + signal_number

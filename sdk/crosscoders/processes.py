@@ -100,6 +100,10 @@ class Processes:
         distributed.all_reduce(least, op=distributed.ReduceOp.MIN)
         return least
 
+    def most(self, tensor: Tensor) -> Tensor:
+        """The largest over all processes."""
+        return -self.least(-tensor)
+
     def gather(self, tensor: Tensor) -> Tensor:
         """Tensors of one shape from all processes, joined along dimension 0 in the order of ranks."""
         return tensor if self.world == 1 else torch.cat(_gathered(tensor, self.world, None))

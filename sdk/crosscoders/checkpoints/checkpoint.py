@@ -21,14 +21,17 @@ from ..errors import CheckpointError, ConfigError, PluginError
 from ..plugins.choices import ArchitectureChoice, structure
 from ..plugins.registry import Registry, get_registry
 from ..processes import ALONE, Processes
-from .tensors import StoredTensors, save_tensors, shared_folder
+from .tensors import StoredTensors, link_tensors, save_tensors, shared_folder
 
 FORMAT = 1
 CONFIG, WEIGHTS, CARD = "config.json", "model", "README.md"
 
 
-def save_crosscoder(crosscoder: Crosscoder, folder: Path) -> Path:
-    """Write `crosscoder` whole or not at all; see `Crosscoder.save_pretrained`."""
+def save_crosscoder(crosscoder: Crosscoder, folder: Path, *, weights_are_there: bool = False) -> Path:
+    """Write `crosscoder` whole or not at all; see `Crosscoder.save_pretrained`.
+
+    `weights_are_there` says that `folder` has the same weights already, and only the rest is new.
+    """
     from .card import write_card
 
     if crosscoder.info is None:
@@ -39,7 +42,10 @@ def save_crosscoder(crosscoder: Crosscoder, folder: Path) -> Path:
     processes = crosscoder.processes
     norms_FS = processes.gather_shards(crosscoder.decoder_norms().detach())
     with shared_folder(folder, processes) as partial:
-        save_tensors(partial, WEIGHTS, crosscoder.state_dict(), crosscoder.sharding, processes)
+        if not weights_are_there:
+            save_tensors(partial, WEIGHTS, crosscoder.state_dict(), crosscoder.sharding, processes)
+        elif processes.shard == 0:
+            link_tensors(folder, WEIGHTS, partial)
         if processes.shard == 0:
             (partial / CONFIG).write_text(json.dumps(describe(crosscoder), indent=2) + "\n")
             write_card(crosscoder, norms_FS.cpu(), partial)

@@ -8,6 +8,8 @@ tensors are sharded and how: `group` has a row for each latent of one group, of 
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -54,6 +56,17 @@ def save_tensors(
     if count > 1 and processes.shard == 0:
         index = {"shards": count, "sharding": {key: sharding[key] for key in tensors if key in sharding}}
         (folder / f"{name}.safetensors.index.json").write_text(json.dumps(index, indent=1))
+
+
+def link_tensors(folder: Path, name: str, other: Path) -> None:
+    """Let `other` have the files of `name` that `folder` has, without writing them again where links can be made."""
+    for path in [folder / f"{name}.safetensors", *folder.glob(f"{name}-*.safetensors"), *folder.glob(f"{name}.*.json")]:
+        if not path.exists():
+            continue
+        try:
+            os.link(path, other / path.name)
+        except OSError:
+            shutil.copyfile(path, other / path.name)
 
 
 @frozen

@@ -14,7 +14,8 @@ from ..crosscoder.gates import Gate, ScoreThresholdGate
 from ..crosscoder.latents import Latents
 from ..crosscoder.module import Crosscoder
 from ..crosscoder.sparse_encoder import Candidates, find_candidates, find_candidates_by_bf16
-from ..kernels import batch_topk
+from ..errors import ConfigError
+from ..kernels import batch_topk, preselection
 from ..processes import Processes
 from .auxk import auxk
 from .context import StepContext
@@ -67,6 +68,22 @@ class SelectionLoss(ComposedLoss):
         super().__init__(options)
         self.decoder_norm = options.decoder_norm
 
+    def attach(self, crosscoder: Crosscoder) -> None:
+        super().attach(crosscoder)
+        starting = self.options.k_start / self.options.k
+        for latents, k in self.budgets(crosscoder):
+            # More would select every positive latent: a dense autoencoder, without a word.
+            count = (latents.stop - latents.start) * crosscoder.processes.num_shards
+            for name, wanted in (("k", k), ("k_start", k * starting)):
+                if wanted > count:
+                    slices = crosscoder.wiring.latent_slices.items()
+                    names = ", ".join(n for n, part in slices if latents.start <= part.start < latents.stop)
+                    raise ConfigError(f"{name} = {wanted:g} is more than the {count} latents it selects from ({names})")
+
+    def budgets(self, crosscoder: Crosscoder) -> list[tuple[slice, int]]:
+        """Ranges of latents, one after the other without gaps, and the final k that the latents of each compete for."""
+        return [(slice(0, crosscoder.num_latents), self.options.k)]
+
     @abstractmethod
     def select(self, crosscoder: Crosscoder, read_BX: Tensor, step: StepContext) -> Latents:
         """Which latents to keep."""
@@ -88,9 +105,9 @@ class BatchSelectionConfig(SelectionConfig):
 
     scope: str = field(default="all", validator=in_(("all", "group")))
     """`all` latent groups compete for B·k places, or each `group` has B·k places of its own."""
-    preselect: str = field(default="fp32", validator=in_(("fp32", "bf16")))
+    preselect: str = field(default="auto", validator=in_(("auto", "fp32", "bf16")))
     """`bf16`: find candidates by a product in bf16, whose error is bounded, and select among their exact values. The
-    same latents, by a cheaper product where the processor has bf16."""
+    same latents, by a cheaper product where the processor has bf16; `auto` takes it there, and `fp32` elsewhere."""
     threshold_decay: float = field(default=0.999, validator=_share)
     """Decay per step of the moving average of the smallest selected score; a run with a shorter window, by
     `threshold_window_share`, forgets faster."""
@@ -122,9 +139,8 @@ class BatchSelectionLoss(SelectionLoss):
             self._set_buffers(len(self._budgets))
 
     def budgets(self, crosscoder: Crosscoder) -> list[tuple[slice, int]]:
-        """Ranges of latents, one after the other without gaps, and the final k that the latents of each compete for."""
         if self.options.scope == "all":
-            return [(slice(0, crosscoder.num_latents), self.options.k)]
+            return super().budgets(crosscoder)
         return [(latents, self.options.k) for latents in crosscoder.wiring.latent_slices.values()]
 
     def select(self, crosscoder: Crosscoder, read_BX: Tensor, step: StepContext) -> Latents:
@@ -165,7 +181,7 @@ class BatchSelectionLoss(SelectionLoss):
         floor_F = torch.zeros_like(norm_F)
         for (latents, _), guess in zip(self._budgets, guesses, strict=True):
             floor_F[latents] = guess / norm_F[latents]
-        bf16 = self.options.preselect == "bf16"
+        bf16 = preselection(self.options.preselect, read_BX.device) == "bf16"
         above = (find_candidates_by_bf16 if bf16 else find_candidates)(crosscoder, read_BX, floor_F)
         score_N = above.value_N * norm_F[above.latent_N]
         # The bf16 product lets some of those through that are below the floor, and those are not all.
@@ -197,6 +213,12 @@ class BatchSelectionLoss(SelectionLoss):
         score_N = processes.gather_shards(score_N)
         cut = score_N.topk(count).values[-1] if len(score_N) >= count else score_N.new_zeros(())
         return (1 - MOST_MARGIN) * float(processes.least(cut))
+
+    def start_from(self, gate: Gate) -> None:
+        if not isinstance(gate, ScoreThresholdGate):
+            return
+        for index, (latents, _) in enumerate(self._budgets):
+            self.threshold[index] = gate.threshold[latents].amin() if gate.threshold.ndim else gate.threshold
 
     def gate(self) -> Gate:
         if len(self._budgets) <= 1:

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ..checkpoints.tensors import StoredTensors, save_tensors, shared_folder
 from ..errors import CheckpointError
-from ..files import first_difference
+from ..files import disk_errors, partial_path
+from .continuing import OtherRunError, check_same_run
 from .trainer import Trainer
 
 FORMAT = 1
@@ -25,10 +26,9 @@ def save_state(
     *,
     config: dict[str, Any],
     position: dict[str, Any],
-    keep: int,
     extra: dict[str, Tensor],
 ) -> Path:
-    """Write `step-N` into `folder` and remove all but the newest `keep`. The shards of one replica call this."""
+    """Write `step-N` into `folder`. The shards of one replica call this."""
     tensors = {f"extra.{name}": tensor for name, tensor in extra.items()}
     # The gate follows from the loss, and which gate the crosscoder has depends on whether it was evaluated before.
     weights = {k: v for k, v in trainer.crosscoder.state_dict().items() if not k.startswith("gate.")}
@@ -47,10 +47,18 @@ def save_state(
         if trainer.processes.shard == 0:
             state = {"format": FORMAT, "step": trainer.step_number, "config": config, "position": position}
             (partial / "state.json").write_text(json.dumps(state, indent=1))
-    if trainer.processes.shard == 0:
-        for old in _checkpoints(folder)[:-keep]:
-            shutil.rmtree(old)
     return target
+
+
+def prune(folder: Path, step: int, *, keep: int) -> None:
+    """Remove all checkpoints but the newest `keep` up to `step`. Later ones are of a course that was left."""
+    with disk_errors(folder):
+        upto = [path for path in _checkpoints(folder) if _step(path) <= step]
+        for path in set(_checkpoints(folder)) - set(upto[-keep:]):
+            # A name that no resume looks for, so that a kill in between leaves no checkpoint that is half there.
+            aside = partial_path(path)
+            path.rename(aside)
+            shutil.rmtree(aside)
 
 
 def latest_state(folder: Path) -> Path | None:
@@ -58,10 +66,18 @@ def latest_state(folder: Path) -> Path | None:
     return next(reversed(_checkpoints(folder)), None)
 
 
-def load_state(path: Path, trainer: Trainer, *, config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Put `trainer` where it was; returns the position it was saved with and the extra tensors.
+def saved_steps(folder: Path) -> list[int]:
+    """The steps of the checkpoints, newest first."""
+    return [_step(path) for path in reversed(_checkpoints(folder))]
 
-    `CheckpointError` when the checkpoint is of another config, naming the first key that differs.
+
+def load_state(
+    path: Path, trainer: Trainer, *, config: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Any]]:
+    """Put `trainer` where it was; returns the position it was saved with, the extra tensors, and the config then.
+
+    `OtherRunError` when the checkpoint is of another config, naming the first key that differs; any other
+    `CheckpointError` when it is damaged.
     """
     try:
         state = json.loads((path / "state.json").read_text())
@@ -72,10 +88,8 @@ def load_state(path: Path, trainer: Trainer, *, config: dict[str, Any]) -> tuple
     except (OSError, json.JSONDecodeError, CheckpointError) as error:
         raise CheckpointError(f"the checkpoint {path} cannot be read: {error}") from error
     if state.get("format") != FORMAT:
-        raise CheckpointError(f"the checkpoint {path} has format {state.get('format')}; this version reads {FORMAT}")
-    difference = first_difference(state["config"], config)
-    if difference:
-        raise CheckpointError(f"the checkpoint {path} is of another run: {difference}; choose another output folder")
+        raise OtherRunError(f"the checkpoint {path} has format {state.get('format')}; this version reads {FORMAT}")
+    check_same_run(f"the checkpoint {path}", state["config"], config, state["step"])
     trainer.crosscoder.load_state_dict(_part(tensors, "crosscoder."))
     trainer.loss.load_state_dict(_part(tensors, "loss."))
     for index, parameter in enumerate(trainer.parameters):
@@ -90,7 +104,7 @@ def load_state(path: Path, trainer: Trainer, *, config: dict[str, Any]) -> tuple
     torch.set_rng_state(tensors["rng.cpu"])
     if "rng.cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["rng.cuda"])
-    return state["position"], _part(tensors, "extra.")
+    return state["position"], _part(tensors, "extra."), state["config"]
 
 
 def _sharding(trainer: Trainer) -> dict[str, str]:
@@ -111,6 +125,10 @@ def _sharding(trainer: Trainer) -> dict[str, str]:
 
 def _checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if re.fullmatch(r"step-\d{8}", path.name))
+
+
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
