@@ -13,6 +13,7 @@ from .checkpoint import CARD, CONFIG, WEIGHTS, load_crosscoder, save_crosscoder
 if TYPE_CHECKING:
     from ..crosscoder.module import Crosscoder
     from ..plugins.registry import Registry
+from ..processes import ALONE, Processes
 
 FILES = (CONFIG, f"{WEIGHTS}*.safetensors", f"{WEIGHTS}.safetensors.index.json", CARD, "figures/*", "report.html")
 
@@ -25,12 +26,13 @@ def load_pretrained(
     token: str | bool | None = None,
     device: str = "cpu",
     registry: Registry | None = None,
+    processes: Processes = ALONE,
 ) -> Crosscoder:
     """A crosscoder from a local folder or from the Hub; see `Crosscoder.from_pretrained`."""
     folder = Path(name) / subfolder
     if not Path(name).is_dir():
         folder = download(str(name), revision=revision, token=token, subfolder=subfolder) / subfolder
-    return load_crosscoder(folder, registry=registry, device=device)
+    return load_crosscoder(folder, registry=registry, device=device, processes=processes)
 
 
 def download(

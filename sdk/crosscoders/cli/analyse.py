@@ -21,6 +21,7 @@ from .boundary import quiet_libraries, user_errors
 def analyse(name: str, analyses: tuple[str, ...], revision: str | None, tokens: int, seed: int, output: Path) -> None:
     """Analyse a saved crosscoder (folder or Hub id) and write report.html and report.json."""
     quiet_libraries()
+    from ..analysis.study import AnalysesFailed
     from ..analysis.study import analyse as run
     from ..crosscoder.module import Crosscoder
     from ..reports import save_page
@@ -28,10 +29,17 @@ def analyse(name: str, analyses: tuple[str, ...], revision: str | None, tokens: 
     with user_errors():
         crosscoder = Crosscoder.from_pretrained(name, revision=revision)
         chosen = [_analysis(text) for text in analyses] or ["decoder_norms", "latent_scaling"]
-        reports = run(crosscoder, chosen, num_tokens=tokens, seed=seed)
+        failed: AnalysesFailed | None = None
+        try:
+            reports = run(crosscoder, chosen, num_tokens=tokens, seed=seed)
+        except AnalysesFailed as error:
+            failed, reports = error, error.reports
         for report in reports:
             click.echo(f"{report.title}: {report.summary}")
-        click.echo(f"report: {save_page(reports, output, title=f'Crosscoder {name}')}")
+        if reports:
+            click.echo(f"report: {save_page(reports, output, title=f'Crosscoder {name}')}")
+        if failed is not None:
+            raise failed
 
 
 def _analysis(text: str) -> Any:

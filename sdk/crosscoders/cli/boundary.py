@@ -1,36 +1,77 @@
-"""Where the command line meets the SDK: errors become one line, and libraries stay quiet."""
+"""Where the command line meets the SDK: errors become one line, signals an exit code, and libraries stay quiet."""
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 import click
 
-from ..errors import CrosscodersError
+from ..errors import CrosscodersError, TrainingStopped
+
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+"""What a disk refuses, whoever writes to it."""
 
 
 @contextmanager
-def user_errors() -> Iterator[None]:
-    """A user's error is one clear line and exit code 1, not a traceback."""
+def user_errors(*, hint: str = "") -> Iterator[None]:
+    """A user's error is one clear line and exit code 1, not a traceback; a signal exits with 128 and its number.
+
+    `hint` is added to what is said of a run that was stopped.
+    """
+    with _terminated():
+        try:
+            yield
+        except TrainingStopped as stopped:
+            click.echo(f"{stopped}{hint}", err=True)
+            sys.exit(stopped.exit_code)
+        except CrosscodersError as error:
+            if os.environ.get("CROSSCODERS_TRACEBACK"):
+                raise
+            raise click.ClickException(str(error)) from error
+        except OSError as error:
+            if os.environ.get("CROSSCODERS_TRACEBACK") or error.errno not in DISK:
+                raise
+            raise click.ClickException(f"{error.strerror}: {error.filename or 'while writing'}") from error
+        except KeyboardInterrupt:
+            click.echo("stopped", err=True)
+            sys.exit(128 + signal.SIGINT)
+
+
+@contextmanager
+def parted_processes() -> Iterator[None]:
+    """Under a launcher, say good-bye to the other processes at the end, whatever the end is."""
     try:
         yield
-    except CrosscodersError as error:
-        if os.environ.get("CROSSCODERS_TRACEBACK"):
-            raise
-        raise click.ClickException(str(error)) from error
     finally:
-        _part_processes()
+        if "torch.distributed" in sys.modules:
+            distributed = sys.modules["torch.distributed"]
+            if distributed.is_available() and distributed.is_initialized():
+                distributed.destroy_process_group()
 
 
-def _part_processes() -> None:
-    """Under a launcher, say good-bye to the other processes."""
-    if "torch.distributed" in sys.modules:
-        distributed = sys.modules["torch.distributed"]
-        if distributed.is_available() and distributed.is_initialized():
-            distributed.destroy_process_group()
+@contextmanager
+def _terminated() -> Iterator[None]:
+    """Let SIGTERM end the process as an exit does, so that locks and half-written folders are taken along."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        click.echo("stopped", err=True)
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def quiet_libraries() -> None:

@@ -56,7 +56,7 @@ def info(name: str, revision: str | None, as_json: bool) -> None:
     from ..checkpoints.hub import download
 
     with user_errors():
-        folder = Path(name) if Path(name).is_dir() else download(name, revision=revision)
+        folder = _folder(name) or download(name, revision=revision)
         config = read_config(folder)
     if as_json:
         click.echo(json.dumps(config, indent=2))
@@ -72,3 +72,15 @@ def info(name: str, revision: str | None, as_json: bool) -> None:
         click.echo(f"model {key}: {model.get('model')} at {model.get('revision')}")
     if config["metrics"]:
         click.echo(f"L0 {config['metrics']['l0']:.2f}")
+
+
+def _folder(name: str) -> Path | None:
+    """The folder of that name; None where it may be a Hub id. `ConfigError` where only a folder can be meant."""
+    from ..errors import ConfigError
+
+    folder = Path(name)
+    if folder.is_dir():
+        return folder
+    if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        raise ConfigError(f"{name} is a file, not a folder" if folder.exists() else f"there is no folder {name}")
+    return None

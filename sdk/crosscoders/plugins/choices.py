@@ -99,15 +99,29 @@ def unstructure(config: Any) -> Any:
     return _plain(config)
 
 
-def read_toml(path: Path, cls: type[T], *, registry: Registry | None = None) -> T:
-    """Read a config file."""
+def read_toml(
+    path: Path, cls: type[T], *, settings: Mapping[str, Any] | None = None, registry: Registry | None = None
+) -> T:
+    """Read a config file; `settings`, values by dotted key, take the place of what it says."""
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read the config {path}: {error.strerror}") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is no valid TOML: {error}") from error
+    for key, value in (settings or {}).items():
+        set_value(data, key, value)
     return structure(data, cls, registry=registry, where=str(path))
+
+
+def set_value(data: dict[str, Any], key: str, value: Any) -> None:
+    """Set the value of a dotted key in plain data, making tables on the way; `structure` then knows which there are."""
+    *tables, last = key.split(".")
+    for part in tables:
+        data = data.setdefault(part, {})
+        if not isinstance(data, dict):
+            raise ConfigError(f"'{key}' names no value: '{part}' is not a table")
+    data[last] = value
 
 
 def _plain(value: Any) -> Any:

@@ -87,8 +87,10 @@ def load_state(
         tensors = stored.read(sizes, processes.shard, processes.num_shards, sharding=_sharding(trainer))
     except (OSError, json.JSONDecodeError, CheckpointError) as error:
         raise CheckpointError(f"the checkpoint {path} cannot be read: {error}") from error
-    if state.get("format") != FORMAT:
-        raise OtherRunError(f"the checkpoint {path} has format {state.get('format')}; this version reads {FORMAT}")
+    if not isinstance(state, dict) or "format" not in state:
+        raise CheckpointError(f"the checkpoint {path} cannot be read: state.json is not of a run")
+    if state["format"] != FORMAT:
+        raise OtherRunError(f"the checkpoint {path} has format {state['format']}; this version reads {FORMAT}")
     check_same_run(f"the checkpoint {path}", state["config"], config, state["step"])
     trainer.crosscoder.load_state_dict(_part(tensors, "crosscoder."))
     trainer.loss.load_state_dict(_part(tensors, "loss."))

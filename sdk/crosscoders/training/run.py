@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from ..activations import Calibration
-from ..checkpoints.checkpoint import save_crosscoder
+from ..checkpoints.checkpoint import load_crosscoder, save_crosscoder
 from ..crosscoder.build import build_crosscoder
 from ..crosscoder.info import CheckpointInfo, component_record
 from ..crosscoder.initialise import initialise
@@ -185,10 +185,9 @@ class TrainingRun:
             history = json.loads((self.config.output / HISTORY).read_text(encoding="utf-8"))
             if not same:
                 return None
-            crosscoder = Crosscoder.from_pretrained(
-                self.config.output / "crosscoder", registry=self.registry, processes=self.processes
-            )
-        except (OSError, ValueError, KeyError, TypeError):
+            folder = self.config.output / "crosscoder"
+            crosscoder = load_crosscoder(folder, registry=self.registry, processes=self.processes)
+        except (OSError, ValueError, KeyError, TypeError, CrosscodersError):
             return None
         self.crosscoder, self.history = crosscoder.to(self.accelerator.device), history
         self.view = RunView(crosscoder, self.config.output, self.config.training.num_steps, self.processes.is_main)
