@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import CheckpointError
+from ..processes import ALONE, Processes
 from .checkpoint import CARD, CONFIG, WEIGHTS, load_crosscoder, save_crosscoder
 
 if TYPE_CHECKING:
     from ..crosscoder.module import Crosscoder
     from ..plugins.registry import Registry
-from ..processes import ALONE, Processes
 
 FILES = (CONFIG, f"{WEIGHTS}*.safetensors", f"{WEIGHTS}.safetensors.index.json", CARD, "figures/*", "report.html")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +51,11 @@ def save_state(
     return target
 
 
-def prune(folder: Path, step: int, *, keep: int) -> None:
-    """Remove all checkpoints but the newest `keep` up to `step`. Later ones are of a course that was left."""
+def prune(folder: Path, course: Callable[[int], bool], *, keep: int) -> None:
+    """Remove all checkpoints but the newest `keep` of those whose step is on this `course`: others were left behind."""
     with disk_errors(folder):
-        upto = [path for path in _checkpoints(folder) if _step(path) <= step]
-        for path in set(_checkpoints(folder)) - set(upto[-keep:]):
+        mine = [path for path in _checkpoints(folder) if course(_step(path))]
+        for path in set(_checkpoints(folder)) - set(mine[-keep:]):
             # A name that no resume looks for, so that a kill in between leaves no checkpoint that is half there.
             aside = partial_path(path)
             path.rename(aside)

@@ -66,6 +66,8 @@ class TrainingRun:
         self.observers = [choice.build(registry=registry) for choice in config.observers]
         self.history: list[dict[str, float]] = []
         self._untracked = False
+        self._began_at = -1
+        self._saved: set[int] = set()
         self.trained = False
         """Whether the crosscoder was read from disk, trained to its end: its gate then came with it."""
 
@@ -109,6 +111,7 @@ class TrainingRun:
             if isinstance(error, CheckpointError):
                 raise
             raise CheckpointError(f"the checkpoint {path} cannot be read: {error!r}") from error
+        self._began_at = step
         longer = longer_by(then, self._identity())
         if longer:
             self.history.append({"step": step, "num_tokens_before": longer[0], "num_tokens": longer[1]})
@@ -129,12 +132,14 @@ class TrainingRun:
                 position={"stream": stream, "history": self.history},
                 extra={"median_norm_S": median_norm_S},
             )
+        self._saved.add(self.trainer.step_number)
         self.processes.wait()
 
     def prune(self) -> None:
         """Remove checkpoints that are no longer wanted."""
         if self.processes.is_main:
-            prune(self.checkpoints, self.trainer.step_number, keep=self.config.training.keep_checkpoints)
+            keep = self.config.training.keep_checkpoints
+            prune(self.checkpoints, lambda step: step <= self._began_at or step in self._saved, keep=keep)
 
     def begin(self) -> None:
         """Forget that an earlier run was finished here: another begins, or goes on."""
