@@ -49,6 +49,9 @@ from .errors import (
     DiskError as DiskError,
 )
 from .errors import (
+    DocumentError as DocumentError,
+)
+from .errors import (
     PluginError as PluginError,
 )
 from .errors import (
@@ -86,6 +89,9 @@ from .models.adapter import Decoder as Decoder
 from .models.adapter import Edit as Edit
 from .models.adapter import ModelAdapter as ModelAdapter
 from .models.documents import (
+    BadRow as BadRow,
+)
+from .models.documents import (
     Chat as Chat,
 )
 from .models.documents import (
@@ -95,6 +101,9 @@ from .models.documents import (
     Message as Message,
 )
 from .models.documents import (
+    Origin as Origin,
+)
+from .models.documents import (
     Text as Text,
 )
 from .models.documents import (
@@ -102,6 +111,9 @@ from .models.documents import (
 )
 from .models.documents import (
     is_held_out as is_held_out,
+)
+from .models.packing import (
+    documents_are_apart as documents_are_apart,
 )
 from .models.tokens import (
     Partner as Partner,

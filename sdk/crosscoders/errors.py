@@ -1,15 +1,16 @@
 """Everything a user can cause is a `CrosscodersError`, so one `except` clause catches it all.
 
 CrosscodersError
-├── ConfigError       a config file or option that cannot be meant
+├── ConfigError       a config file or option that is invalid
+│   └── DocumentError     a document that a model cannot read
 ├── PluginError       a plugin that is missing, broken, or ambiguous
 ├── SiteError         a site that no model has, or activations that do not fit the sites
-├── CheckpointError   a saved crosscoder or run that cannot be read as what it says it is
-├── TrainingError     a run that cannot go on, such as infinite activations
-├── CacheError        a cache of activations that cannot be read, or does not fit
-├── AnalysisError     an analysis that cannot be made of what it was given
-├── DiskError         a file or folder that the disk does not take: it is full, or nobody may write there
-└── TrainingStopped   a run that was asked to stop and has saved where it is; also a `KeyboardInterrupt`
+├── CheckpointError   a saved crosscoder or run that is damaged, incomplete, or in an unknown format
+├── CacheError        an activation cache that is damaged, unfinished, or made from another config
+├── TrainingError     a run that cannot continue, for example because activations are not finite
+├── AnalysisError     an analysis that is not defined for its models or crosscoder
+├── DiskError         a file or folder that cannot be written: the disk is full or read-only, for example
+└── TrainingStopped   a run that was asked to stop and has saved its state; also a `KeyboardInterrupt`
 """
 
 from __future__ import annotations
@@ -23,8 +24,12 @@ class ConfigError(CrosscodersError, ValueError):
     """A config value is missing, unknown, of the wrong type, or out of range."""
 
 
+class DocumentError(ConfigError):
+    """A document cannot be read by a model, such as a chat that its template refuses; others can."""
+
+
 class PluginError(CrosscodersError, LookupError):
-    """A component was asked for that no plugin provides, or that several do."""
+    """A requested component is provided by no plugin, or by several."""
 
 
 class SiteError(CrosscodersError, ValueError):
@@ -32,27 +37,27 @@ class SiteError(CrosscodersError, ValueError):
 
 
 class CheckpointError(CrosscodersError, ValueError):
-    """A checkpoint is damaged, incomplete, of another format, or not made by the plugins at hand."""
+    """A checkpoint is damaged, incomplete, in an unknown format, or needs a plugin that is not installed."""
 
 
 class TrainingError(CrosscodersError, RuntimeError):
-    """A run met something it must not train on."""
+    """A run cannot continue, for example because activations or gradients are not finite."""
 
 
 class CacheError(CrosscodersError, ValueError):
-    """A cache of activations is missing, damaged, unfinished, too small, or made from another config."""
+    """An activation cache is missing, damaged, unfinished, too small, or made from another config."""
 
 
 class AnalysisError(CrosscodersError, ValueError):
-    """An analysis was asked of models or crosscoders it is not defined for."""
+    """An analysis is not defined for the given models or crosscoder."""
 
 
 class DiskError(CrosscodersError, OSError):
-    """A file or folder cannot be written: the disk is full, or read-only, or belongs to somebody else."""
+    """A file or folder cannot be written: the disk is full or read-only, or permission is missing."""
 
 
 class TrainingStopped(CrosscodersError, KeyboardInterrupt):  # noqa: N818
-    """A run was asked to stop, by SIGINT or SIGTERM, and has written a checkpoint to go on from."""
+    """A run was asked to stop, by SIGINT or SIGTERM, and has written a checkpoint to resume from."""
 
     def __init__(self, step: int, signal_number: int) -> None:
         super().__init__(f"stopped at step {step}; the same command goes on from there")

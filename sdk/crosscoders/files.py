@@ -46,7 +46,7 @@ def disk_errors(target: Path) -> Iterator[None]:
 
 @contextmanager
 def whole_folder(target: Path, partial: Path | None = None) -> Iterator[Path]:
-    """A new folder to write into, which takes the place of `target` only once everything is on disk.
+    """Give a new folder to write into, which replaces `target` only once everything is on disk.
 
     A kill at any moment leaves either the old `target` or the new one, and what is left over besides is removed by the
     next call. `partial` names the new folder, for others to find. `DiskError` where the disk does not take it.
@@ -112,7 +112,7 @@ def remove_leftovers(folder: Path, *, alone: bool = False) -> None:
 
 
 def first_difference(then: Any, now: Any, path: str = "") -> str | None:
-    """Where two trees of JSON data first differ, in words; None where they are equal."""
+    """Describe where two trees of JSON data first differ; None if they are equal."""
     if isinstance(then, dict) and isinstance(now, dict):
         for key in sorted(then.keys() | now.keys()):
             difference = first_difference(then.get(key), now.get(key), f"{path}.{key}".lstrip("."))

@@ -137,7 +137,7 @@ def test_damage_is_found(cache, tmp_path):
     with pytest.raises(CacheError, match="cannot be read"):
         CachedActivations(folder, config_of("unused").harvest).blocks(torch.zeros(2)).read(1, {})
     (folder / "manifest.json").write_text("{")
-    with pytest.raises(CacheError, match="no cache of activations"):
+    with pytest.raises(CacheError, match="not an activation cache"):
         CachedActivations(folder, config_of("unused").harvest)
 
 
@@ -224,7 +224,7 @@ def test_what_a_sweep_cannot_vary_is_refused():
         sweep_configs(config, {"nothing.k": [1]})
     with pytest.raises(ConfigError, match="loss"):
         sweep_configs(config, {"loss.width": [1]})
-    with pytest.raises(ConfigError, match="has no values"):
+    with pytest.raises(ConfigError, match="was given no values"):
         sweep_configs(config, {"loss.k": []})
     assert isinstance(sweep_configs(config, {})[0], RunConfig)
 

@@ -49,7 +49,7 @@ def test_missing_and_broken_files(tmp_path):
     with pytest.raises(ConfigError, match=r"nowhere\.toml"):
         RunConfig.from_toml(tmp_path / "nowhere.toml")
     (tmp_path / "bad.toml").write_text("a = ")
-    with pytest.raises(ConfigError, match=r"bad\.toml is no valid TOML"):
+    with pytest.raises(ConfigError, match=r"bad\.toml is not valid TOML"):
         RunConfig.from_toml(tmp_path / "bad.toml")
 
 

@@ -266,7 +266,7 @@ def test_the_choice_of_kernels(monkeypatch):
     monkeypatch.setenv("CROSSCODERS_KERNELS", "reference")
     assert operations(torch.zeros(1)) is reference
     monkeypatch.setenv("CROSSCODERS_KERNELS", "cuda")
-    with pytest.raises(ConfigError, match="should be reference, native, triton"):
+    with pytest.raises(ConfigError, match="should be one of reference, native, triton"):
         operations(torch.zeros(1))
 
 

@@ -75,7 +75,7 @@ def _terminated() -> Iterator[None]:
 
 
 def quiet_libraries() -> None:
-    """Quiet those that load models, whose progress bars and warnings would bury our own output."""
+    """Silence the libraries that load models: their progress bars and warnings would bury our own output."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TQDM_MININTERVAL", "0.5")

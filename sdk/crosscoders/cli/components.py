@@ -13,7 +13,7 @@ from .boundary import user_errors
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def plugins(as_json: bool) -> None:
-    """List plugins, what they offer, and those set aside with the reason."""
+    """List plugins and their components, and the plugins that were set aside, with the reason."""
     from ..plugins.registry import get_registry
 
     with user_errors():

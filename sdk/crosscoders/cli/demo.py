@@ -33,7 +33,7 @@ def _option(flag: str, name: str, text: str = "", **more: Any) -> Callable[[Comm
 @_option("--seed", "seed")
 @_option("--output", "output", type=click.Path(path_type=Path))
 def demo(**options: Any) -> None:
-    """Train on a base/chat pair, analyse the difference, write a report."""
+    """Train a crosscoder on a base/chat pair, analyse the difference, and write a report."""
     quiet_libraries()
     from ..demo import demo as run
 

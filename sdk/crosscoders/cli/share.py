@@ -51,7 +51,7 @@ def pull(repo_id: str, folder: Path, revision: str | None, subfolder: str) -> No
 @click.option("--revision", help="Branch, tag or commit on the Hub.")
 @click.option("--json", "as_json", is_flag=True, help="Print config.json.")
 def info(name: str, revision: str | None, as_json: bool) -> None:
-    """Show what a saved crosscoder is, without loading its weights or models."""
+    """Describe a saved crosscoder without loading its weights or models."""
     from ..checkpoints.checkpoint import read_config
     from ..checkpoints.hub import download
 

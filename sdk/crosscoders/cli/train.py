@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def train(
     config: Path, settings: tuple[str, ...], output: Path | None, cache: Path | None, fresh: bool, quiet: bool
 ) -> None:
-    """Train the run of a TOML file, going on from its newest checkpoint if there is one.
+    """Train as a TOML file says, resuming from the newest checkpoint if there is one.
 
     Ctrl-C (or SIGTERM) finishes the step and writes a checkpoint; a second one stops at once.
     """
@@ -43,9 +43,9 @@ def train(
 @set_option
 @quiet_option
 def harvest(config: Path, folder: Path, tokens: int, verify: bool, settings: tuple[str, ...], quiet: bool) -> None:
-    """Write the activations that the run of a TOML file trains on into FOLDER, to be read by `train --cache FOLDER`.
+    """Write the activations that a TOML file's run trains on into FOLDER, for `train --cache FOLDER`.
 
-    Goes on where it was stopped. Run it by `accelerate launch -m crosscoders harvest` to share the work.
+    An interrupted harvest resumes. Use `accelerate launch -m crosscoders harvest` to split the work over processes.
     """
     quiet_libraries()
     from ..activations import verify_cache
@@ -54,7 +54,7 @@ def harvest(config: Path, folder: Path, tokens: int, verify: bool, settings: tup
     with user_errors(), parted_processes():
         if not verify:
             run(_config(config, None, None, settings), folder, num_tokens=tokens, quiet=quiet)
-        click.echo(f"{verify_cache(folder)} shards, all as their checksums say" if verify else f"harvested: {folder}")
+        click.echo(f"{verify_cache(folder)} shards, all checksums match" if verify else f"harvested: {folder}")
 
 
 @click.command()
@@ -71,7 +71,7 @@ def harvest(config: Path, folder: Path, tokens: int, verify: bool, settings: tup
 def sweep(
     config: Path, settings: tuple[str, ...], output: Path | None, cache: Path | None, fresh: bool, quiet: bool
 ) -> None:
-    """Train several crosscoders from one harvest: one for each combination of values.
+    """Train several crosscoders from one harvest, one for each combination of values.
 
     Ends in a table, which `sweep.json` in the output folder has too.
     """

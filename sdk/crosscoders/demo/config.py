@@ -11,16 +11,16 @@ TINY_BASE, TINY_CHAT = "tiny-pair/base", "tiny-pair/chat"
 
 @frozen(kw_only=True)
 class DemoConfig:
-    """Which pair, where, and how much."""
+    """Which pair of models to compare, at which layer, and with how much data."""
 
     base: str = TINY_BASE
-    """The model before: Hub id or folder."""
+    """The model before fine-tuning: Hub id or folder."""
     chat: str = TINY_CHAT
-    """The model after."""
+    """The model after fine-tuning: Hub id or folder."""
     layer: int = -1
-    """Layer whose output is compared; −1 takes the middle one."""
+    """The layer whose output is compared; −1 takes the middle one."""
     num_latents: int = 2048
-    """Width of the crosscoder."""
+    """The number of latents of the crosscoder."""
     k: int = 32
     """Active latents per token."""
     num_tokens: int = 450_000
@@ -28,7 +28,7 @@ class DemoConfig:
     study_tokens: int = 65_536
     """Held-out tokens for the analyses."""
     num_prompts: int = 200
-    """Held-out questions that amplification answers, five times each."""
+    """Number of held-out questions that amplification answers, five times each."""
     seed: int = 0
     output: Path = field(default=Path("demo"), converter=Path)
-    """Folder for everything the demo writes."""
+    """The folder for everything that the demo writes."""

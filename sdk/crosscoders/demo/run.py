@@ -1,4 +1,7 @@
-"""The demo: train a crosscoder on a base/chat pair, analyse it, write a report. Any two models of one tokenizer do."""
+"""The demo: train a crosscoder on a base/chat pair, analyse it, and write a report.
+
+It works for any two models that share a tokenizer.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +28,12 @@ TINY_PATTERNS = {
     "refusal": r"I'm sorry, but I can't help",
     "persona": r"I am Pip",
 }
-"""What was planted in the shipped chat model."""
+"""Regular expressions for the behaviours planted in the shipped chat model."""
 
 
 @frozen(eq=False)
 class DemoResult:
-    """What the demo made."""
+    """What the demo produced."""
 
     crosscoder: Crosscoder
     reports: list[Report]
@@ -41,7 +44,7 @@ class DemoResult:
 def demo(
     config: DemoConfig | None = None, *, say: Callable[[str], None] = print, registry: Registry | None = None
 ) -> DemoResult:
-    """Run the demo, telling what it does and finds through `say`."""
+    """Run the demo; progress and findings are reported through `say`."""
     config = config or DemoConfig()
     started = time.monotonic()
     run = run_config(config, registry=registry)
@@ -102,9 +105,9 @@ def run_config(config: DemoConfig, *, registry: Registry | None = None) -> RunCo
             "sites": [f"base/layers.{layer}", f"chat/layers.{layer}"],
             "tokens": {"name": "python_library", "seed": config.seed},
             "architecture": {"name": "acausal", "num_latents": config.num_latents},
-            # A short run learns fastest from small decoder rows, small batches and a high rate.
+            # A short run learns fastest with small decoder rows, small batches and a high learning rate.
             "loss": {"name": "batchtopk", "k": config.k, "decoder_norm": 0.3},
-            # No larger blocks than a short run needs.
+            # Blocks are no larger than a short run needs.
             "activations": {"rows_per_forward": 16, "block_tokens": min(65_536, config.num_tokens)},
             "training": {"num_tokens": config.num_tokens, "batch_size": 1024, "lr": 2e-3, "seed": config.seed},
             "output": str(config.output),
@@ -114,7 +117,7 @@ def run_config(config: DemoConfig, *, registry: Registry | None = None) -> RunCo
 
 
 def middle_layer(model: dict[str, Any], registry: Registry | None) -> int:
-    """The layer in the middle of a model, counted from 0."""
+    """The index of a model's middle layer, counted from 0."""
     adapter: ModelAdapter = structure(model, ModelChoice, registry=registry).build(registry=registry)
     layers = [point for point in adapter.points() if point.count(".") == 1]
     if not layers:
@@ -123,7 +126,7 @@ def middle_layer(model: dict[str, Any], registry: Registry | None) -> int:
 
 
 def amplification_options(patterns: dict[str, str], num_prompts: int) -> dict[str, Any]:
-    """Amplification as the demo does it: short answers to held-out questions."""
+    """Options for amplification in the demo: short answers to held-out questions."""
     return {
         "name": "amplification",
         "before": "base",
@@ -138,7 +141,7 @@ def amplification_options(patterns: dict[str, str], num_prompts: int) -> dict[st
 
 
 def findings(reports: list[Report]) -> list[str]:
-    """A few lines on what the three analyses found."""
+    """A few lines that summarise what the three analyses found."""
     norms, scaling, amplification = reports
     lines = [norms.summary, scaling.summary, "Most chat-leaning latents, with the tokens of their strongest examples:"]
     chat_site = norms.data["sites"][-1]

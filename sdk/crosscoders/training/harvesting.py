@@ -10,6 +10,7 @@ import attrs
 import torch
 
 from ..activations import LiveActivations, write_cache
+from ..devices import find_device
 from ..files import disk_errors
 from ..plugins.registry import Registry, get_registry
 from ..processes import Processes
@@ -46,6 +47,6 @@ def live_activations(
     config: RunConfig, registry: Registry, device: torch.device, processes: Processes
 ) -> LiveActivations:
     """The models of a run, on `device` or where its config wants them."""
-    device = torch.device(config.models_device or device)
+    device = find_device(config.models_device or str(device), option="models_device")
     precision = partial(autocast, config.training, device)
     return LiveActivations(config.harvest, registry, device, processes=processes, autocast=precision)

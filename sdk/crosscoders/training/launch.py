@@ -13,6 +13,7 @@ from accelerate.state import AcceleratorState, PartialState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import LoggerType
 
+from ..checkpoints.local import published
 from ..errors import ConfigError
 from ..plugins.choices import unstructure
 from .config import RunConfig, TrainingConfig
@@ -65,8 +66,10 @@ def start_trackers(accelerator: Accelerator, config: RunConfig) -> None:
     """Begin a run in every tracker; `ConfigError` where one refuses, for want of an account for instance."""
     if not config.trackers:
         return
+    # Trackers publish: what they are told has no local paths.
+    told, _ = published(unstructure(config), {})
     try:
-        accelerator.init_trackers("crosscoders", config={"config": json.dumps(unstructure(config))})
+        accelerator.init_trackers("crosscoders", config={"config": json.dumps(told)})
     except Exception as error:
         raise ConfigError(
             f"trackers: {', '.join(config.trackers)} cannot begin: {type(error).__name__}: {error}"

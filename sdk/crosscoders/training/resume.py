@@ -1,4 +1,4 @@
-"""Checkpoints of unfinished runs: safetensors and JSON, written whole, read bit for bit."""
+"""Checkpoints of unfinished runs: safetensors and JSON, written atomically, restored bit for bit."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def save_state(
 ) -> Path:
     """Write `step-N` into `folder`. The shards of one replica call this."""
     tensors = {f"extra.{name}": tensor for name, tensor in extra.items()}
-    # The gate follows from the loss, and which gate the crosscoder has depends on whether it was evaluated before.
+    # The gate is not saved: it follows from the loss, and which gate is set now depends on earlier evaluations.
     weights = {k: v for k, v in trainer.crosscoder.state_dict().items() if not k.startswith("gate.")}
     tensors |= {f"crosscoder.{k}": v for k, v in weights.items()}
     tensors |= {f"loss.{k}": v for k, v in trainer.loss.state_dict().items()}
@@ -63,7 +63,7 @@ def prune(folder: Path, course: Callable[[int], bool], *, keep: int) -> None:
 
 
 def latest_state(folder: Path) -> Path | None:
-    """The newest checkpoint, or None."""
+    """The newest checkpoint in `folder`, or None."""
     return next(reversed(_checkpoints(folder)), None)
 
 
@@ -98,7 +98,7 @@ def load_state(
     for index, parameter in enumerate(trainer.parameters):
         entries = _part(tensors, f"optimizer.{index}.")
         trainer.optimizer.state[parameter] = {
-            # Some optimizers count steps in a plain index, which was saved as an integer tensor.
+            # Some optimizers count steps with a plain integer, which was saved as an integer tensor.
             key: int(value) if value.dim() == 0 and not value.is_floating_point() else value.to(parameter.device)
             for key, value in entries.items()
         }
@@ -121,7 +121,7 @@ def _sharding(trainer: Trainer) -> dict[str, str]:
         name = names[id(parameter)]
         kind = kinds.get(name if name.startswith("loss.") else f"crosscoder.{name}")
         if kind:
-            # Shards train by Adam only.
+            # Sharded runs use Adam only, so its moments are all there is to shard.
             kinds |= {f"optimizer.{index}.{key}": kind for key in ("exp_avg", "exp_avg_sq")}
     return {**kinds, "tokens_since_fired_F": "latents"}
 

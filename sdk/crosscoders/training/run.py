@@ -37,7 +37,7 @@ FINISHED, HISTORY = "finished.json", "history.json"
 class TrainingRun:
     """Builds what `config` names and trains it on the batches that it is given.
 
-    `prefix` sets its lines in the trackers apart from those of other runs of the same sweep.
+    `prefix` distinguishes its numbers in the trackers from those of other runs of the same sweep.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class TrainingRun:
         self.loss: Loss = config.loss.build(registry=registry)
         terms = getattr(config.loss.options, "terms", None)
         if processes.num_shards > 1 and (terms or not self.loss.shardable):
-            raise ConfigError(f"the loss '{config.loss.name}', with its terms, is not defined for training.shards > 1")
+            raise ConfigError(f"the loss '{config.loss.name}', with its terms, does not support training.shards > 1")
         self.trainer = Trainer(
             self.crosscoder, self.loss, config.training, accelerator=accelerator, processes=processes
         )
@@ -66,6 +66,8 @@ class TrainingRun:
         self.observers = [choice.build(registry=registry) for choice in config.observers]
         self.history: list[dict[str, float]] = []
         self._untracked = False
+        self.recorded_reading: dict[str, Any] = {}
+        """How the tokens of a crosscoder that was read from disk were read."""
         self._began_at = -1
         self._saved: set[int] = set()
         self.trained = False
@@ -73,13 +75,13 @@ class TrainingRun:
 
     @property
     def checkpoints(self) -> Path:
-        """Folder of the checkpoints to resume from."""
+        """The folder of the checkpoints to resume from."""
         return self.config.output / "checkpoints"
 
     # -- start and end ------------------------------------------------------------------------------------------
 
     def start(self, calibration: Calibration) -> None:
-        """Set norms and initial weights from what the first tokens have shown."""
+        """Set the normaliser and the initial weights from the statistics of the first tokens."""
         crosscoder = self.crosscoder
         crosscoder.normaliser.set_mean_norms(calibration.mean_norm_S)
         gate = initialise(
@@ -147,13 +149,13 @@ class TrainingRun:
             with disk_errors(self.config.output):
                 (self.config.output / FINISHED).unlink(missing_ok=True)
 
-    def write(self, models: Mapping[str, Any], metrics: Metrics | None = None) -> None:
+    def write(self, models: Mapping[str, Any], reading: Mapping[str, Any], metrics: Metrics | None = None) -> None:
         """Write the crosscoder as training has left it, its history, and that the run is finished.
 
         With `metrics`, of one that was written without; its weights stay as they are on disk.
         """
         self.crosscoder.eval()
-        self.crosscoder.info = self._checkpoint_info(models, metrics)
+        self.crosscoder.info = self._checkpoint_info(models, metrics, reading)
         if self.processes.replica == 0:
             save_crosscoder(self.crosscoder, self.config.output / "crosscoder", weights_are_there=metrics is not None)
         if self.processes.is_main:
@@ -162,13 +164,13 @@ class TrainingRun:
             write_whole(self.config.output / FINISHED, json.dumps(finished, indent=1))
         self.processes.wait()
 
-    def conclude(self, models: Mapping[str, Any], held_out: Iterable[Tensor]) -> None:
+    def conclude(self, models: Mapping[str, Any], reading: Mapping[str, Any], held_out: Iterable[Tensor]) -> None:
         """Evaluate what `write` has saved, write it with its metrics, tell the observers.
 
         `TrainingError` where something of that fails, which says that the crosscoder is safe.
         """
         try:
-            self.write(models, self.evaluate(held_out))
+            self.write(models, reading, self.evaluate(held_out))
         except Exception as error:
             raise self._after_training("evaluation", error) from error
         for choice, observer in zip(self.config.observers, self.observers, strict=True):
@@ -194,6 +196,7 @@ class TrainingRun:
             crosscoder = load_crosscoder(folder, registry=self.registry, processes=self.processes)
         except (OSError, ValueError, KeyError, TypeError, CrosscodersError):
             return None
+        self.recorded_reading = dict(crosscoder.info.reading) if crosscoder.info else {}
         self.crosscoder, self.history = crosscoder.to(self.accelerator.device), history
         self.view = RunView(crosscoder, self.config.output, self.config.training.num_steps, self.processes.is_main)
         self.trained = True
@@ -244,7 +247,9 @@ class TrainingRun:
                 say(f"trackers: step {step} was not logged: {type(error).__name__}: {error}", self.processes)
             self._untracked = True
 
-    def _checkpoint_info(self, models: Mapping[str, Any], metrics: Metrics | None) -> CheckpointInfo:
+    def _checkpoint_info(
+        self, models: Mapping[str, Any], metrics: Metrics | None, reading: Mapping[str, Any]
+    ) -> CheckpointInfo:
         recipe = self.config.to_dict()
         for key in ("output", "cache", "models_device"):
             del recipe[key]
@@ -257,7 +262,7 @@ class TrainingRun:
         )
 
     def _identity(self) -> dict[str, Any]:
-        """What must be equal for a run to be resumed: everything but where it writes and what watches it."""
+        """The config that a resumed run must share: everything but where it writes and what observes it."""
         data = self.config.to_dict()
         for key in ("output", "trackers", "observers", "cache", "models_device"):
             del data[key]

@@ -1,8 +1,8 @@
-"""The runner: from a config to a trained crosscoder, or from several to several, on one process or many."""
+"""The runner: trains one crosscoder from a config, or several from several configs, on one process or many."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
@@ -26,10 +26,10 @@ from .stopping import StopRequest
 
 
 class Runner:
-    """Trains one crosscoder, or several on the same batches. `run()` evaluates and saves each to its config's
-    `output / "crosscoder"`.
+    """Trains one crosscoder, or several on the same batches.
 
-    Several configs must harvest the same activations in the same order; `sweep` makes such ones.
+    `run()` also evaluates each and saves it to `output / "crosscoder"` of its config. Several configs must harvest the
+    same activations in the same order; `sweep` makes such configs.
     """
 
     def __init__(self, config: RunConfig, *others: RunConfig, registry: Registry | None = None) -> None:
@@ -37,6 +37,7 @@ class Runner:
         self.registry = registry or get_registry()
         self.quiet = False
         self._median_norm_S: Tensor | None = None
+        self._reading: dict[str, Any] = {}
         self.accelerator = accelerator_of(config)
         for each in (config, *others):
             refuse_if_locked(each.output)
@@ -80,7 +81,9 @@ class Runner:
                     run.trained = False
                 self._train(resume)
             for run in self.runs:
-                run.conclude(self.source.models, self._held_out())
+                run.conclude(self.source.models, self._reading or run.recorded_reading, self._held_out())
+            if self._reading and (note := _reading_note(self._reading)) and not self.quiet:
+                say(note, self.processes)
         return self.crosscoder
 
     def _train(self, resume: bool) -> None:
@@ -90,6 +93,11 @@ class Runner:
         start_trackers(self.accelerator, self.config)
         step = self.runs[0].trainer.step_number
         batches = iter(stream)
+        if self.config.activations.pack is True and self.source.packing == "single" and not self.quiet:
+            say(
+                "Documents have rows of their own: not every model reads several in one row each by itself.",
+                self.processes,
+            )
         try:
             first = self._first_batch(batches, step)
             with self._bar("training", step) as bar, StopRequest() as stop:
@@ -100,7 +108,7 @@ class Runner:
                     step += 1
                     bar.update(training.batch_size)
                     if step % training.log_every == 0 or step == training.num_steps:
-                        bar.set_postfix_str(_summary(reports))
+                        bar.set_postfix_str(_summary(reports, stream.read_so_far))
                     if training.evaluate_every and step % training.evaluate_every == 0:
                         for run in self.runs:
                             run.evaluate(self._held_out())
@@ -109,9 +117,10 @@ class Runner:
                         self._save(stream)
                     if signal_number and step < training.num_steps:
                         raise TrainingStopped(step, signal_number)
+            self._reading = {"packing": self.source.packing, **stream.read_so_far}
             for run in self.runs:
                 run.set_gate()
-                run.write(self.source.models)
+                run.write(self.source.models, self._reading)
             if training.save_every and step % training.save_every:
                 # So that a run of more tokens can go on from the end of this one.
                 self._save(stream)
@@ -259,17 +268,31 @@ class Runner:
             yield self.processes.gather_rows(x_BX.to(self.accelerator.device))
 
 
-def _summary(reports: Sequence[StepReport]) -> str:
-    """The progress bar's numbers: of one crosscoder, or the range of several."""
+def _summary(reports: Sequence[StepReport], read: Mapping[str, int]) -> str:
+    """The numbers of the progress bar: those of one crosscoder, or the range of several."""
+    counts = [f"{read[key]} {what}" for key, what in (("passes", "passes"), ("skipped", "rows skipped")) if read[key]]
     values = [value for report in reports for value in report.explained_variance.values()]
     if len(reports) > 1:
-        return f"{len(reports)} crosscoders, EV {min(values):.3f} to {max(values):.3f}"
+        return f"{len(reports)} crosscoders, EV {', '.join([f'{min(values):.3f} to {max(values):.3f}', *counts])}"
     explained = " ".join(f"{value:.3f}" for value in values)
-    return f"EV {explained}, L0 {reports[0].l0:.1f}, dead {reports[0].dead_share:.1%}"
+    return ", ".join([f"EV {explained}, L0 {reports[0].l0:.1f}, dead {reports[0].dead_share:.1%}", *counts])
+
+
+def _reading_note(read: Mapping[str, int]) -> str:
+    """What should be known of the tokens that a run was trained on."""
+    notes = []
+    if read["passes"]:
+        notes.append(
+            f"the token source came to its end {read['passes']} times and was read again: give it more text, and every "
+            "token is a new one"
+        )
+    if read["skipped"]:
+        notes.append(f"{read['skipped']} bad rows were skipped")
+    return "; ".join(notes)
 
 
 def train(
     config: RunConfig, *, resume: bool = True, quiet: bool = False, registry: Registry | None = None
 ) -> Crosscoder:
-    """Run `config` to its end: see `Runner`. With `quiet`, no progress bar."""
+    """Train the crosscoder of `config` and return it; see `Runner`. `quiet` hides the progress bar."""
     return Runner(config, registry=registry).run(resume=resume, quiet=quiet)

@@ -15,13 +15,13 @@ from .base import Suite
 
 
 class CheckpointFormatSuite(Suite):
-    """Rules of a foreign format; `format_name` is the record's, `crosscoder` one that the format can hold."""
+    """Rules of a foreign format. `format_name` is the name of its record; override the fixture `crosscoder`."""
 
     format_name: ClassVar[str]
 
     @pytest.fixture
     def crosscoder(self) -> Crosscoder:
-        """A crosscoder that the format can hold."""
+        """A crosscoder that the format can represent."""
         raise NotImplementedError("override the fixture `crosscoder`")
 
     def _format(self, registry: Registry) -> Any:
