@@ -179,28 +179,30 @@ class TrainingRun:
             except Exception as error:
                 raise self._after_training(f"the observer '{choice.name}'", error) from error
 
-    def finished(self) -> bool | None:
-        """Whether an earlier call has trained this run to its end: None if not, else whether it was evaluated too.
-
-        If so, the crosscoder is the one that was saved.
-        """
+    def finished(self) -> tuple[Crosscoder, bool] | None:
+        """The crosscoder of an earlier call that trained this run to its end, and whether it was evaluated too."""
         path = self.config.output / FINISHED
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             same = first_difference(content["config"], json.loads(json.dumps(self._identity()))) is None
             evaluated = bool(content["evaluated"])
-            history = json.loads((self.config.output / HISTORY).read_text(encoding="utf-8"))
             if not same:
                 return None
             folder = self.config.output / "crosscoder"
             crosscoder = load_crosscoder(folder, registry=self.registry, processes=self.processes)
         except (OSError, ValueError, KeyError, TypeError, CrosscodersError):
             return None
-        self.recorded_reading = dict(crosscoder.info.reading) if crosscoder.info else {}
-        self.crosscoder, self.history = crosscoder.to(self.accelerator.device), history
+        return crosscoder, evaluated
+
+    def adopt(self, crosscoder: Crosscoder) -> None:
+        """Be the run that has trained `crosscoder`, as `finished` found it."""
+        self.crosscoder, self.trained = crosscoder.to(self.accelerator.device), True
         self.view = RunView(crosscoder, self.config.output, self.config.training.num_steps, self.processes.is_main)
-        self.trained = True
-        return evaluated
+        self.recorded_reading = dict(crosscoder.info.reading) if crosscoder.info else {}
+        try:
+            self.history = json.loads((self.config.output / HISTORY).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            self.history = []
 
     def _after_training(self, what: str, error: Exception) -> TrainingError:
         reason = str(error) if isinstance(error, CrosscodersError) else f"{type(error).__name__}: {error}"

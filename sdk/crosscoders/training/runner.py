@@ -71,17 +71,25 @@ class Runner:
         """
         self.quiet = quiet or not self.processes.is_main
         with self._locked():
-            finished = [run.finished() for run in self.runs] if resume else [None]
-            if all(finished):
-                outputs = ", ".join(str(run.config.output) for run in self.runs)
-                say(f"{outputs}: finished already, at step {self.config.training.num_steps}", self.processes)
-                return self.crosscoder
-            if None in finished:
+            earlier = [run.finished() for run in self.runs] if resume else []
+            finished = [found for found in earlier if found is not None]
+            if len(finished) == len(self.runs):
+                for run, (crosscoder, _) in zip(self.runs, finished, strict=True):
+                    run.adopt(crosscoder)
+                if all(evaluated for _, evaluated in finished):
+                    outputs = ", ".join(str(run.config.output) for run in self.runs)
+                    say(f"{outputs}: finished already, at step {self.config.training.num_steps}", self.processes)
+                    return self.crosscoder
+            try:
+                if len(finished) < len(self.runs):
+                    self._train(resume)
                 for run in self.runs:
-                    run.trained = False
-                self._train(resume)
-            for run in self.runs:
-                run.conclude(self.source.models, self._reading or run.recorded_reading, self._held_out())
+                    run.conclude(self.source.models, self._reading or run.recorded_reading, self._held_out())
+            finally:
+                # `end_training` would also destroy the process group, and no second run could follow.
+                for tracker in self.accelerator.trackers:
+                    with suppress(Exception):
+                        tracker.finish()
             if self._reading and (note := _reading_note(self._reading)) and not self.quiet:
                 say(note, self.processes)
         return self.crosscoder
@@ -126,10 +134,6 @@ class Runner:
                 self._save(stream)
         finally:
             stream.close()
-            # `end_training` would also destroy the process group, and no second run could follow.
-            for tracker in self.accelerator.trackers:
-                with suppress(Exception):
-                    tracker.finish()
 
     def _save(self, stream: ActivationStream) -> None:
         for run in self.runs:
