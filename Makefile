@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint unit fuzz docs claims bench clean
+.PHONY: demo test lint unit fuzz kills docs claims bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/crosscoders demo
@@ -27,6 +27,9 @@ docs: $(VENV)/.test
 
 claims: $(VENV)/.test
 	$(BIN)/python bench/claims
+
+kills: $(VENV)/.test
+	$(BIN)/python tests/faults/kills.py --kills 200
 
 bench: $(VENV)/.test
 	$(BIN)/python bench/engine --install

@@ -46,6 +46,9 @@ from .errors import (
     CrosscodersError as CrosscodersError,
 )
 from .errors import (
+    DiskError as DiskError,
+)
+from .errors import (
     DocumentError as DocumentError,
 )
 from .errors import (
@@ -56,6 +59,9 @@ from .errors import (
 )
 from .errors import (
     TrainingError as TrainingError,
+)
+from .errors import (
+    TrainingStopped as TrainingStopped,
 )
 from .losses.context import StepContext as StepContext
 from .losses.loss import (
@@ -207,11 +213,11 @@ from .training.config import RunConfig as RunConfig
 from .training.config import TrainingConfig as TrainingConfig
 from .training.evaluate import Metrics as Metrics
 from .training.evaluate import evaluate as evaluate
+from .training.harvesting import harvest as harvest
 from .training.progress import Observer as Observer
 from .training.progress import RunView as RunView
 from .training.progress import StepReport as StepReport
 from .training.runner import Runner as Runner
-from .training.runner import harvest as harvest
 from .training.runner import train as train
 from .training.sweep import sweep as sweep
 from .training.trainer import fit as fit

@@ -8,7 +8,9 @@ CrosscodersError
 ├── CheckpointError   a saved crosscoder or run that is damaged, incomplete, or in an unknown format
 ├── CacheError        an activation cache that is damaged, unfinished, or made from another config
 ├── TrainingError     a run that cannot continue, for example because activations are not finite
-└── AnalysisError     an analysis that is not defined for its models or crosscoder
+├── AnalysisError     an analysis that is not defined for its models or crosscoder
+├── DiskError         a file or folder that cannot be written: the disk is full or read-only, for example
+└── TrainingStopped   a run that was asked to stop and has saved its state; also a `KeyboardInterrupt`
 
 Messages quote files and plugins of other people, so whatever could steer a terminal is made visible on the way out.
 """
@@ -102,3 +104,16 @@ class CacheError(CrosscodersError, ValueError):
 
 class AnalysisError(CrosscodersError, ValueError):
     """An analysis is not defined for the given models or crosscoder."""
+
+
+class DiskError(CrosscodersError, OSError):
+    """A file or folder cannot be written: the disk is full or read-only, or permission is missing."""
+
+
+class TrainingStopped(CrosscodersError, KeyboardInterrupt):  # noqa: N818
+    """A run was asked to stop, by SIGINT or SIGTERM, and has written a checkpoint to resume from."""
+
+    def __init__(self, step: int, signal_number: int) -> None:
+        super().__init__(f"stopped at step {step}; the same command goes on from there")
+        self.step = step
+        self.exit_code = 128 + signal_number

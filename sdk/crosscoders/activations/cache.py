@@ -40,7 +40,7 @@ from .manifest import (
     read_part,
     row_checksum,
 )
-from .source import LiveActivations, num_passes
+from .source import LiveActivations, num_passes, watched
 
 
 def write_cache(
@@ -63,7 +63,9 @@ def write_cache(
     processes.wait()
     manifest, shards = read_manifest(folder), _shards(folder)
     known = "calibration" in manifest
-    calibration = _calibration(folder, manifest) if known else live.calibrate()
+    quiet = quiet or not processes.is_main
+    with watched(live, "calibrating", config.activations.calibration_tokens // processes.world, quiet=quiet):
+        calibration = _calibration(folder, manifest) if known else live.calibrate()
     processes.wait()
     if processes.is_main and not known:
         tensors = {key: torch.as_tensor(value) for key, value in attrs.asdict(calibration).items()}
@@ -77,8 +79,9 @@ def write_cache(
         manifest["block_sequences"]["train"],
     )
     evaluated = num_passes(evaluation_tokens, config.activations.context_length, held_out.num_sequences)
-    writer.write("held_out", held_out, evaluated)
-    with tqdm(total=num_tokens, unit="tok", unit_scale=True, disable=quiet or not processes.is_main) as bar:
+    with watched(live, "held out", evaluation_tokens // processes.world, quiet=quiet):
+        writer.write("held_out", held_out, evaluated)
+    with tqdm(total=num_tokens, unit="tok", unit_scale=True, desc="harvesting", disable=quiet) as bar:
         writer.write_tokens("train", train, num_tokens, bar)
     processes.wait()
     if processes.is_main:
@@ -151,9 +154,14 @@ class _Writer:
         position, index, before, kept = blocks.start(), 0, 0, 0
         while before < num_tokens:
             before += kept
+            there = _num_rows(self.written.get((split, index), [])) == blocks.num_sequences
             position, kept = self._block(split, index, blocks, position)
             index += 1
-            bar.update(min(kept, num_tokens - bar.n))
+            new = min(kept, num_tokens - bar.n)
+            if there and not bar.disable:
+                # Not of this call, and not of its rate.
+                bar.initial += new
+            bar.update(new)
 
     def _block(
         self, split: str, index: int, blocks: LiveBlocks, position: dict[str, Any]

@@ -27,7 +27,7 @@ from ..processes import ALONE, Processes
 from .description import CONFIG, FORMAT, check_unchanged, description_checksum, read_config, sites_of
 from .local import published
 from .own import recall, remember
-from .tensors import StoredTensors, save_tensors, shared_folder
+from .tensors import StoredTensors, link_tensors, save_tensors, shared_folder
 
 __all__ = ["CARD", "CONFIG", "WEIGHTS", "describe", "load_crosscoder", "read_config", "save_crosscoder"]
 
@@ -38,8 +38,13 @@ CAST = (torch.float16, torch.bfloat16, torch.float64)
 """Types of weights that are read as fp32, apart from fp32 itself."""
 
 
-def save_crosscoder(crosscoder: Crosscoder, folder: Path, *, registry: Registry | None = None) -> Path:
-    """Write `crosscoder` to `folder` atomically; see `Crosscoder.save_pretrained`."""
+def save_crosscoder(
+    crosscoder: Crosscoder, folder: Path, *, registry: Registry | None = None, weights_are_there: bool = False
+) -> Path:
+    """Write `crosscoder` to `folder` atomically; see `Crosscoder.save_pretrained`.
+
+    With `weights_are_there`, `folder` has the same weights already, and only the rest is written anew.
+    """
     from .card import write_card
 
     if crosscoder.info is None:
@@ -51,7 +56,10 @@ def save_crosscoder(crosscoder: Crosscoder, folder: Path, *, registry: Registry 
     description = describe(crosscoder, registry=registry)
     norms_FS = processes.gather_shards(crosscoder.decoder_norms().detach())
     with shared_folder(folder, processes) as partial:
-        save_tensors(partial, WEIGHTS, crosscoder.state_dict(), crosscoder.sharding, processes)
+        if not weights_are_there:
+            save_tensors(partial, WEIGHTS, crosscoder.state_dict(), crosscoder.sharding, processes)
+        elif processes.shard == 0:
+            link_tensors(folder, WEIGHTS, partial)
         if processes.shard == 0:
             (partial / CONFIG).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
             write_card(crosscoder, norms_FS.cpu().float(), partial)

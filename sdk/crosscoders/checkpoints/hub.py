@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import CheckpointError
+from ..processes import ALONE, Processes
 from .checkpoint import CARD, CONFIG, WEIGHTS, load_crosscoder, save_crosscoder
 from .local import path_strings
 
@@ -29,12 +30,13 @@ def load_pretrained(
     token: str | bool | None = None,
     device: str = "cpu",
     registry: Registry | None = None,
+    processes: Processes = ALONE,
 ) -> Crosscoder:
     """Load a crosscoder from a local folder or from the Hub; see `Crosscoder.from_pretrained`."""
     folder = Path(name) / subfolder
     if not is_folder(name):
         folder = download(str(name), revision=revision, token=token, subfolder=subfolder) / subfolder
-    return load_crosscoder(folder, registry=registry, device=device)
+    return load_crosscoder(folder, registry=registry, device=device, processes=processes)
 
 
 def is_folder(name: str | Path) -> bool:

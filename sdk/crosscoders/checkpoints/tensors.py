@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -92,6 +94,17 @@ def _add(digest: Any, key: str, tensor: Tensor) -> None:
     digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
     if tensor.numel():
         digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+
+
+def link_tensors(folder: Path, name: str, other: Path) -> None:
+    """Let `other` have the files of `name` that `folder` has, without writing them again where links can be made."""
+    for path in [folder / f"{name}.safetensors", *folder.glob(f"{name}-*.safetensors"), *folder.glob(f"{name}.*.json")]:
+        if not path.exists():
+            continue
+        try:
+            os.link(path, other / path.name)
+        except OSError:
+            shutil.copyfile(path, other / path.name)
 
 
 @frozen

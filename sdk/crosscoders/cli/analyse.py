@@ -58,7 +58,7 @@ def analyse(
     --trust-recipe.
     """
     quiet_libraries()
-    from ..analysis.study import Study
+    from ..analysis.study import AnalysesFailed, Study
     from ..analysis.study import analyse as run
     from ..crosscoder.module import Crosscoder
     from ..devices import find_device
@@ -81,10 +81,17 @@ def analyse(
             say=lambda line: say(f"reads {line}"),
         )
         chosen = [_analysis(text) for text in analyses] or ["decoder_norms", "latent_scaling"]
-        reports = run(crosscoder, chosen, study=study)
+        failed: AnalysesFailed | None = None
+        try:
+            reports = run(crosscoder, chosen, study=study)
+        except AnalysesFailed as error:
+            failed, reports = error, error.reports
         for report in reports:
             say(f"{report.title}: {report.summary}")
-        say(f"report: {save_page(reports, output, title=f'Crosscoder {name}')}")
+        if reports:
+            say(f"report: {save_page(reports, output, title=f'Crosscoder {name}')}")
+        if failed is not None:
+            raise failed
 
 
 def _analysis(text: str) -> Any:

@@ -54,10 +54,10 @@ def pull(repo_id: str, folder: Path, revision: str | None, subfolder: str) -> No
 def info(name: str, revision: str | None, as_json: bool) -> None:
     """Describe a saved crosscoder without loading its weights or models."""
     from ..checkpoints.description import number_at, read_config
-    from ..checkpoints.hub import download, is_folder
+    from ..checkpoints.hub import download
 
     with user_errors():
-        folder = Path(name) if is_folder(name) else download(name, revision=revision)
+        folder = _folder(name) or download(name, revision=revision)
         config = read_config(folder)
     if as_json:
         say(json.dumps(config, indent=2))
@@ -74,3 +74,16 @@ def info(name: str, revision: str | None, as_json: bool) -> None:
     l0 = number_at(config["metrics"], "l0")
     if l0 is not None:
         say(f"L0 {l0:.2f}")
+
+
+def _folder(name: str) -> Path | None:
+    """The folder of that name; None where it may be a Hub id. `ConfigError` where only a folder can be meant."""
+    from ..checkpoints.hub import is_folder
+    from ..errors import ConfigError
+
+    folder = Path(name)
+    if is_folder(name):
+        return folder
+    if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        raise ConfigError(f"{name} is a file, not a folder" if folder.exists() else f"there is no folder {name}")
+    return None

@@ -360,7 +360,8 @@ class Crosscoder(nn.Module):
 
     @classmethod
     def from_pretrained(cls, name: str | Path, **options: Any) -> Crosscoder:
-        """Load from a local folder or a Hub id; options `revision`, `subfolder`, `token`, `device`, `registry`."""
+        """Load from a local folder or a Hub id; options `revision`, `subfolder`, `token`, `device`, `registry`,
+        `processes`."""
         from ..checkpoints.hub import load_pretrained
 
         return load_pretrained(name, **options)

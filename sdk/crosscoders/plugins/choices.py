@@ -115,10 +115,24 @@ def unstructure(config: Any) -> Any:
     return _plain(config)
 
 
-def read_toml(path: Path, cls: type[T], *, registry: Registry | None = None) -> T:
-    """Read a config from a TOML file."""
+def read_toml(
+    path: Path, cls: type[T], *, settings: Mapping[str, Any] | None = None, registry: Registry | None = None
+) -> T:
+    """Read a config from a TOML file; `settings`, values by dotted key, take the place of what it says."""
     data = read_toml_table(path, ConfigError)
+    for key, value in (settings or {}).items():
+        set_value(data, key, value)
     return structure(data, cls, registry=registry, where=str(path))
+
+
+def set_value(data: dict[str, Any], key: str, value: Any) -> None:
+    """Set the value of a dotted key in plain data, making tables on the way; `structure` then knows which there are."""
+    *tables, last = key.split(".")
+    for part in tables:
+        data = data.setdefault(part, {})
+        if not isinstance(data, dict):
+            raise ConfigError(f"'{key}' names no value: '{part}' is not a table")
+    data[last] = value
 
 
 def _plain(value: Any) -> Any:

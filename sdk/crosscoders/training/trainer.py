@@ -22,6 +22,7 @@ from ..losses.context import StepContext
 from ..losses.loss import Loss, LossOutput
 from ..processes import ALONE, Processes
 from .config import TrainingConfig
+from .launch import autocast
 from .optimizer import gradient_norm, make_optimizer, scale_gradient
 from .progress import StepReport
 
@@ -137,13 +138,10 @@ class Trainer:
         with waiting, nullcontext() if exchanging else gradients_in_place():
             output: LossOutput
             x_BX = self.processes.gather_rows(x_BX.to(self.tokens_since_fired_F.device))
-            with self.accelerator.autocast() if self.accelerator else nullcontext():
+            with autocast(self.config, self.tokens_since_fired_F.device):
                 output, sums = self.module(x_BX, context)
             loss = torch.stack(list(output.terms.values())).sum() / self.config.accumulation
-            if self.accelerator:
-                self.accelerator.backward(loss)
-            else:
-                loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()  # type: ignore[no-untyped-call]
         return output, sums
 
     def _clip(self) -> float:
@@ -222,7 +220,7 @@ def fit(
     crosscoder.normaliser.set_mean_norms(norms)
     trainer = Trainer(crosscoder, loss, config)
     normalised_BX = crosscoder.normaliser(sample_BX)
-    initialise(
+    gate = initialise(
         crosscoder,
         initialisation,
         decoder_norm=loss.decoder_norm,
@@ -231,6 +229,8 @@ def fit(
         sample_BX=normalised_BX,
         firing_threshold=loss.firing_threshold,
     )
+    if gate is not None:
+        loss.start_from(gate)
     done = 0
     for x_BX in islice(_chain(first, batches), config.num_steps):
         if len(x_BX) != config.batch_size:
