@@ -6,7 +6,7 @@ model diffs. Whatever works on a site works on the difference: normaliser, losse
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from crosscoders import (
     Edit,
     ModelAdapter,
     ModelChoice,
+    ReadsOut,
     SiteError,
     TokenBatch,
     Tokenized,
@@ -105,11 +106,38 @@ class Difference:
     def logits(self, tokens: TokenBatch, edits: Sequence[Edit] = ()) -> Tensor:
         """Logits of `after`; an edit of the difference moves its activations by as much as the difference changes."""
         before = self.before.activations(tokens, [edit.point for edit in edits])
+        return self.after.logits(tokens, [_moved(edit, before) for edit in edits])
 
-        def moved(edit: Edit) -> Callable[[Tensor], Tensor]:
-            return lambda activation: edit.apply(activation - before[edit.point]) + before[edit.point]
+    def read_out(self, point: str, direction_KD: Tensor) -> Tensor:
+        """What a direction adds to the logits of `after`."""
+        if not isinstance(self.after, ReadsOut):
+            raise SiteError(f"the model of '{point}' has no read-out")
+        return self.after.read_out(point, direction_KD)
 
-        return self.after.logits(tokens, [Edit(edit.point, moved(edit)) for edit in edits])
+    def decoder(self, edits: Sequence[Edit] = ()) -> Decoder:
+        return DifferenceDecoder(self, edits) if edits else self.after.decoder()
 
-    def decoder(self) -> Decoder:
-        return self.after.decoder()
+
+class DifferenceDecoder:
+    """`after` reading on with edits of the difference, `before` reading the same tokens beside it."""
+
+    def __init__(self, adapter: Difference, edits: Sequence[Edit]) -> None:
+        self._seen: dict[str, Tensor] = {}
+        self.before = adapter.before.decoder([Edit(edit.point, self._recorder(edit.point)) for edit in edits])
+        self.after = adapter.after.decoder([_moved(edit, self._seen) for edit in edits])
+
+    def advance(self, ids: Tensor, attention: Tensor) -> Tensor:
+        self.before.advance(ids, attention)
+        return self.after.advance(ids, attention)
+
+    def _recorder(self, point: str) -> Callable[[Tensor], Tensor]:
+        def record(activation: Tensor) -> Tensor:
+            self._seen[point] = activation
+            return activation
+
+        return record
+
+
+def _moved(edit: Edit, before: Mapping[str, Tensor]) -> Edit:
+    """An edit of the difference as one of `after`, given what `before` has there."""
+    return Edit(edit.point, lambda activation: edit.apply(activation - before[edit.point]) + before[edit.point])

@@ -112,8 +112,12 @@ class PlantedAdapter(ABC):
         generator = torch.Generator().manual_seed(list(self.points()).index(point))
         return torch.randn(self.width(point), READOUT, generator=generator).to(self.device)
 
-    def decoder(self) -> SyntheticDecoder:
-        return SyntheticDecoder(self)
+    def read_out(self, point: str, direction_KD: Tensor) -> Tensor:
+        self.width(point)
+        return direction_KD.to(self.device) @ self._readout(point)
+
+    def decoder(self, edits: Sequence[Edit] = ()) -> SyntheticDecoder:
+        return SyntheticDecoder(self, edits)
 
 
 class SyntheticAdapter(PlantedAdapter):
@@ -164,13 +168,12 @@ class SyntheticLayers(PlantedAdapter):
 class SyntheticDecoder:
     """Decodes with a planted model, which has no memory: a context's logits are those of its last token."""
 
-    def __init__(self, adapter: PlantedAdapter) -> None:
-        self.adapter = adapter
+    def __init__(self, adapter: PlantedAdapter, edits: Sequence[Edit] = ()) -> None:
+        self.adapter, self.edits = adapter, edits
 
     def advance(self, ids: Tensor, attention: Tensor) -> Tensor:
-        last = ids[:, -1:]
-        plain = torch.zeros_like(last, dtype=torch.bool)
-        return self.adapter.logits(TokenBatch(last, ~plain, plain, plain))[:, -1]
+        plain = torch.zeros_like(ids, dtype=torch.bool)
+        return self.adapter.logits(TokenBatch(ids, ~plain, plain, plain), self.edits)[:, -1]
 
 
 @frozen(kw_only=True)

@@ -34,6 +34,7 @@ from .tokenising import Tokenising
 
 __all__ = ["TransformersAdapter", "TransformersConfig", "TransformersDecoder"]
 
+LAST_NORM_NAMES = ("norm", "final_layernorm", "final_layer_norm", "ln_f", "norm_f")
 OFFERED = ("input", "attention", "mlp_input", "mlp", "")
 """Parts of a layer in the order in which the forward pass reaches them."""
 
@@ -49,7 +50,13 @@ class TransformersAdapter:
 
     @classmethod
     def wrap(cls, model: nn.Module, tokenizer: Any, *, name: str = "in-memory") -> TransformersAdapter:
-        """Make an adapter for a model that is already in memory: fine-tuned, merged, or built from a config."""
+        """Make an adapter for a model that is already in memory: fine-tuned, merged, or built from a config.
+
+        A model that PEFT has wrapped is run from the inside, where its LoRA weights are: the wrapper hides which
+        arguments the model takes, and with them the positions of padded rows.
+        """
+        unwrapped: Any = getattr(model, "get_base_model", lambda: model)
+        model = unwrapped()
         causal = hasattr(model, "lm_head") or hasattr(model, "embed_out")
         return cls(TransformersConfig(model=name), Loaded(model, tokenizer, causal))
 
@@ -267,10 +274,37 @@ class TransformersAdapter:
             logits: Tensor = self._run(tokens, keywords).logits
         return logits.reshape(*tokens.ids.shape, -1).float()
 
-    def decoder(self) -> TransformersDecoder:
+    def decoder(self, edits: Sequence[Edit] = ()) -> TransformersDecoder:
         if not self.causal:
             raise ConfigError(f"model '{self.options.model}' is an encoder and gives no next-token logits")
-        return TransformersDecoder(self)
+        return TransformersDecoder(self, edits)
+
+    @torch.no_grad()
+    def read_out(self, point: str, direction_KD: Tensor) -> Tensor:
+        if not self.causal:
+            raise ConfigError(f"model '{self.options.model}' is an encoder and gives no next-token logits")
+        if self._parse(point)[1] == "mlp_input":
+            raise SiteError(f"'{point}' is what an MLP reads and no part of the residual stream")
+        unembedding = self.model.get_output_embeddings().weight
+        direction_KD = direction_KD.to(unembedding.device, torch.float32)
+        norm = self._last_norm()
+        if norm is not None:
+            # Norms take away the length: give it back, and what a norm makes of zero, its bias, is no effect of ours.
+            # Directions go in long, so that the norm's epsilon does not count.
+            rms_K1 = direction_KD.square().mean(dim=-1, keepdim=True).sqrt()
+            if isinstance(norm, nn.LayerNorm):
+                centred_KD = direction_KD - direction_KD.mean(dim=-1, keepdim=True)
+                rms_K1 = centred_KD.square().mean(dim=-1, keepdim=True).sqrt()
+            long_KD = (1e3 * direction_KD / rms_K1.clamp_min(1e-30)).to(unembedding.dtype)
+            direction_KD = (norm(long_KD) - norm(torch.zeros_like(long_KD))).float() * rms_K1
+        effect_KV: Tensor = direction_KD @ unembedding.float().T
+        return effect_KV
+
+    def _last_norm(self) -> nn.Module | None:
+        """The norm after the last layer: a sibling of the layer list under one of the usual names."""
+        owner = next(m for m in self.model.modules() if any(child is self.layers for child in m.children()))
+        found = [getattr(owner, name, None) for name in LAST_NORM_NAMES]
+        return next((norm for norm in found if isinstance(norm, nn.Module)), None)
 
     def _run(self, tokens: TokenBatch, keywords: dict[str, Any] | None = None) -> Any:
         keywords = self._keywords(tokens) if keywords is None else keywords
@@ -309,10 +343,10 @@ class TransformersAdapter:
 class TransformersDecoder:
     """Reads growing contexts with the model's key-value cache."""
 
-    def __init__(self, adapter: TransformersAdapter) -> None:
+    def __init__(self, adapter: TransformersAdapter, edits: Sequence[Edit] = ()) -> None:
         from transformers import DynamicCache
 
-        self.adapter = adapter
+        self.adapter, self.edits = adapter, tuple(edits)
         self.cache = DynamicCache(config=adapter.model.config)
         self._attention: Tensor | None = None
 
@@ -328,13 +362,16 @@ class TransformersDecoder:
         self.adapter._check_length(seen.shape[1])
         self.adapter._shape = (len(ids), ids.shape[1])
         positions = {k: v[:, -ids.shape[1] :] for k, v in self.adapter._positions(seen).items()}
-        out = self.adapter.model(
-            input_ids=ids.to(device),
-            attention_mask=seen.long(),
-            past_key_values=self.cache,
-            use_cache=True,
-            **positions,
-        )
+        # The library renames the argument, and warns of the old name wherever it knows the new one.
+        cache = "cache" if "cache" in self.adapter._forward_names else "past_key_values"
+        with _all_of(self.adapter._hooked(*self.adapter._parse(edit.point), edit.apply) for edit in self.edits):
+            out = self.adapter.model(
+                input_ids=ids.to(device),
+                attention_mask=seen.long(),
+                use_cache=True,
+                **{cache: self.cache},
+                **positions,
+            )
         logits: Tensor = out.logits[:, -1].float()
         return logits
 

@@ -69,6 +69,7 @@ def crosscoders_analyses() -> Iterator[AnalysisSpec]:
     for name, stem, summary in (
         ("decoder_norms", "DecoderNorms", "Which latents belong to which site, with examples of the most specific."),
         ("latent_scaling", "LatentScaling", "Whether latents that look site-specific really are: beta and nu of each."),
+        ("fidelity", "Fidelity", "What each model loses when the reconstruction takes the place of its activations."),
         ("functional_coherence", "FunctionalCoherence", "How many sites each latent really reads."),
         ("amplification", "Amplification", "Sample from the difference of two models to bring out rare behaviour."),
     ):

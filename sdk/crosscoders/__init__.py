@@ -4,9 +4,13 @@ The public names are listed in `__init__.pyi` and imported on first use, so that
 plugins) does not import torch.
 """
 
+import warnings
 from typing import Any
 
 import lazy_loader
+
+# A notebook without ipywidgets gets plain progress bars; the libraries that we load warn of that at import.
+warnings.filterwarnings("ignore", message="IProgress not found")
 
 _load, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 

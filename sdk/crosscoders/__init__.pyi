@@ -2,6 +2,12 @@
 
 from .activations.config import ActivationConfig as ActivationConfig
 from .activations.masks import MaskConfig as MaskConfig
+from .analysis.act import Steered as Steered
+from .analysis.compare import Match as Match
+from .analysis.compare import match as match
+from .analysis.effects import Effect as Effect
+from .analysis.look import TokenLatents as TokenLatents
+from .analysis.passes import StudyBatch as StudyBatch
 from .analysis.study import Analysis as Analysis
 from .analysis.study import Study as Study
 from .analysis.study import analyse as analyse
@@ -88,6 +94,7 @@ from .losses.loss import (
 from .models.adapter import Decoder as Decoder
 from .models.adapter import Edit as Edit
 from .models.adapter import ModelAdapter as ModelAdapter
+from .models.adapter import ReadsOut as ReadsOut
 from .models.documents import (
     BadRow as BadRow,
 )

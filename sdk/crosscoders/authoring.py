@@ -6,6 +6,7 @@ of the host. An import contract holds our own plugins to the same rule.
 
 from __future__ import annotations
 
+from .analysis.examples import Activity, activity
 from .crosscoder.sparse_encoder import Candidates, find_candidates, find_candidates_by_bf16
 from .devices import accumulator, precise
 from .kernels import batch_topk, row_dots
@@ -15,6 +16,7 @@ from .models.context import longest_context
 from .processes import Processes
 
 __all__ = [
+    "Activity",
     "BatchSelectionConfig",
     "BatchSelectionLoss",
     "Candidates",
@@ -22,6 +24,7 @@ __all__ = [
     "SelectionConfig",
     "SelectionLoss",
     "accumulator",
+    "activity",
     "auxk",
     "batch_topk",
     "find_candidates",

@@ -42,6 +42,11 @@ class TestFunctionalCoherence(AnalysisSuite):
     name = "functional_coherence"
 
 
+class TestFidelity(AnalysisSuite):
+    name = "fidelity"
+    options = {"num_tokens": 512}
+
+
 class TestAmplification(AnalysisSuite):
     name = "amplification"
     options = {

@@ -133,7 +133,23 @@ class Amplification:
             "control": control
             and {"alpha": control[0], "hits": {name: self._hits(name, control_texts) for name in self.patterns}},
         }
-        return Report(title="Amplification", summary=self._summary(arms, texts), parts=parts, data=data)
+        frame = Table(
+            title="Answers",
+            columns=("alpha", "answer", "question", "text", *self.patterns),
+            rows=[
+                (
+                    alpha,
+                    i,
+                    questions[i // options.samples_per_prompt],
+                    text,
+                    *(bool(pattern.search(text)) for pattern in self.patterns.values()),
+                )
+                for alpha, answers in texts.items()
+                for i, text in enumerate(answers)
+            ],
+        )
+        summary = self._summary(arms, texts)
+        return Report(title="Amplification", summary=summary, parts=parts, data=data, frame=frame)
 
     def _samples(
         self, after: ModelAdapter, before: ModelAdapter, questions: list[str], alpha: float, *, seed: int, device: Any

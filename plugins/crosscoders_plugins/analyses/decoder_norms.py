@@ -14,9 +14,9 @@ from attrs.validators import ge
 from torch import Tensor
 
 from crosscoders import AnalysisError, Crosscoder, Example, Examples, Figure, Note, Part, Report, Study, Table
+from crosscoders.authoring import Activity, activity
 from crosscoders.reports.figures import histogram
 
-from .examples import Activity, activity
 from .norm_classes import classes_of, delta_norm, entropy_share, norm_share
 
 
@@ -81,7 +81,25 @@ class DecoderNorms:
             data["largest_site"] = [names[i] for i in share_FS.nan_to_num().argmax(dim=1).tolist()]
         counts = Counter(classes)
         summary = ", ".join(f"{counts[kind]} {kind}" for kind in sorted(counts, key=counts.__getitem__, reverse=True))
-        return Report(title="Decoder norms", summary=f"Latents by class: {summary}.", parts=parts, data=data)
+        frame = Table(
+            title="Latents",
+            columns=(
+                "latent",
+                "class",
+                *(f"norm {name}" for name in names),
+                *(f"share {name}" for name in names),
+                "firings",
+            ),
+            rows=[
+                (j, kind, *norms, *shares, firings)
+                for j, (kind, norms, shares, firings) in enumerate(
+                    zip(classes, data["norms"], data["share"], data["firings"], strict=True)
+                )
+            ],
+        )
+        return Report(
+            title="Decoder norms", summary=f"Latents by class: {summary}.", parts=parts, data=data, frame=frame
+        )
 
     def _shown(self, candidates: list[int], seen: Activity) -> list[int]:
         alive = [latent for latent in candidates if seen.firings_F[latent] >= self.options.min_firings]

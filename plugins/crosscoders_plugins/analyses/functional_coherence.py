@@ -69,8 +69,16 @@ class FunctionalCoherence:
             xlabel="effective number of sites",
             ylabel="latents",
         )
+        columns = zip(sites_F.tolist(), by_norm_F.tolist(), firings_F.tolist(), change_FS.tolist(), strict=True)
+        names = ("effective_sites", "effective_sites_by_norm", "firings")
+        frame = Table(
+            title="Latents",
+            columns=("latent", *names, *(f"change {site}" for site in sites)),
+            rows=[(j, read, written, firings, *changes) for j, (read, written, firings, changes) in enumerate(columns)],
+        )
         return Report(
             title="Functional coherence",
+            frame=frame,
             summary=f"The median latent is driven by {median:.2f} of {len(sites)} sites and, by decoder norms, written "
             f"to {median_norm:.2f} ({len(known)} latents with at least {self.options.min_firings} firings).",
             parts=[

@@ -8,6 +8,7 @@ decoupling). If both are low, the latent is truly specific to the reference site
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -113,7 +114,7 @@ class LatentScaling:
                 f"{counts['undecided']} undecided. Of the {sum(exclusive.values())} that decoder norms call only "
                 f"{reference}, {exclusive['specific']} really are."
             )
-        return Report(title="Latent scaling", summary=" ".join(lines), parts=parts, data=data)
+        return Report(title="Latent scaling", summary=" ".join(lines), parts=parts, data=data, frame=_frame(data))
 
     def verdicts(self, sums: ScalingSums, site: str, *, seed: int) -> Verdicts:
         """ν at `site` over ν at the reference, with bootstrap intervals, and what follows from them."""
@@ -228,3 +229,20 @@ class LatentScaling:
                 note="Clipped to [−1, 2]. Lower left of the dashed lines: truly specific.",
             ),
         ]
+
+
+def _frame(data: Mapping[str, Any]) -> Table:
+    """One row for each latent and site that the reference is compared with."""
+    kinds = ("nu_error", "nu_reconstruction", "nu_error_interval", "nu_reconstruction_interval", "verdict", "reason")
+    rows = []
+    for site, found in data["against"].items():
+        for j, (error, rebuilt, error_interval, interval, verdict, reason) in enumerate(
+            zip(*(found[kind] for kind in kinds), strict=True)
+        ):
+            numbers = (error, *error_interval, rebuilt, *interval)
+            rows.append((j, site, data["class"][j], data["firings"][j], *numbers, verdict, reason))
+    columns = ["nu_error", "nu_error_low", "nu_error_high"]
+    columns += ["nu_reconstruction", "nu_reconstruction_low", "nu_reconstruction_high"]
+    return Table(
+        title="Latents", columns=("latent", "against", "class", "firings", *columns, "verdict", "reason"), rows=rows
+    )

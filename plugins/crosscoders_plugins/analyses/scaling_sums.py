@@ -75,7 +75,7 @@ def scaling_sums(study: Study, *, reference: str, num_blocks: int) -> ScalingSum
     num_tokens = 0
     for batch in study.batches():
         x_BX = crosscoder.normalised(batch.x_BX)
-        latents = crosscoder.encode(batch.x_BX)
+        latents = batch.latents
         r_BX = crosscoder.decode_normalised(latents, x_BX)
         targets = {"x": crosscoder.written.unpack(crosscoder.target(x_BX)), "r": crosscoder.written.unpack(r_BX)}
         num_tokens += latents.num_tokens

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
 
 import torch
+from attrs import frozen
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -18,7 +19,7 @@ from ..models.packing import Packing
 from ..models.paired import make_reader
 from ..models.sequences import PACKINGS, SequenceReader, reading_adapter
 from ..models.split import Split
-from ..models.tokens import TokenSource
+from ..models.tokens import TokenBatch, TokenSource
 from ..plugins.registry import Registry
 from ..processes import ALONE, Processes
 from .blocks import BlockSource, LiveBlocks, sequences_per_block
@@ -50,6 +51,17 @@ class ActivationSource(Protocol):
         """This process's share of the held-out activations; every process yields the same number of batches."""
 
 
+@frozen(eq=False)
+class HeldOutRows:
+    """Some held-out rows with their activations."""
+
+    tokens: TokenBatch
+    x_BTX: Tensor
+    """Raw activations of every token."""
+    keep_BT: Tensor
+    """Tokens that count."""
+
+
 class LiveActivations:
     """Runs the models of a config whenever activations are asked for."""
 
@@ -61,10 +73,14 @@ class LiveActivations:
         *,
         processes: Processes = ALONE,
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        models: Mapping[str, ModelAdapter] | None = None,
     ) -> None:
         self.config, self.processes = config, processes
+        # Models in memory take the place of those that the config names, which are then not loaded.
+        given = models or {}
         self.adapters: dict[str, ModelAdapter] = {
-            key: choice.build(registry=registry).to(device) for key, choice in config.models.items()
+            key: (given[key] if key in given else config.models[key].build(registry=registry)).to(device)
+            for key in dict.fromkeys([*config.models, *given])
         }
         self.layout = resolve_sites(self.adapters, config.sites)
         self.models: Mapping[str, Any] = {key: adapter.describe() for key, adapter in self.adapters.items()}
@@ -101,6 +117,16 @@ class LiveActivations:
         for _ in range(num_passes(num_tokens, self.config.activations.context_length, blocks.num_sequences)):
             _, x_RX, position = blocks.harvest(position)
             yield x_RX.float()
+
+    def held_out_rows(self, median_norm_S: Tensor, num_tokens: int) -> Iterator[HeldOutRows]:
+        """The first held-out rows with their activations, on every process the same."""
+        reader, config = self._reader(self._evaluated), self.config.activations
+        rows = -(-num_tokens // config.context_length)
+        for first in range(0, rows, config.rows_per_forward):
+            tokens = reader.read(min(config.rows_per_forward, rows - first)).to(self.harvester.device)
+            x_BTX = self.harvester(tokens)
+            norms_BTS = self.harvester.norms(x_BTX)
+            yield HeldOutRows(tokens, x_BTX, keep_mask(config.masks, tokens, norms_BTS, median_norm_S))
 
     @property
     def _evaluated(self) -> Split:

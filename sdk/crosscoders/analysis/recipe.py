@@ -29,16 +29,14 @@ class StudyRecipe:
     """What a study loads and reads."""
 
     models: Mapping[str, Any]
-    """Models by key."""
-    tokens: Mapping[str, Any]
-    """The token source."""
+    """Models by key: tables, or adapters themselves."""
+    tokens: Any
+    """The token source: a table, or the source itself."""
     recorded: frozenset[str] = field()
     """What of these is the checkpoint's word: keys of models, and `tokens`."""
 
     @classmethod
-    def of(
-        cls, crosscoder: Crosscoder, models: Mapping[str, Any] | None = None, tokens: Mapping[str, Any] | None = None
-    ) -> StudyRecipe:
+    def of(cls, crosscoder: Crosscoder, models: Mapping[str, Any] | None = None, tokens: Any = None) -> StudyRecipe:
         """What a crosscoder records, with `models` and `tokens` in its place; a model may be a Hub id or folder."""
         recipe = crosscoder.info.recipe if crosscoder.info else {}
         theirs, their_tokens = recipe.get("models", {}), recipe.get("tokens")

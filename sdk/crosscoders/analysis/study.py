@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import attrs
 import torch
-from attrs import frozen
 from torch import Tensor
 
 from ..activations import ActivationConfig, Harvester, keep_mask
+from ..crosscoder.edits import Change, parsed
 from ..crosscoder.module import Crosscoder
 from ..errors import AnalysisError, CrosscodersError
 from ..models.adapter import ModelAdapter
@@ -19,34 +21,20 @@ from ..models.packing import Packing
 from ..models.paired import make_reader
 from ..models.sequences import PACKINGS, reading_adapter
 from ..models.split import Split
-from ..models.tokens import TokenBatch, TokenSource
+from ..models.tokens import TokenSource
 from ..plugins.choices import AnalysisChoice, ModelChoice, TokenSourceChoice, structure
 from ..plugins.registry import Registry, get_registry
-from ..reports import Report
+from ..reports import Example, Examples, Report, Table
+from ..training.evaluate import Metrics, evaluate
+from ..training.fidelity import spliced_losses
+from .act import Steered, change_effect, patch_effect, sites_of
+from .census import Census, census
+from .effects import Effect
+from .examples import activity
+from .inputs import Input, token_rows
+from .look import TokenLatents, find, logit_effects, token_latents
+from .passes import MEMORY, Passes, StudyBatch, version_of
 from .recipe import StudyRecipe
-
-
-@frozen(eq=False)
-class StudyBatch:
-    """A few sequences with their activations."""
-
-    first_sequence: int
-    """The index of this batch's first row within the whole pass over the tokens."""
-    tokens: TokenBatch
-    x_BTX: Tensor
-    """Raw activations of every token, including masked ones."""
-    keep_BT: Tensor
-    """Boolean mask of the tokens that count; the others are masked."""
-
-    @property
-    def x_BX(self) -> Tensor:
-        """Raw activations of the tokens that count, row by row."""
-        return self.x_BTX[self.keep_BT]
-
-    @property
-    def place_B2(self) -> Tensor:
-        """Row within this batch and position of each token that counts."""
-        return self.keep_BT.nonzero()
 
 
 class Study:
@@ -63,13 +51,17 @@ class Study:
         seed: int = 0,
         reading: ModelAdapter | None = None,
         split: Split = "held_out",
+        memory: int = MEMORY,
+        folder: str | Path | None = None,
     ) -> None:
         activations = activations or ActivationConfig()
         self.crosscoder, self.adapters, self.source = crosscoder, dict(adapters), source
         self.activations, self.num_tokens, self.seed = activations, num_tokens, seed
         self.reading = reading or reading_adapter(self.adapters)
         self.split: Split = split if activations.held_out_share else "train"
-        self._median_norm_S: Tensor | None = None
+        self.memory, self.folder = memory, None if folder is None else Path(folder)
+        # Shared with the same study over other numbers of tokens.
+        self._shared: dict[Any, Any] = {}
         self._pack: bool | str | None = None
 
     @classmethod
@@ -78,10 +70,12 @@ class Study:
         crosscoder: Crosscoder,
         *,
         models: Mapping[str, Any] | None = None,
-        tokens: Mapping[str, Any] | None = None,
+        tokens: Mapping[str, Any] | TokenSource | None = None,
         num_tokens: int = 65_536,
         seed: int = 0,
         split: Split = "held_out",
+        memory: int = MEMORY,
+        folder: str | Path | None = None,
         trust_recipe: bool = False,
         say: Callable[[str], None] | None = None,
         registry: Registry | None = None,
@@ -89,8 +83,10 @@ class Study:
         """A study of a trained crosscoder, with the models and tokens that its checkpoint records.
 
         `models` (by key) and `tokens` replace what is recorded; each is a table `{"name": ..., **options}`, and a model
-        may also be a Hub id or folder alone. What a recipe names on this machine is read only with `trust_recipe`, or
-        where the crosscoder is of this user's own run. `say` is told what will be read, before it is.
+        may also be a Hub id or folder alone, or an adapter, such as `TransformersAdapter.wrap` makes of one in memory;
+        tokens may be a token source. What a recipe names on this machine is read only with `trust_recipe`, or where the
+        crosscoder is of this user's own run. `say` is told what will be read, before it is. For `memory` and `folder`
+        see `batches`.
         """
         registry = registry or get_registry()
         info = crosscoder.info
@@ -102,12 +98,15 @@ class Study:
                 say(line)
         adapters = {
             key: structure(choice, ModelChoice, registry=registry).build(registry=registry)
+            if isinstance(choice, Mapping | ModelChoice)
+            else choice
             for key, choice in chosen.models.items()
         }
-        source = structure(chosen.tokens, TokenSourceChoice, registry=registry).build(registry=registry)
+        source = chosen.tokens
+        if isinstance(source, Mapping | TokenSourceChoice):
+            source = structure(source, TokenSourceChoice, registry=registry).build(registry=registry)
         activations = structure(recipe.get("activations", {}), ActivationConfig, registry=registry)
-        for adapter in adapters.values():
-            adapter.to(crosscoder.device)
+        adapters = {key: adapter.to(crosscoder.device) for key, adapter in adapters.items()}
         return cls(
             crosscoder,
             adapters,
@@ -117,6 +116,14 @@ class Study:
             seed=seed,
             reading=reading_adapter(adapters, recipe.get("tokenizer", "")),
             split=split,
+            memory=memory,
+            folder=folder,
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"Study({self.crosscoder.num_latents} latents over {', '.join(self.crosscoder.layout.names)}; "
+            f"{self.num_tokens} {self.split.replace('_', '-')} tokens)"
         )
 
     def adapter(self, key: str) -> ModelAdapter:
@@ -154,40 +161,192 @@ class Study:
         other.num_tokens = num_tokens
         return other
 
+    # -- look ---------------------------------------------------------------------------------------------------
+
+    def latents(self, given: Input, *, top: int = 8) -> TokenLatents:
+        """Latents of a text, a conversation (`Chat`, or messages as mappings), token ids, or a list of those.
+
+        Shows itself as coloured text in notebooks; `to_pandas` gives the `top` strongest latents of each token.
+        """
+        return token_latents(self.batch(given), self.reading, top=top)
+
+    def examples(self, latents: Sequence[int], *, n: int = 20) -> Examples:
+        """Where each of these latents is most active among the study's tokens: `n` contexts of different sequences."""
+        seen = activity(self, _checked(self.crosscoder, latents), per_latent=n)
+        density = seen.firings_F / max(1, seen.num_tokens)
+        entries = [
+            Example(
+                heading=f"latent {j}", note=f"active on {float(density[j]):.3%} of tokens", contexts=seen.contexts[j]
+            )
+            for j in latents
+        ]
+        return Examples(title="Strongest examples", entries=entries, note=f"Of {seen.num_tokens} tokens of the study.")
+
+    def find(self, phrase: Input, *, n: int = 20) -> Table:
+        """Latents whose activation the phrase explains, against the study's tokens as baseline.
+
+        Columns `latent`, `surprise_bits` (−log₂ of the share of the study's tokens on which it is as active as at its
+        peak on the phrase), `peak`, `score`, `lift` (its mean on the phrase over its mean on the study), `firings`,
+        `token` (of the peak).
+        """
+        return find(self.latents(phrase), self.batches(), self._census(), count=n)
+
+    def logit_effects(self, latents: int | Sequence[int], *, n: int = 10) -> Table:
+        """The `n` tokens that latents promote and suppress most by their direct path to the logits, by written site.
+
+        Columns `latent`, `site`, `kind` (promoted, suppressed), `rank`, `token`, `id`, `effect`.
+        """
+        chosen = _checked(self.crosscoder, [latents] if isinstance(latents, int) else latents)
+        return logit_effects(self.crosscoder, self.adapters, chosen, count=n)
+
+    def density(self) -> Table:
+        """How often and how strongly each latent is active on the study's tokens, densest first.
+
+        Columns `latent`, `density`, `firings`, `mean_active`, `max`.
+        """
+        return self._census().table()
+
+    def dead(self) -> list[int]:
+        """Latents that are active on none of the study's tokens."""
+        return self._census().dead
+
+    # -- act ----------------------------------------------------------------------------------------------------
+
+    def steer(
+        self,
+        changes: Mapping[int, Change],
+        *,
+        model: str | None = None,
+        sites: Sequence[str] | None = None,
+        keep_error: bool = True,
+    ) -> Steered:
+        """A model with latents changed, to `generate` from or take `logits` of.
+
+        `changes` by latent: a number is added to its value, `"ablate"`, `("scale", a)`, `("clamp", a)`; see
+        `Edit.latents`. Edited are the written sites named, or all of `model`, which is the last site's if nothing is
+        said.
+        """
+        key, chosen = sites_of(self, model, sites)
+        parsed(changes, self.crosscoder.num_latents)
+        return Steered(self, dict(changes), key, chosen, keep_error)
+
+    def ablate(
+        self,
+        latents: Sequence[int],
+        given: Input | None = None,
+        *,
+        model: str | None = None,
+        sites: Sequence[str] | None = None,
+    ) -> Effect:
+        """KL and loss at each token where the latents are 0, on a text or the study's tokens."""
+        steered = self.steer(dict.fromkeys(latents, "ablate"), model=model, sites=sites)
+        what = f"{len(latents)} latents" if len(latents) > 4 else f"latent {', '.join(map(str, latents))}"
+        return change_effect(self, steered, given, f"without {what} in {steered.model}")
+
+    def patch(
+        self,
+        source: str,
+        target: str,
+        latents: Sequence[int] | None = None,
+        given: Input | None = None,
+        *,
+        upper: str | None = None,
+        with_error: bool = False,
+    ) -> Effect:
+        """How much of one model's behaviour its share of some latents carries (Minder et al. 2025).
+
+        At the points that both write, x^target + Σ_j f_j (d_j^source − d_j^target) over `latents` (None: all) takes
+        the place of the activations, and the layers above of `upper` (`source` if not said) go on. The effect is KL
+        from the source's own predictions; `recovered` is the share of it that the latents take away. With all latents
+        and `with_error`, which adds the rest of the difference, source's layers give the source itself.
+        """
+        for key in (source, target):
+            self.adapter(key)
+        if latents is not None:
+            _checked(self.crosscoder, latents)
+        return patch_effect(self, source, target, latents, upper=upper, with_error=with_error, given=given)
+
+    # -- measure ------------------------------------------------------------------------------------------------
+
+    def evaluate(self) -> Metrics:
+        """Reconstruction, L0 and dead latents on the study's tokens, and what each model loses with the reconstruction
+        in the place of its activations: cross-entropy and KL, clean, spliced, zero- and mean-ablated."""
+        crosscoder = self.crosscoder
+        columns = crosscoder.layout.columns(crosscoder.written.names)
+        total_X = torch.zeros(crosscoder.written.width, dtype=torch.float64, device=crosscoder.device)
+
+        def rows() -> Iterator[Tensor]:
+            for batch in self.batches():
+                x_BX = batch.x_BX
+                total_X.add_(x_BX[:, columns].double().sum(dim=0))
+                yield x_BX
+
+        metrics = evaluate(crosscoder, rows())
+        mean_X = (total_X / metrics.num_tokens).float()
+        return attrs.evolve(metrics, spliced=spliced_losses(crosscoder, self.adapters, self.batches(), mean_X))
+
+    # -- passes -------------------------------------------------------------------------------------------------
+
+    def batch(self, given: Input) -> StudyBatch:
+        """Activations of a text, conversation, token ids or a list of those, one row each.
+
+        Tokens that training masks leave out do not count, outliers apart, which are known only in a study's own tokens.
+        """
+        tokens = token_rows(given, self.adapters, self.reading)
+        harvester = self._passes().harvester
+        tokens = tokens.to(self.crosscoder.device)
+        x_BTX = harvester(tokens)
+        keep_BT = keep_mask(self.activations.masks, tokens, harvester.norms(x_BTX), None)
+        return StudyBatch(0, tokens, x_BTX, keep_BT, self.crosscoder)
+
+    def _census(self) -> Census:
+        key = "census", self.activations, self.split, self.num_tokens
+        version = version_of(self.crosscoder)
+        if self._shared.get(key, (None,))[0] != version:
+            self._shared[key] = version, census(self.batches(), self.crosscoder.num_latents)
+        found: Census = self._shared[key][1]
+        return found
+
     def batches(self) -> Iterator[StudyBatch]:
         """Yield activations of about `num_tokens` tokens, or fewer if the token source ends sooner.
 
-        Every call yields the same batches. Nothing is kept in memory between batches.
+        The first pass keeps tokens, and activations and latents up to `memory` bytes; what does not fit is made anew by
+        later passes, or read from files in `folder` if there is one.
         """
+        yield from self._passes().batches(-(-self.num_tokens // self.activations.context_length))
+
+    def _passes(self) -> Passes:
         config = self.activations
-        reader = make_reader(
-            self.source,
-            self.adapters,
-            self.reading,
-            context_length=config.context_length,
-            pack=self.pack,
-            split=self.split,
-            held_out_share=config.held_out_share,
-            repeat=False,
-        )
-        harvester = Harvester(
-            self.adapters,
-            self.crosscoder.layout,
-            rows_per_forward=config.rows_per_forward,
-            device=self.crosscoder.device,
-        )
-        num_sequences = -(-self.num_tokens // config.context_length)
-        for first in range(0, num_sequences, config.rows_per_forward):
-            tokens = reader.read(min(config.rows_per_forward, num_sequences - first)).to(self.crosscoder.device)
-            if not len(tokens.ids):
-                return
-            x_BTX = harvester(tokens)
-            norms_BTS = harvester.norms(x_BTX)
-            if self._median_norm_S is None:
-                plain_BT = keep_mask(config.masks, tokens, norms_BTS, None)
-                self._median_norm_S = norms_BTS[plain_BT].median(dim=0).values
-            keep_BT = keep_mask(config.masks, tokens, norms_BTS, self._median_norm_S)
-            yield StudyBatch(first, tokens, x_BTX, keep_BT)
+        key = config, self.split
+        if key not in self._shared:
+            reader = make_reader(
+                self.source,
+                self.adapters,
+                self.reading,
+                context_length=config.context_length,
+                pack=self.pack,
+                split=self.split,
+                held_out_share=config.held_out_share,
+                repeat=False,
+            )
+            harvester = Harvester(
+                self.adapters,
+                self.crosscoder.layout,
+                rows_per_forward=config.rows_per_forward,
+                device=self.crosscoder.device,
+            )
+            self._shared[key] = Passes(
+                self.crosscoder, reader, harvester, config, memory=self.memory, folder=self.folder
+            )
+        passes: Passes = self._shared[key]
+        return passes
+
+
+def _checked(crosscoder: Crosscoder, latents: Sequence[int]) -> list[int]:
+    outside = [j for j in latents if not 0 <= j < crosscoder.num_latents]
+    if outside:
+        raise AnalysisError(f"there is no latent {outside[0]}; they are numbered 0 to {crosscoder.num_latents - 1}")
+    return list(latents)
 
 
 @runtime_checkable

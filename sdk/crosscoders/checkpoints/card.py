@@ -58,6 +58,16 @@ Held-out tokens: {{ number("num_tokens", form=".0f") }}, with the inference gate
 latents active on none of them {{ number("dead_share", form=".1%") }}. Explained variance is a ratio of sums over
 the whole set.
 {% endif %}
+{%- if spliced %}
+With the reconstruction in the place of the activations, nats per token; *recovered* is
+(CE ablated − CE spliced) / (CE ablated − CE clean) and 1 − KL spliced / KL ablated.
+
+| site |{% for title in losses %} {{ title }} |{% endfor %}
+|---|{% for title in losses %}---|{% endfor %}
+{%- for site in spliced %}
+| `{{ site }}` |{% for name in losses.values() %} {{ number("spliced", site, name) }} |{% endfor %}
+{%- endfor %}
+{% endif %}
 {%- for name in figures %}
 ![{{ name }}](figures/{{ name }}.png)
 {% endfor %}
@@ -88,6 +98,17 @@ Made with crosscoders {{ info.made_with.crosscoders }} and torch {{ info.made_wi
 `{{ info.architecture.distribution }}` {{ info.architecture.version }}.
 """
 
+_LOSSES = {
+    "CE clean": "ce_clean",
+    "CE spliced": "ce_spliced",
+    "CE zero-ablated": "ce_zero",
+    "CE mean-ablated": "ce_mean",
+    "CE recovered, zero": "(ce_zero-ce_spliced)/(ce_zero-ce_clean)",
+    "CE recovered, mean": "(ce_mean-ce_spliced)/(ce_mean-ce_clean)",
+    "KL recovered, zero": "1-kl_spliced/kl_zero",
+    "KL recovered, mean": "1-kl_spliced/kl_mean",
+}
+"""Columns of the card, and what the metrics call them."""
 PACKING = {
     "apart": "Rows hold several documents, each read by the models as if it were alone.",
     "single": "Each row holds one document or a part of one.",
@@ -122,6 +143,9 @@ def write_card(crosscoder: Crosscoder, norms_FS: Tensor, folder: Path) -> None:
         return "–" if value is None else format(value, form)
 
     environment.globals["number"] = number
+    environment.globals["losses"] = _LOSSES
+    models_written = dict.fromkeys(site.model for site in crosscoder.written.sites)
+    rows = [*names, *(f"{model} (all sites)" for model in models_written)]
     text = environment.from_string(_CARD).render(
         crosscoder=crosscoder,
         info=info,
@@ -129,6 +153,7 @@ def write_card(crosscoder: Crosscoder, norms_FS: Tensor, folder: Path) -> None:
         scales=crosscoder.normaliser.scale_S.tolist(),
         metrics=info.metrics,
         packing=PACKING,
+        spliced=[row for row in rows if number_at(info.metrics, "spliced", row, "ce_clean") is not None],
         figures=[name],
         # The Hub links to base models by id; local folders and the shipped pair have no page there.
         models=models,

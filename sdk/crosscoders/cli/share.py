@@ -68,6 +68,10 @@ def info(name: str, revision: str | None, as_json: bool) -> None:
     for site in config["sites"]:
         explained = number_at(config["metrics"], "explained_variance", site["name"])
         tail = f"   explained variance {explained:.4f}" if explained is not None else ""
+        for label, formula in (("CE", "(ce_mean-ce_spliced)/(ce_mean-ce_clean)"), ("KL", "1-kl_spliced/kl_mean")):
+            recovered = number_at(config["metrics"], "spliced", site["name"], formula)
+            if recovered is not None:
+                tail += f"   {label} recovered {recovered:.4f} (against mean ablation)"
         say(f"site {site['name']}, width {site['width']}{tail}")
     for key, model in config["models"].items():
         say(f"model {key}: {model.get('model')} at {model.get('revision')}")

@@ -7,7 +7,7 @@ x̃ are normalised activations. Lindsey et al. 2024, "Sparse Crosscoders"; no de
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from torch.nn import functional
 from ..errors import SiteError
 from ..kernels import sparse_decode, sparse_encode
 from ..processes import ALONE, Processes
+from .edits import Change, latent_change
 from .gates import Gate, ReluGate
 from .inputs import as_activations, as_dense_latents, check_finite
 from .latents import Latents
@@ -196,6 +197,35 @@ class Crosscoder(nn.Module):
         """Split a reconstruction into a mapping from each written site to its tensor."""
         return self.written.unpack(x_hat_BX)
 
+    @torch.no_grad()
+    def direction(self, latents: int | Sequence[int], site: str) -> Tensor:
+        """What a value of 1 of a latent adds to the activations at a written site, in raw units: (D,), or (K, D) of K
+        latents."""
+        scale_D = self.normaliser.scale_X((site,))
+        chosen = [latents] if isinstance(latents, int) else list(latents)
+        outside = [j for j in chosen if not 0 <= j < self.num_latents]
+        if outside:
+            raise SiteError(f"there is no latent {outside[0]}; they are numbered 0 to {self.num_latents - 1}")
+        row_KD = self.b_enc_F.new_zeros(len(chosen), self.written.subset([site]).width)
+        for index, group in enumerate(self.wiring.groups):
+            columns = self.wiring.latent_slices[group.name]
+            mine = [k for k, j in enumerate(chosen) if columns.start <= j < columns.stop]
+            if mine and site in group.writes:
+                rows_KX = self.decoder_weight(index)[[chosen[k] - columns.start for k in mine]]
+                row_KD[mine] = self.layout.subset(group.writes).unpack(rows_KX)[site]
+        return (row_KD / scale_D)[0] if isinstance(latents, int) else row_KD / scale_D
+
+    def change(
+        self,
+        changes: Mapping[int, Change],
+        *,
+        site: str,
+        x: Mapping[str, Tensor] | None = None,
+        keep_error: bool = True,
+    ) -> Callable[[Tensor], Tensor]:
+        """What `changes` of latents make of the activations at `site`, as a function of them; see `Edit.latents`."""
+        return latent_change(self, changes, site=site, x=x, keep_error=keep_error)
+
     # -- for losses and analyses: normalised units --------------------------------------------------------------
 
     def normalised(self, x: Tensor | Mapping[str, Tensor]) -> Tensor:
@@ -322,7 +352,11 @@ class Crosscoder(nn.Module):
         return self.decoder_norms().sum(dim=1)
 
     def decoder_rows(self, site: str) -> Tensor:
-        """Decoder rows at one written site, (F, D) in normalised space; zero rows for latents that do not write it."""
+        """Decoder rows at one written site, (F, D); zero rows for latents that do not write it.
+
+        In **normalised** units, where every site has mean norm √D: for comparing sites. To add to a model's activations
+        take `direction`, which is in the model's own units.
+        """
         rows_FD = self.b_enc_F.new_zeros(self.num_latents, self.written.subset([site]).width)
         for index, group in enumerate(self.wiring.groups):
             if site in group.writes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from attrs import field, frozen
@@ -13,6 +13,15 @@ from .tokens import TokenBatch, Tokenized
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+
+class ChangesLatents(Protocol):
+    """What `Edit.latents` asks of a crosscoder."""
+
+    def change(
+        self, changes: Any, *, site: str, x: Mapping[str, Tensor] | None, keep_error: bool
+    ) -> Callable[[Tensor], Tensor]:
+        """From activations at `site` to what the changes make of them."""
 
 
 @frozen(eq=False)
@@ -32,6 +41,29 @@ class Edit:
     def add(cls, point: str, value: Tensor) -> Edit:
         """Add `value` to the activations."""
         return cls(point, lambda activation: activation + value.to(activation))
+
+    @classmethod
+    def latents(
+        cls,
+        crosscoder: ChangesLatents,
+        changes: Mapping[int, Any],
+        *,
+        site: str,
+        x: Mapping[str, Tensor] | None = None,
+        keep_error: bool = True,
+    ) -> Edit:
+        """Change latents of a crosscoder at one of its written sites, `"chat/layers.13"`.
+
+        `changes` says what becomes of each latent's value f: `"ablate"` makes it 0, `("scale", a)` a·f, `("clamp", a)`
+        a on every token, `("add", a)` or a bare number a f + a on every token. The activations move by the difference
+        times the latent's decoder row in raw units; what the crosscoder leaves unexplained stays, unless `keep_error`
+        is false, when the reconstruction takes their place.
+
+        Adding is the same for every token. The rest depends on the values, hence on every site that the crosscoder
+        reads: `x` has their activations (B, T, D) for the same tokens; `site` itself may be left out and is then taken
+        as it comes. `Study.steer` and `Study.ablate` see to all that.
+        """
+        return cls(site.partition("/")[2], crosscoder.change(changes, site=site, x=x, keep_error=keep_error))
 
 
 class Decoder(Protocol):
@@ -90,5 +122,18 @@ class ModelAdapter(Protocol):
     def logits(self, tokens: TokenBatch, edits: Sequence[Edit] = ()) -> Tensor:
         """Logits (B, T, V) of the model, with `edits` applied during the forward pass."""
 
-    def decoder(self) -> Decoder:
-        """A fresh decoder with an empty cache."""
+    def decoder(self, edits: Sequence[Edit] = ()) -> Decoder:
+        """A fresh decoder with an empty cache, which makes `edits` on the way: each sees the activations (B, T, D) of
+        the tokens that are read at that moment."""
+
+
+@runtime_checkable
+class ReadsOut(Protocol):
+    """What an adapter may offer besides: how directions in the residual stream come out in the logits."""
+
+    def read_out(self, point: str, direction_KD: Tensor) -> Tensor:
+        """What directions at `point` add to the logits directly, past all layers in between: (K, V) in fp32.
+
+        Linear in the direction: the weight of the last norm is applied and its scale, 1/rms of the residual stream
+        there, is left at 1. `SiteError` where the point is not on the residual stream.
+        """

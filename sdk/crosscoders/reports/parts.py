@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen
 
 from ..converters import as_tuple
+from .frames import data_frame
+
+if TYPE_CHECKING:
+    import pandas
 
 Cell = str | int | float | bool | None
 
@@ -15,14 +20,44 @@ def _rows(rows: Any) -> tuple[tuple[Cell, ...], ...]:
     return tuple(tuple(row) for row in rows)
 
 
-@frozen(kw_only=True)
-class Table:
+class _Shown:
+    """Parts that stand by themselves: notebooks show them as pages do."""
+
+    __slots__ = ()
+
+    def _repr_html_(self) -> str:
+        from .report import Report, fragment_of
+
+        return fragment_of(Report(title="", parts=[self]))
+
+
+@frozen(kw_only=True, repr=False)
+class Table(_Shown):
     """A table with named columns. Numbers stay numbers, and are formatted only on the page."""
 
     title: str
     columns: tuple[str, ...] = field(converter=as_tuple)
     rows: tuple[tuple[Cell, ...], ...] = field(converter=_rows)
     note: str = ""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[dict[str, Cell]]:
+        """The rows as mappings from column to value."""
+        return (dict(zip(self.columns, row, strict=True)) for row in self.rows)
+
+    def __repr__(self) -> str:
+        return f"Table({self.title!r}, {len(self.rows)} rows of {', '.join(self.columns)})"
+
+    def column(self, name: str) -> list[Cell]:
+        """The values under one of the columns."""
+        at = self.columns.index(name)
+        return [row[at] for row in self.rows]
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """The rows as a pandas frame, one column each (needs the extra `pandas`)."""
+        return data_frame({name: self.column(name) for name in self.columns})
 
     def __attrs_post_init__(self) -> None:
         for row in self.rows:
@@ -31,7 +66,7 @@ class Table:
 
 
 @frozen(kw_only=True)
-class Figure:
+class Figure(_Shown):
     """A drawing, as SVG text."""
 
     title: str
@@ -40,7 +75,7 @@ class Figure:
 
 
 @frozen(kw_only=True)
-class Note:
+class Note(_Shown):
     """A paragraph."""
 
     text: str
@@ -64,13 +99,36 @@ class Example:
     contexts: tuple[Context, ...] = field(default=(), converter=as_tuple)
 
 
-@frozen(kw_only=True)
-class Examples:
+@frozen(kw_only=True, repr=False)
+class Examples(_Shown):
     """Top activating examples of several latents."""
 
     title: str
     entries: tuple[Example, ...] = field(converter=as_tuple)
     note: str = ""
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __repr__(self) -> str:
+        return f"Examples({self.title!r}, {', '.join(entry.heading for entry in self.entries)})"
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """One row for each context: `heading`, `rank` from 0, `peak` activation, `token` of the peak, `text`."""
+        rows = [
+            (entry.heading, rank, max(context.activations), context)
+            for entry in self.entries
+            for rank, context in enumerate(entry.contexts)
+        ]
+        return data_frame(
+            {
+                "heading": [heading for heading, *_ in rows],
+                "rank": [rank for _, rank, *_ in rows],
+                "peak": [peak for *_, peak, _ in rows],
+                "token": [context.tokens[context.activations.index(peak)] for *_, peak, context in rows],
+                "text": ["".join(context.tokens) for *_, context in rows],
+            }
+        )
 
 
 Part = Table | Figure | Note | Examples

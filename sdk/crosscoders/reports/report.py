@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from attrs import field, frozen
@@ -18,20 +18,46 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from ..converters import as_tuple
+from ..errors import AnalysisError
 from ..files import disk_errors, write_whole
-from .parts import Context, Figure, Part
+from .parts import Context, Figure, Part, Table
+
+if TYPE_CHECKING:
+    import pandas
 
 
-@frozen(kw_only=True)
+def _known(_: Any, __: Any, parts: tuple[Part, ...]) -> None:
+    for part in parts:
+        if not isinstance(part, Part):
+            raise AnalysisError(f"a report's parts are Table, Figure, Note or Examples, not {type(part).__name__}")
+
+
+@frozen(kw_only=True, repr=False)
 class Report:
     """What an analysis found."""
 
     title: str
-    parts: Sequence[Part] = field(converter=as_tuple)
+    parts: Sequence[Part] = field(converter=as_tuple, validator=_known)
     data: Mapping[str, Any] = field(factory=dict)
     """Everything that was measured, as JSON data for programs."""
     summary: str = ""
     """What was found, in one or two sentences."""
+    frame: Table | None = None
+    """Everything measured that is one row for each item, all of them: what `to_pandas` gives."""
+
+    def __repr__(self) -> str:
+        return f"Report({self.title!r}, {len(self.parts)} parts, data: {', '.join(map(str, self.data)) or 'none'})"
+
+    @property
+    def tables(self) -> dict[str, Table]:
+        """The tables on the page by title."""
+        return {part.title: part for part in self.parts if isinstance(part, Table)}
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """The rows of `frame` as a pandas frame; `AnalysisError` where the analysis measures nothing by row."""
+        if self.frame is None:
+            raise AnalysisError(f"the report '{self.title}' has no frame; its tables are {', '.join(self.tables)}")
+        return self.frame.to_pandas()
 
     def to_json(self) -> dict[str, Any]:
         """Plain data without the figures. Numbers that are not finite become null."""

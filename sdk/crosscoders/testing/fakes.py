@@ -119,8 +119,12 @@ class MarkovModel:
             logits_BTV = edit.apply(logits_BTV)
         return logits_BTV
 
-    def decoder(self) -> MarkovDecoder:
-        return MarkovDecoder(self)
+    def read_out(self, point: str, direction_KD: Tensor) -> Tensor:
+        self.width(point)
+        return direction_KD
+
+    def decoder(self, edits: Sequence[Edit] = ()) -> MarkovDecoder:
+        return MarkovDecoder(self, tuple(edits))
 
 
 @frozen(eq=False)
@@ -128,9 +132,14 @@ class MarkovDecoder:
     """Decodes with a Markov model: only the last token matters."""
 
     model: MarkovModel
+    edits: tuple[Edit, ...] = ()
 
     def advance(self, ids: Tensor, attention: Tensor) -> Tensor:
-        return self.model.logits_VV[ids[:, -1]]
+        logits_BTV = self.model.logits_VV[ids]
+        for edit in self.edits:
+            self.model.width(edit.point)
+            logits_BTV = edit.apply(logits_BTV)
+        return logits_BTV[:, -1]
 
 
 def markov_pair(*, rate: float, base_rate: float = 1e-6, seed: int = 0) -> tuple[MarkovModel, MarkovModel]:

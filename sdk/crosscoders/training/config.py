@@ -72,6 +72,10 @@ class TrainingConfig:
     """Number of steps between evaluations on held-out tokens; 0 evaluates only at the end."""
     evaluation_tokens: int = field(default=16_384, validator=gt(0))
     """Number of held-out tokens in an evaluation."""
+    fidelity_tokens: int = field(default=2_048, validator=ge(0))
+    """Held-out tokens on which the last evaluation also splices the reconstruction into the running models
+    (cross-entropy and KL recovered); 0 does not. Left out where activations come from a cache or processes share the
+    latents."""
     save_every: int = field(default=0, validator=ge(0))
     """Number of steps between checkpoints to resume from; 0 writes none."""
     keep_checkpoints: int = field(default=2, validator=ge(1))
@@ -114,8 +118,9 @@ class TrainingConfig:
 class RunConfig:
     """A training run: which models at which sites, on which tokens, with which architecture and loss."""
 
-    models: Mapping[str, ModelChoice] = field(validator=min_len(1))
-    """Models by key; a site name begins with the key of its model."""
+    models: Mapping[str, ModelChoice] = field(factory=dict)
+    """Models by key; a site name begins with the key of its model. Those that `train(..., models=)` gets as adapters
+    are left out."""
     sites: tuple[str, ...] = field(converter=as_tuple, validator=min_len(1))
     """Site names, `model/point`, in order. In a model diff, list the model before fine-tuning first."""
     tokens: TokenSourceChoice

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from attrs import field, frozen
@@ -12,9 +13,13 @@ from ..crosscoder.module import Crosscoder
 from ..devices import accumulator, precise
 from ..errors import TrainingError
 from ..processes import ALONE, Processes
+from ..reports import Table
+
+if TYPE_CHECKING:
+    import pandas
 
 
-@frozen(kw_only=True)
+@frozen(kw_only=True, repr=False)
 class Metrics:
     """Reconstruction and sparsity over a whole evaluation set."""
 
@@ -30,6 +35,47 @@ class Metrics:
     num_tokens: int
     undefined: Mapping[str, str] = field(factory=dict)
     """Per written site without an explained variance the reason."""
+    spliced: Mapping[str, Mapping[str, float]] = field(factory=dict)
+    """Per written site, and per model with several: cross-entropy and KL with the reconstruction in the place of the
+    activations, against ablations, and the recovered shares under their formulas; see `fidelity`. Empty where no model
+    ran."""
+
+    def __repr__(self) -> str:
+        explained = ", ".join(f"{site} {value:.4f}" for site, value in self.explained_variance.items())
+        return (
+            f"Metrics(explained variance {explained}; L0 {self.l0:.2f}; dead {self.dead_share:.1%}; "
+            f"{self.num_tokens} tokens)"
+        )
+
+    def table(self) -> Table:
+        """One row for each site, and for all sites of a model with several: reconstruction, then cross-entropy and KL
+        in nats (clean, spliced, zero- and mean-ablated) and the recovered shares, their formula as the name."""
+        kinds = list(dict.fromkeys(name for numbers in self.spliced.values() for name in numbers))
+        rows = [
+            (
+                site,
+                self.explained_variance.get(site),
+                self.mean_squared_error.get(site),
+                self.l0,
+                self.dead_share,
+                *(self.spliced.get(site, {}).get(kind) for kind in kinds),
+            )
+            for site in dict.fromkeys([*self.explained_variance, *self.spliced])
+        ]
+        return Table(
+            title="Fidelity",
+            columns=("site", "explained_variance", "mean_squared_error", "l0", "dead_share", *kinds),
+            rows=rows,
+            note=f"Over {self.num_tokens} tokens, with the inference gate. L0 and dead latents are of the whole "
+            "crosscoder; cross-entropy and KL are nats per token.",
+        )
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """`table` as a pandas frame."""
+        return self.table().to_pandas()
+
+    def _repr_html_(self) -> str:
+        return self.table()._repr_html_()
 
 
 CONSTANT = 1e-12

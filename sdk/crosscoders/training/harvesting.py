@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from ..activations import LiveActivations, write_cache
 from ..devices import find_device
 from ..files import disk_errors
+from ..models.adapter import ModelAdapter
 from ..plugins.registry import Registry, get_registry
 from ..processes import Processes
 from .config import RunConfig
@@ -44,9 +46,13 @@ def harvest(
 
 
 def live_activations(
-    config: RunConfig, registry: Registry, device: torch.device, processes: Processes
+    config: RunConfig,
+    registry: Registry,
+    device: torch.device,
+    processes: Processes,
+    models: Mapping[str, ModelAdapter] | None = None,
 ) -> LiveActivations:
-    """The models of a run, on `device` or where its config wants them."""
+    """The models of a run, on `device` or where its config wants them; `models` in memory take the place of its own."""
     device = find_device(config.models_device or str(device), option="models_device")
     precision = partial(autocast, config.training, device)
-    return LiveActivations(config.harvest, registry, device, processes=processes, autocast=precision)
+    return LiveActivations(config.harvest, registry, device, processes=processes, autocast=precision, models=models)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -178,13 +178,20 @@ class TrainingRun:
             write_whole(self.config.output / FINISHED, json.dumps(finished, indent=1))
         self.processes.wait()
 
-    def conclude(self, models: Mapping[str, Any], reading: Mapping[str, Any], held_out: Iterable[Tensor]) -> None:
+    def conclude(
+        self,
+        models: Mapping[str, Any],
+        reading: Mapping[str, Any],
+        held_out: Iterable[Tensor],
+        spliced: Callable[[Crosscoder], Mapping[str, Mapping[str, float]]],
+    ) -> None:
         """Evaluate what `write` has saved, write it with its metrics, tell the observers.
 
         `TrainingError` where something of that fails, which says that the crosscoder is safe.
         """
         try:
-            self.write(models, reading, self.evaluate(held_out))
+            metrics = self.evaluate(held_out)
+            self.write(models, reading, attrs.evolve(metrics, spliced=spliced(self.crosscoder)))
         except Exception as error:
             raise self._after_training("evaluation", error) from error
         for choice, observer in zip(self.config.observers, self.observers, strict=True):
@@ -272,7 +279,7 @@ class TrainingRun:
         return CheckpointInfo(
             architecture=component_record(self.config.architecture, self.registry),
             loss=component_record(self.config.loss, self.registry),
-            models={key: {**models[key], "config": recipe["models"][key]} for key in models},
+            models={key: {**models[key], "config": recipe["models"].get(key)} for key in models},
             recipe=recipe,
             metrics=attrs.asdict(metrics) if metrics else {},
         )

@@ -10,13 +10,15 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..activations import ActivationSource, ActivationStream, CachedActivations, watched
+from ..activations import ActivationSource, ActivationStream, CachedActivations, LiveActivations, watched
 from ..crosscoder.module import Crosscoder
 from ..errors import CheckpointError, ConfigError, CrosscodersError, TrainingError, TrainingStopped
+from ..models.adapter import ModelAdapter
 from ..plugins.registry import Registry, get_registry
 from ..processes import Processes
 from .config import RunConfig
 from .continuing import OtherRunError
+from .fidelity import spliced_losses
 from .harvesting import live_activations
 from .launch import accelerator_of, start_trackers
 from .lock import locked, refuse_if_locked
@@ -32,7 +34,13 @@ class Runner:
     same activations in the same order; `sweep` makes such configs.
     """
 
-    def __init__(self, config: RunConfig, *others: RunConfig, registry: Registry | None = None) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        *others: RunConfig,
+        models: Mapping[str, ModelAdapter] | None = None,
+        registry: Registry | None = None,
+    ) -> None:
         self.config = config
         self.registry = registry or get_registry()
         self.quiet = False
@@ -44,7 +52,7 @@ class Runner:
         self.processes = Processes.connect(
             self.accelerator.process_index, self.accelerator.num_processes, num_shards=config.training.shards
         )
-        self.source: ActivationSource = self._source()
+        self.source: ActivationSource = self._source(models)
         self.runs = [
             TrainingRun(
                 each,
@@ -84,7 +92,8 @@ class Runner:
                 if len(finished) < len(self.runs):
                     self._train(resume)
                 for run in self.runs:
-                    run.conclude(self.source.models, self._reading or run.recorded_reading, self._held_out())
+                    reading = self._reading or run.recorded_reading
+                    run.conclude(self.source.models, reading, self._held_out(), self._spliced)
             finally:
                 # `end_training` would also destroy the process group, and no second run could follow.
                 for tracker in self.accelerator.trackers:
@@ -184,10 +193,10 @@ class Runner:
             desc=what,
         )
 
-    def _source(self) -> ActivationSource:
+    def _source(self, models: Mapping[str, ModelAdapter] | None) -> ActivationSource:
         if self.config.cache is not None:
             return CachedActivations(self.config.cache, self.config.harvest, processes=self.processes)
-        return live_activations(self.config, self.registry, self.accelerator.device, self.processes)
+        return live_activations(self.config, self.registry, self.accelerator.device, self.processes, models)
 
     def _stream(self, resume: bool) -> ActivationStream:
         """The stream at the position where training goes on, with the runs set to the same one."""
@@ -267,6 +276,16 @@ class Runner:
         for run in self.runs:
             run.start(calibration)
 
+    def _spliced(self, crosscoder: Crosscoder) -> dict[str, dict[str, float]]:
+        """What the models lose with the reconstruction in the place of their activations; empty where none runs."""
+        tokens = self.config.training.fidelity_tokens
+        if not tokens or not isinstance(self.source, LiveActivations) or self.processes.num_shards > 1:
+            return {}
+        rows = list(self.source.held_out_rows(self._medians(), tokens))
+        columns = crosscoder.layout.columns(crosscoder.written.names)
+        kept_BX = torch.cat([each.x_BTX[each.keep_BT] for each in rows])[:, columns]
+        return spliced_losses(crosscoder, self.source.adapters, rows, kept_BX.mean(dim=0))
+
     def _held_out(self) -> Iterator[Tensor]:
         for x_BX in self.source.held_out(self._medians(), self.config.training.evaluation_tokens):
             yield self.processes.gather_rows(x_BX.to(self.accelerator.device))
@@ -296,7 +315,15 @@ def _reading_note(read: Mapping[str, int]) -> str:
 
 
 def train(
-    config: RunConfig, *, resume: bool = True, quiet: bool = False, registry: Registry | None = None
+    config: RunConfig,
+    *,
+    models: Mapping[str, ModelAdapter] | None = None,
+    resume: bool = True,
+    quiet: bool = False,
+    registry: Registry | None = None,
 ) -> Crosscoder:
-    """Train the crosscoder of `config` and return it; see `Runner`. `quiet` hides the progress bar."""
-    return Runner(config, registry=registry).run(resume=resume, quiet=quiet)
+    """Train the crosscoder of `config` and return it; see `Runner`. `quiet` hides the progress bar.
+
+    `models` are adapters by key, of models that are in memory; they take the place of those that the config names.
+    """
+    return Runner(config, models=models, registry=registry).run(resume=resume, quiet=quiet)

@@ -80,16 +80,20 @@ class RandomWalk:
             walk_BTD = edit.apply(walk_BTD)
         return walk_BTD @ self.steps_VD.T
 
-    def decoder(self):
-        return WalkDecoder(self)
+    def decoder(self, edits=()):
+        return WalkDecoder(self, edits)
 
 
 class WalkDecoder:
     """Decodes with a random walk; its cache is the current position of each walk."""
 
-    def __init__(self, adapter):
-        self.adapter, self.at_BD = adapter, 0.0
+    def __init__(self, adapter, edits):
+        self.adapter, self.edits, self.at_BD = adapter, edits, 0.0
 
     def advance(self, ids, attention):
-        self.at_BD = self.at_BD + self.adapter._walk(ids, attention)[:, -1]
-        return self.at_BD @ self.adapter.steps_VD.T
+        walk_BTD = self.adapter._walk(ids, attention) + self.at_BD
+        self.at_BD = walk_BTD[:, -1:]
+        for edit in self.edits:
+            self.adapter.width(edit.point)
+            walk_BTD = edit.apply(walk_BTD)
+        return walk_BTD[:, -1] @ self.adapter.steps_VD.T

@@ -33,6 +33,12 @@ class AnalysisSuite(NamedSuite):
         assert isinstance(report, Report) and report.title and report.parts
         json.dumps(report.to_json(), allow_nan=False)
 
+    def test_it_is_short_to_print_and_its_frame_is_whole(self, study: Study, registry: Registry) -> None:
+        report = self._report(study, registry)
+        assert len(repr(report)) < 1000
+        if report.frame is not None:
+            assert len(report.to_pandas()) == len(report.frame) > 0
+
     def test_its_page_stands_alone(self, study: Study, registry: Registry) -> None:
         page = self._report(study, registry).to_html()
         assert "<script" not in page and "src=" not in page and 'rel="stylesheet"' not in page

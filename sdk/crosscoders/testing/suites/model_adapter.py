@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ...errors import CrosscodersError, SiteError
-from ...models.adapter import Edit, ModelAdapter
+from ...models.adapter import Edit, ModelAdapter, ReadsOut
 from ...models.documents import Chat, TokenIds
 from ...models.packing import documents_are_apart
 from ...models.tokens import TokenBatch
@@ -157,6 +157,35 @@ class ModelAdapterSuite(Suite):
                 rows.ids[:, position : position + 1], rows.attention[:, position : position + 1]
             )
             torch.testing.assert_close(next_logits, whole[:, position], rtol=self.tolerance, atol=self.tolerance)
+
+    def test_decoder_makes_edits_on_every_token(self, adapter: ModelAdapter) -> None:
+        self._needs_logits()
+        rows = self._rows(adapter, (6, 6))
+        for point in adapter.points():
+            edits = [Edit.add(point, torch.linspace(-2.0, 2.0, adapter.width(point)))]
+            whole = adapter.logits(rows, edits)
+            decoder = adapter.decoder(edits)
+            found = [decoder.advance(rows.ids[:, :3], rows.attention[:, :3])]
+            found += [decoder.advance(rows.ids[:, t : t + 1], rows.attention[:, t : t + 1]) for t in range(3, 6)]
+            torch.testing.assert_close(
+                torch.stack(found, dim=1), whole[:, 2:], rtol=self.tolerance, atol=self.tolerance, msg=point
+            )
+        plain = adapter.logits(rows)[:, 2]
+        again = adapter.decoder().advance(rows.ids[:, :3], rows.attention[:, :3])
+        torch.testing.assert_close(again, plain, rtol=self.tolerance, atol=self.tolerance)
+
+    def test_read_out_is_linear(self, adapter: ModelAdapter) -> None:
+        if not isinstance(adapter, ReadsOut) or not self.has_logits:
+            pytest.skip("it offers no read-out")
+        point = list(adapter.points())[-1]
+        vocabulary = adapter.logits(self._rows(adapter)).shape[-1]
+        generator = torch.Generator().manual_seed(0)
+        direction = torch.randn(2, adapter.width(point), generator=generator)
+        both = adapter.read_out(point, direction)
+        assert both.shape == (2, vocabulary)
+        joined = adapter.read_out(point, (direction[:1] - 3 * direction[1:]))
+        torch.testing.assert_close(joined, both[:1] - 3 * both[1:], rtol=self.tolerance, atol=self.tolerance)
+        assert not bool(adapter.read_out(point, torch.zeros(1, adapter.width(point))).any())
 
     def test_left_padding_changes_no_logits(self, adapter: ModelAdapter) -> None:
         self._needs_logits()

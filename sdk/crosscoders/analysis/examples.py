@@ -5,12 +5,16 @@ from __future__ import annotations
 import heapq
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from attrs import field, frozen
 from torch import Tensor
 
-from crosscoders import Context, Study
+from ..reports import Context
+
+if TYPE_CHECKING:
+    from .study import Study
 
 
 @frozen(order=True)
@@ -48,7 +52,7 @@ def activity(study: Study, chosen: Sequence[int], *, per_latent: int = 8, before
     best: dict[int, list[_Hit]] = defaultdict(list)
     num_tokens = 0
     for batch in study.batches():
-        latents = crosscoder.encode(batch.x_BX)
+        latents = batch.latents
         num_tokens += latents.num_tokens
         firings_F += torch.bincount(latents.latent_N, minlength=crosscoder.num_latents)
         max_F.scatter_reduce_(0, latents.latent_N, latents.value_N, "amax")

@@ -1,0 +1,56 @@
+"""Text from a decoder: one left-padded batch, the cache kept, sampled or greedy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..models.adapter import Decoder
+
+
+def left_padded(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Token ids and where they are, (B, T), prompts ending together."""
+    width = max(len(prompt) for prompt in prompts)
+    ids = torch.zeros(len(prompts), width, dtype=torch.int64)
+    attention = torch.zeros(len(prompts), width, dtype=torch.bool)
+    for row, prompt in enumerate(prompts):
+        ids[row, width - len(prompt) :] = torch.tensor(prompt)
+        attention[row, width - len(prompt) :] = True
+    return ids, attention
+
+
+@torch.no_grad()
+def generate(
+    decoder: Decoder,
+    prompts: Sequence[Sequence[int]],
+    *,
+    ends: frozenset[int],
+    device: torch.device,
+    max_new_tokens: int = 40,
+    temperature: float = 0.0,
+    seed: int = 0,
+) -> list[list[int]]:
+    """Token ids that go on from each prompt, the end token left out; `temperature` 0 takes the most likely token."""
+    ids, attention = (tensor.to(device) for tensor in left_padded(prompts))
+    end_tokens = torch.tensor(sorted(ends), dtype=torch.int64, device=device)
+    generator = torch.Generator().manual_seed(seed)
+    going = torch.ones(len(prompts), dtype=torch.bool, device=device)
+    answers: list[Tensor] = []
+    for _ in range(max_new_tokens):
+        logits_BV = decoder.advance(ids, attention)
+        if temperature > 0:
+            # By the cumulative distribution and one number a row, drawn on the CPU: alike on every device.
+            cumulative_BV = (logits_BV / temperature).double().softmax(dim=-1).cumsum(dim=-1)
+            u_B1 = torch.rand(len(prompts), 1, generator=generator, dtype=torch.float64).to(logits_BV.device)
+            drawn_B = torch.searchsorted(cumulative_BV, u_B1 * cumulative_BV[:, -1:], right=True).squeeze(1)
+        else:
+            drawn_B = logits_BV.argmax(dim=-1)
+        going = going & ~torch.isin(drawn_B, end_tokens)
+        answers.append(torch.where(going, drawn_B, -1))
+        if not bool(going.any()):
+            break
+        ids, attention = drawn_B[:, None], torch.ones(len(prompts), 1, dtype=torch.bool, device=device)
+    table = torch.stack(answers, dim=1).tolist() if answers else [[] for _ in prompts]
+    return [[token for token in row if token >= 0] for row in table]
