@@ -29,6 +29,7 @@ def crosscoders_architectures() -> Iterator[ArchitectureSpec]:
         ("designated_shared", "DesignatedShared", "Some latents have one decoder row for all models (DSF)."),
         ("factored", "Factored", "Each latent's rows over the sites have low rank."),
         ("matryoshka", "Matryoshka", "Nested levels over another architecture."),
+        ("explicit", "Explicit", "The wiring table itself, spelled out in the config."),
     ):
         module = f"{_HERE}.architectures.{name}"
         yield ArchitectureSpec(name=name, config=f"{module}:{stem}Config", build=f"{module}:{name}", summary=summary)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,7 +48,7 @@ Activations go in raw; each site's scale is stored with the weights.
 | site | width | scale |{% if metrics %} explained variance | mean squared error |{% endif %}
 |---|---|---|{% if metrics %}---|---|{% endif %}
 {%- for site in sites %}
-| `{{ site.name }}` | {{ site.width }} | {{ "%.5g" | format(scales[loop.index0]) }} |
+| `{{ site.name }}` | {{ site.width }} | {{ scales[loop.index0] }} |
 {%- if metrics %} {{ number("explained_variance", site.name) }} | {{ number("mean_squared_error", site.name) }} |
 {%- endif %}
 {%- endfor %}
@@ -106,7 +107,7 @@ def write_card(crosscoder: Crosscoder, norms_FS: Tensor, folder: Path) -> None:
         crosscoder=crosscoder,
         info=info,
         sites=crosscoder.sites,
-        scales=crosscoder.normaliser.scale_S.tolist(),
+        scales=["unknown" if isnan(scale) else f"{scale:.5g}" for scale in crosscoder.normaliser.scale_S.tolist()],
         metrics=info.metrics,
         figures=[name],
         # The Hub links to models by id; local folders and the shipped pair have none there.

@@ -62,13 +62,18 @@ def describe(crosscoder: Crosscoder) -> dict[str, Any]:
         "metrics": info.metrics,
         "recipe": info.recipe,
         "made_with": info.made_with,
+        **({"origin": info.origin} if info.origin else {}),
     }
 
 
 def _scaled(gate: dict[str, Any], factor: float) -> dict[str, Any]:
     """A gate's options for more or fewer latents: a config speaks of all, a process that shares them has its part."""
-    count = gate.get("num_latents")
-    return {**gate, "num_latents": round(count * factor)} if isinstance(count, int) else gate
+    scaled = dict(gate)
+    if isinstance(count := gate.get("num_latents"), int):
+        scaled["num_latents"] = round(count * factor)
+    if isinstance(sizes := gate.get("group_sizes"), list):
+        scaled["group_sizes"] = [round(size * factor) for size in sizes]
+    return scaled
 
 
 def load_crosscoder(
@@ -89,6 +94,7 @@ def load_crosscoder(
     crosscoder.info = CheckpointInfo(
         architecture=architecture,
         **{key: _expect(config, key, dict) for key in ("loss", "models", "recipe", "metrics", "made_with")},
+        origin=_expect({"origin": {}, **config}, "origin", dict),
     )
     return crosscoder.to(device).eval()
 
@@ -117,6 +123,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         "metrics",
         "recipe",
         "made_with",
+        "origin",
     }
     if set(config) - known:
         raise CheckpointError(f"{folder / CONFIG} has unknown keys {', '.join(sorted(set(config) - known))}")

@@ -7,6 +7,7 @@ not change when a latent's encoder and decoder are rescaled against each other.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -77,21 +78,36 @@ class JumpReluGate(Gate):
 
 
 class TopKGate(Gate):
-    """The k largest scores of each token."""
+    """The k largest scores of each token, or the k largest activations, among all latents or within each group.
+
+    `by` is "score" (f·Σ_s‖d^s‖, ours) or "activation" (f, that of most public TopK files); `group_sizes` divides the
+    latents, in order, into groups that each keep k (a transcoder for each layer).
+    """
 
     name = "topk"
 
-    def __init__(self, k: int) -> None:
+    def __init__(self, k: int, *, by: str = "score", group_sizes: Sequence[int] = ()) -> None:
         super().__init__()
-        self.k = k
+        if by not in ("score", "activation"):
+            raise CheckpointError(f"a topk gate ranks by 'score' or by 'activation', not by '{by}'")
+        self.k, self.by, self.group_sizes = k, by, tuple(group_sizes)
 
     def keep(self, f_BF: Tensor, norm_F: Tensor) -> Tensor:
-        score_BF = f_BF * norm_F
-        largest_BK = score_BF.topk(min(self.k, f_BF.shape[1]), dim=1).indices
-        return torch.zeros_like(f_BF, dtype=torch.bool).scatter_(1, largest_BK, True) & (f_BF > 0)
+        rank_BF = f_BF * norm_F if self.by == "score" else f_BF
+        keep_BF = torch.zeros_like(f_BF, dtype=torch.bool)
+        parts = self.group_sizes or (f_BF.shape[1],)
+        for rank_BG, keep_BG in zip(rank_BF.split(parts, dim=1), keep_BF.split(parts, dim=1), strict=True):
+            largest_BK = rank_BG.topk(min(self.k, rank_BG.shape[1]), dim=1).indices
+            keep_BG.scatter_(1, largest_BK, True)
+        return keep_BF & (f_BF > 0)
 
     def options(self) -> dict[str, Any]:
-        return {"k": self.k}
+        options: dict[str, Any] = {"k": self.k}
+        if self.by != "score":
+            options["by"] = self.by
+        if self.group_sizes:
+            options["group_sizes"] = list(self.group_sizes)
+        return options
 
 
 GATES: dict[str, type[Gate]] = {gate.name: gate for gate in (ReluGate, ScoreThresholdGate, JumpReluGate, TopKGate)}

@@ -27,6 +27,9 @@ class CheckpointInfo:
     """The run's config."""
     metrics: dict[str, Any] = field(factory=dict, validator=instance_of(dict))
     """Held-out metrics with the inference gate."""
+    origin: dict[str, Any] = field(factory=dict, validator=instance_of(dict))
+    """Where weights that another library trained come from: format, repository and revision, sha256 of each file,
+    the config as it was, what was answered, what was changed. Empty for our own."""
     made_with: dict[str, str] = field(validator=instance_of(dict))
     """Versions of this package and torch."""
 

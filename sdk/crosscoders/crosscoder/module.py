@@ -1,6 +1,6 @@
 """The crosscoder module: one encoder and decoder block for each latent group of its wiring.
 
-    f = gate(W_enc x̃ + b_enc)        x̂ = W_decᵀ f + b_dec (+ W_skip x̃)
+    f = gate(W_enc x̃ + b_enc)        x̂ = W_decᵀ f + b_dec (+ W_skip x̃, in blocks of read and written sites)
 
 x̃ are normalised activations. Lindsey et al. 2024, "Sparse Crosscoders"; no decoder bias is subtracted before encoding.
 """
@@ -58,7 +58,8 @@ class Crosscoder(nn.Module):
         self._make_weights()
         self.b_enc_F = nn.Parameter(torch.zeros(wiring.num_latents))
         self.b_dec_X = nn.Parameter(torch.zeros(wiring.written.width))
-        self.W_skip = nn.Parameter(torch.zeros(wiring.written.width, wiring.read.width)) if wiring.skip else None
+        widths = {site.name: site.width for site in wiring.sites}
+        self.W_skip = nn.ParameterList([torch.zeros(widths[written], widths[read]) for read, written in wiring.skip])
 
     # -- weights; a special parameterisation overrides these four ------------------------------------------------
 
@@ -143,7 +144,7 @@ class Crosscoder(nn.Module):
     @property
     def replicated(self) -> list[nn.Parameter]:
         """Parameters replicated on every process, even when latents are sharded."""
-        return [self.b_dec_X] if self.W_skip is None else [self.b_dec_X, self.W_skip]
+        return [self.b_dec_X, *self.W_skip]
 
     def extra_repr(self) -> str:
         groups = ", ".join(f"{g.name}: {g.num_latents}" for g in self.wiring.groups)
@@ -247,11 +248,13 @@ class Crosscoder(nn.Module):
         with torch.autocast(self.device.type, enabled=False):
             blocks_BX = self.decode_without_bias(latents, value_N=value_N)
             x_hat_BX = self.processes.sum_with_gradient(blocks_BX) + self.b_dec_X
-            if self.W_skip is not None:
-                if x_BX is None:
-                    raise SiteError("a crosscoder with a skip connection needs the input to decode; pass x")
-                read_BX = x_BX[:, self._on_device(self.layout.columns(self.wiring.read.names))]
-                x_hat_BX = x_hat_BX + functional.linear(read_BX, self.W_skip)
+            if not self.wiring.skip:
+                return x_hat_BX
+            if x_BX is None:
+                raise SiteError("a crosscoder with a skip connection needs the input to decode; pass x")
+            for (read, written), W in zip(self.wiring.skip, self.W_skip, strict=True):
+                # Each block touches its own columns only, so what does not lead to a site cannot change it.
+                x_hat_BX[:, self.written.slices[written]] += functional.linear(x_BX[:, self.layout.slices[read]], W)
             return x_hat_BX
 
     def decode_without_bias(self, latents: Latents | Tensor, *, value_N: Tensor | None = None) -> Tensor:
@@ -308,16 +311,18 @@ class Crosscoder(nn.Module):
     def folded(self) -> dict[str, Tensor]:
         """Weights with the normaliser folded in, for export: they take and give raw units.
 
-        `W_enc.{g}`, `W_dec.{g}` (latent-major), `b_enc_F`, `b_dec_X` and, where there is one, `W_skip`.
+        `W_enc.{g}`, `W_dec.{g}` (latent-major), `b_enc_F`, `b_dec_X` and, for each block of a skip connection,
+        `W_skip.{i}`.
         """
+        self.normaliser.require_known()
         folded = {"b_enc_F": self.b_enc_F.clone()}
         folded["b_dec_X"] = self.normaliser.undo(self.b_dec_X, self.written.names)
         for index, group in enumerate(self.wiring.groups):
             folded[f"W_enc.{index}"] = self.encoder_weight(index) * self.normaliser.scale_X(group.reads)
             folded[f"W_dec.{index}"] = self.decoder_weight(index) / self.normaliser.scale_X(group.writes)
-        if self.W_skip is not None:
-            read = self.normaliser.scale_X(self.wiring.read.names)
-            folded["W_skip"] = self.W_skip * read / self.normaliser.scale_X(self.written.names)[:, None]
+        for index, (read, written) in enumerate(self.wiring.skip):
+            gain = self.normaliser.scale_of(read) / self.normaliser.scale_of(written)
+            folded[f"W_skip.{index}"] = self.W_skip[index] * gain
         return folded
 
     # -- sharing: see `checkpoint` and `hub` --------------------------------------------------------------------
@@ -347,7 +352,7 @@ class Crosscoder(nn.Module):
         if isinstance(x, Tensor):
             self.layout.check(x)
             return x
-        needed = self.wiring.read.names
+        needed = (*self.wiring.read.names, *(read for read, _ in self.wiring.skip))
         missing = [site for site in self.sites if site.name not in needed and site.name not in x]
         if missing and set(needed) <= set(x):
             # Sites that are only written do not matter for encoding.
