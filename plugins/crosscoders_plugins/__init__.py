@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from crosscoders import AnalysisSpec, ArchitectureSpec, LossSpec, LossTermSpec, TokenSourceSpec, hookimpl
+from crosscoders import (
+    AnalysisSpec,
+    ArchitectureSpec,
+    CheckpointFormatSpec,
+    LossSpec,
+    LossTermSpec,
+    TokenSourceSpec,
+    hookimpl,
+)
 
 _HERE = "crosscoders_plugins"
 
@@ -89,3 +97,19 @@ def crosscoders_token_sources() -> Iterator[TokenSourceSpec]:
     ):
         module = f"{_HERE}.token_sources.{name}"
         yield TokenSourceSpec(name=name, config=f"{module}:{stem}Config", build=f"{module}:{stem}", summary=summary)
+
+
+@hookimpl
+def crosscoders_checkpoint_formats() -> Iterator[CheckpointFormatSpec]:
+    """Offer the checkpoint formats of this package."""
+    for name, module, stem, summary in (
+        ("ckkissane", "ckkissane", "Ckkissane", "Kissane et al.'s crosscoder and its copies (read and written)."),
+        (
+            "crosscoder_learning",
+            "crosscoder_learning",
+            "CrosscoderLearning",
+            "science-of-finetuning's crosscoders, all eras (read and written).",
+        ),
+    ):
+        target = f"{_HERE}.formats.{module}:{stem}"
+        yield CheckpointFormatSpec(name=name, config="crosscoders:NoOptions", build=target, summary=summary)

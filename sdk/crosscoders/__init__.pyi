@@ -6,6 +6,7 @@ from .analysis.study import Analysis as Analysis
 from .analysis.study import Study as Study
 from .analysis.study import analyse as analyse
 from .checkpoints.formats import CheckpointFormat as CheckpointFormat
+from .checkpoints.pretrained import pretrained as pretrained
 from .crosscoder.build import build_crosscoder as build_crosscoder
 from .crosscoder.gates import (
     Gate as Gate,
@@ -159,6 +160,9 @@ from .plugins.specs import (
 )
 from .plugins.specs import (
     ObserverSpec as ObserverSpec,
+)
+from .plugins.specs import (
+    ReleaseSpec as ReleaseSpec,
 )
 from .plugins.specs import (
     TokenSourceSpec as TokenSourceSpec,

@@ -6,6 +6,9 @@ Nothing else of the host is meant for plugins, apart from `crosscoders.converter
 
 from __future__ import annotations
 
+from .checkpoints.blueprint import Answers, Blueprint, GatePlan, GroupPlan, Question, Rows, Slot, Vector
+from .checkpoints.source import Source
+from .checkpoints.stored import StoredTensor, TensorFile, View
 from .crosscoder.sparse_encoder import Candidates, find_candidates, find_candidates_by_bf16
 from .kernels import batch_topk, row_dots
 from .losses.auxk import auxk
@@ -13,12 +16,24 @@ from .losses.selection import BatchSelectionConfig, BatchSelectionLoss, Selectio
 from .processes import Processes
 
 __all__ = [
+    "Answers",
     "BatchSelectionConfig",
     "BatchSelectionLoss",
+    "Blueprint",
     "Candidates",
+    "GatePlan",
+    "GroupPlan",
     "Processes",
+    "Question",
+    "Rows",
     "SelectionConfig",
     "SelectionLoss",
+    "Slot",
+    "Source",
+    "StoredTensor",
+    "TensorFile",
+    "Vector",
+    "View",
     "auxk",
     "batch_topk",
     "find_candidates",

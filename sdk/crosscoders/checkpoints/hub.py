@@ -8,33 +8,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import CheckpointError
-from .checkpoint import CARD, CONFIG, WEIGHTS, load_crosscoder, save_crosscoder
+from .checkpoint import CARD, CONFIG, WEIGHTS, save_crosscoder
 
 if TYPE_CHECKING:
     from ..crosscoder.module import Crosscoder
-    from ..plugins.registry import Registry
 
 FILES = (CONFIG, f"{WEIGHTS}*.safetensors", f"{WEIGHTS}.safetensors.index.json", CARD, "figures/*", "report.html")
 
 
-def load_pretrained(
-    name: str | Path,
+def download(
+    repo_id: str,
     *,
     revision: str | None = None,
-    subfolder: str = "",
     token: str | bool | None = None,
-    device: str = "cpu",
-    registry: Registry | None = None,
-) -> Crosscoder:
-    """A crosscoder from a local folder or from the Hub; see `Crosscoder.from_pretrained`."""
-    folder = Path(name) / subfolder
-    if not Path(name).is_dir():
-        folder = download(str(name), revision=revision, token=token, subfolder=subfolder) / subfolder
-    return load_crosscoder(folder, registry=registry, device=device)
-
-
-def download(
-    repo_id: str, *, revision: str | None = None, token: str | bool | None = None, subfolder: str = ""
+    subfolder: str = "",
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
 ) -> Path:
     """Fetch a repository's crosscoder files into the Hub cache and check them; returns the folder."""
     from huggingface_hub import snapshot_download
@@ -44,18 +33,23 @@ def download(
     try:
         folder = Path(
             snapshot_download(
-                repo_id, revision=revision, token=token, allow_patterns=[f"{prefix}{pattern}" for pattern in FILES]
+                repo_id,
+                revision=revision,
+                token=token,
+                cache_dir=cache_dir,
+                local_files_only=local_files_only,
+                allow_patterns=[f"{prefix}{pattern}" for pattern in FILES],
             )
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         where = f"'{repo_id}'" + (f" at revision '{revision}'" if revision else "")
         raise CheckpointError(f"{where} is no folder here and could not be fetched from the Hub: {error}") from error
     for path in sorted((folder / subfolder).glob(f"{WEIGHTS}*.safetensors")):
-        _check_digest(repo_id, path)
+        check_digest(repo_id, path)
     return folder
 
 
-def _check_digest(repo_id: str, path: Path) -> None:
+def check_digest(repo_id: str, path: Path) -> None:
     """Compare the weights with their digest; over plain HTTP the Hub's client checks sizes only.
 
     The client's cache names a large file by its sha256, so this needs no network. Small files, named by a shorter

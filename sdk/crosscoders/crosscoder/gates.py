@@ -95,8 +95,8 @@ class TopKGate(Gate):
     def keep(self, f_BF: Tensor, norm_F: Tensor) -> Tensor:
         rank_BF = f_BF * norm_F if self.by == "score" else f_BF
         keep_BF = torch.zeros_like(f_BF, dtype=torch.bool)
-        parts = self.group_sizes or (f_BF.shape[1],)
-        for rank_BG, keep_BG in zip(rank_BF.split(parts, dim=1), keep_BF.split(parts, dim=1), strict=True):
+        parts = list(self.group_sizes) or [f_BF.shape[1]]
+        for rank_BG, keep_BG in zip(torch.split(rank_BF, parts, 1), torch.split(keep_BF, parts, 1), strict=True):
             largest_BK = rank_BG.topk(min(self.k, rank_BG.shape[1]), dim=1).indices
             keep_BG.scatter_(1, largest_BK, True)
         return keep_BF & (f_BF > 0)

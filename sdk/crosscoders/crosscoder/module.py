@@ -7,7 +7,7 @@ x̃ are normalised activations. Lindsey et al. 2024, "Sparse Crosscoders"; no de
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from .sites import Columns, Site, SiteLayout
 from .wiring import LatentGroup, Wiring
 
 if TYPE_CHECKING:
+    from ..plugins.registry import Registry
     from .info import CheckpointInfo
 
 ROW_PIECE_ELEMENTS = {"cpu": 2**22, "cuda": 2**28}
@@ -180,7 +181,7 @@ class Crosscoder(nn.Module):
     def normalised(self, x: Tensor | Mapping[str, Tensor]) -> Tensor:
         """Raw activations, checked and normalised, `x_BX` in fp32."""
         x_BX: Tensor = self.normaliser(self._packed(x).to(self.device))
-        return x_BX
+        return x_BX.to(self.b_enc_F.dtype)
 
     def target(self, x_BX: Tensor) -> Tensor:
         """The columns of normalised `x_BX` that are reconstructed."""
@@ -334,11 +335,48 @@ class Crosscoder(nn.Module):
         return save_crosscoder(self, Path(folder))
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, **options: Any) -> Crosscoder:
-        """Load from a local folder or a Hub id; options `revision`, `subfolder`, `token`, `device`, `registry`."""
-        from ..checkpoints.hub import load_pretrained
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        format: str = "",
+        revision: str | None = None,
+        subfolder: str = "",
+        sites: Mapping[str, str] | Sequence[str] = (),
+        normalisation: str | Mapping[str, float] | None = None,
+        answers: Mapping[str, Any] | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device = "cpu",
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        registry: Registry | None = None,
+    ) -> Crosscoder:
+        """Load a crosscoder, ours or another library's, from a folder, a Hub id, or a name of `pretrained()`.
 
-        return load_pretrained(name, **options)
+        The folder of a Hub repository may be written `owner/name:folder`. Of another library's files the format is
+        found by what is in them, or given by `format`. What they do not say is answered by `sites` (slot to site, or
+        the sites in order), by `normalisation` (`"none"`, or what each site's activations are multiplied by; left
+        unknown otherwise, and then nothing can be encoded until `crosscoder.normaliser` is told or estimates it) and
+        by `answers`; `crosscoders inspect` lists the questions.
+        """
+        from ..checkpoints.pretrained import load_pretrained
+
+        return load_pretrained(
+            name,
+            format=format,
+            revision=revision,
+            subfolder=subfolder,
+            sites=sites,
+            normalisation=normalisation,
+            answers=answers,
+            dtype=dtype,
+            device=device,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            registry=registry,
+        )
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Upload to the Hub, returning the commit's URL; options `private`, `tag`, `commit_message`, `token`."""

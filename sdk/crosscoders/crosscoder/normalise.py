@@ -55,7 +55,8 @@ class Normaliser(nn.Module):
 
     def set_scales(self, scales: Mapping[str, float]) -> None:
         """Set the scales of some sites: what their activations are multiplied by."""
-        self.layout.subset(list(scales))
+        if scales:
+            self.layout.subset(list(scales))
         for name, scale in scales.items():
             if not 0 < scale < float("inf"):
                 raise SiteError(f"the scale of site {name} must be positive and finite, not {scale}")

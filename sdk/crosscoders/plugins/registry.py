@@ -27,6 +27,7 @@ from .specs import (
     LossTermSpec,
     ModelAdapterSpec,
     ObserverSpec,
+    ReleaseSpec,
     TokenSourceSpec,
 )
 
@@ -41,6 +42,7 @@ KINDS: Mapping[str, tuple[str, type[ComponentSpec]]] = {
     "token source": ("crosscoders_token_sources", TokenSourceSpec),
     "checkpoint format": ("crosscoders_checkpoint_formats", CheckpointFormatSpec),
     "observer": ("crosscoders_observers", ObserverSpec),
+    "release": ("crosscoders_pretrained", ReleaseSpec),
 }
 """Each kind of component: its hook and its record."""
 
@@ -249,6 +251,11 @@ class Registry:
     def observers(self) -> Catalog[ObserverSpec]:
         """Every run observer on offer."""
         return self.catalog("observer")
+
+    @property
+    def releases(self) -> Catalog[ReleaseSpec]:
+        """Every known public release."""
+        return self.catalog("release")
 
     def listing(self) -> dict[str, Any]:
         """Plugins with their components, and those set aside, as plain data."""
