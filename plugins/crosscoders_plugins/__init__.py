@@ -103,13 +103,31 @@ def crosscoders_token_sources() -> Iterator[TokenSourceSpec]:
 def crosscoders_checkpoint_formats() -> Iterator[CheckpointFormatSpec]:
     """Offer the checkpoint formats of this package."""
     for name, module, stem, summary in (
-        ("ckkissane", "ckkissane", "Ckkissane", "Kissane et al.'s crosscoder and its copies (read and written)."),
+        ("ckkissane", "ckkissane", "Ckkissane", "Kissane et al.'s crosscoder and its copies (read, written)."),
         (
             "crosscoder_learning",
             "crosscoder_learning",
             "CrosscoderLearning",
-            "science-of-finetuning's crosscoders, all eras (read and written).",
+            "science-of-finetuning's crosscoders, all eras (read, written).",
         ),
+        ("dictionary_learning", "dictionary_learning", "DictionaryLearning", "saprmarks' seven classes (read)."),
+        ("saelens", "saelens", "Saelens", "SAELens autoencoders and transcoders (read, written)."),
+        ("sparsify", "sparsify", "Sparsify", "EleutherAI's TopK coders, one or one for each layer (read)."),
+        ("clt_training", "sparsify", "CltTraining", "EleutherAI's cross-layer transcoders (read)."),
+        ("circuit_tracer_clt", "circuit_tracer", "CircuitTracerClt", "Cross-layer transcoders (read, written)."),
+        ("circuit_tracer_plt", "circuit_tracer", "CircuitTracerPlt", "Per-layer transcoders (read, written)."),
+        ("crosslayer_coding", "crosslayer_coding", "CrosslayerCoding", "curt-tigges' CLTs, tied or not (read)."),
+        (
+            "crosslayer_transcoder",
+            "crosslayer_transcoder",
+            "CrosslayerTranscoder",
+            "Goreg12345's CLTs and per-layer transcoders (read).",
+        ),
+        ("clt_forge", "clt_forge", "CltForge", "CLT-Forge's cross-layer transcoders (read)."),
+        ("crosscode", "crosscode", "Crosscode", "crosscode's acausal crosscoders and skip transcoders (read)."),
+        ("openmoss", "openmoss", "Openmoss", "OpenMOSS autoencoders, CLTs and relu crosscoders (read)."),
+        ("gemma_scope_1", "gemma_scope", "GemmaScope1", "Gemma Scope 1 (read)."),
+        ("gemma_scope_2", "gemma_scope", "GemmaScope2", "Gemma Scope 2, its crosscoders and CLTs too (read)."),
     ):
         target = f"{_HERE}.formats.{module}:{stem}"
         yield CheckpointFormatSpec(name=name, config="crosscoders:NoOptions", build=target, summary=summary)

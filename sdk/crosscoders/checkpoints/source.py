@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
@@ -38,8 +39,7 @@ class Source:
         self._store, self.root = store, root.strip("/")
         prefix = f"{self.root}/" if self.root else ""
         self.files = tuple(sorted(name.removeprefix(prefix) for name in store.files if name.startswith(prefix)))
-        self._kept: dict[str, Any] = {}
-        self.used: set[str] = set()
+        self._kept = store.kept
 
     @classmethod
     def of(
@@ -77,6 +77,11 @@ class Source:
     def name(self) -> str:
         """What it is called, for messages and records."""
         return f"{self._store.name}:{self.root}" if self.root else self._store.name
+
+    @property
+    def folder(self) -> str:
+        """The name of the folder that the root is."""
+        return re.split(r"[/:]", self.name.rstrip("/"))[-1]
 
     @property
     def record(self) -> dict[str, Any]:
@@ -139,15 +144,16 @@ class Source:
     def digests(self) -> dict[str, str]:
         """The sha256 of each file that was used."""
         digests = {}
-        for path in sorted(self.used):
-            with self._store.path(self._full(path)).open("rb") as file:
-                digests[path] = file_digest(file, "sha256").hexdigest()
+        for path in self.files:
+            if self._full(path) in self._store.used:
+                with self._store.path(self._full(path)).open("rb") as file:
+                    digests[path] = file_digest(file, "sha256").hexdigest()
         return digests
 
     def _keep(self, kind: str, path: str, read: Callable[[str], Any]) -> Any:
         if path not in self.files:
             raise CheckpointError(f"{self.name} has no {path}")
-        key = f"{kind}:{path}"
+        key = f"{kind}:{self._full(path)}"
         if key not in self._kept:
             try:
                 self._kept[key] = read(path)
@@ -155,7 +161,7 @@ class Source:
                 self._kept[key] = error
         if isinstance(self._kept[key], CheckpointError):
             raise self._kept[key]
-        self.used.add(path)
+        self._store.used.add(self._full(path))
         return self._kept[key]
 
     def _full(self, path: str) -> str:
@@ -202,6 +208,10 @@ class Store:
     files: tuple[str, ...]
     record: dict[str, Any]
 
+    def __init__(self) -> None:
+        self.kept: dict[str, Any] = {}
+        self.used: set[str] = set()
+
     @abstractmethod
     def path(self, name: str) -> Path:
         """The file on this machine."""
@@ -226,6 +236,7 @@ class FolderStore(Store):
     """A folder on this machine."""
 
     def __init__(self, folder: Path, *, only: str = "") -> None:
+        super().__init__()
         self._folder, self.name = folder, str(folder / only)
         self.record = {"folder": folder.resolve().name}
         self.files = tuple(sorted(self._walk(only)))
@@ -255,6 +266,7 @@ class HubStore(Store):
         from huggingface_hub import HfApi, snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+        super().__init__()
         self.name, self.repository, self._token, self._cache = repository, repository, token, cache_dir
         self._local: Path | None = None
         self._fetched: dict[str, Path] = {}
