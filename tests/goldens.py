@@ -1,6 +1,5 @@
 """Golden cases: files written by other libraries, with inputs, latents and reconstructions computed by their code."""
 
-import json
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +61,7 @@ def _by_token(value, layers_first):
 
 @torch.no_grad()
 def compare(case, crosscoder):
-    """The largest differences of f and of x̂, relative to the largest value of each, and whether the same latents fire."""
+    """The largest differences of f and of x̂, relative to the largest values, and whether the same latents fire."""
     golden = load_file(case / "golden.safetensors")
     first = case.parent.name in LAYERS_FIRST
     x, f, x_hat = (_by_token(golden[key], first) for key in ("x", "f", "x_hat"))

@@ -1,4 +1,4 @@
-"""circuit-tracer: cross-layer transcoders (`W_enc_{i}`, `W_dec_{i}`) and per-layer ones (`layer_{i}`), with `config.yaml`."""
+"""circuit-tracer: cross-layer transcoders (`W_enc_{i}`, `W_dec_{i}`) and per-layer ones (`layer_{i}`)."""
 
 from __future__ import annotations
 
@@ -117,12 +117,14 @@ class CircuitTracerClt(_CircuitTracer):
             list(range(layers)),
         ):
             raise CheckpointError(
-                f"the format '{self.name}' has no gaps: its layers are 0 to {layers - 1}, not those of {', '.join(reads)}"
+                f"the format '{self.name}' numbers layers from 0 to {layers - 1}, not as in {', '.join(reads)}"
             )
         if len({site.width for site in crosscoder.sites}) > 1 or len({g.num_latents for g in wiring.groups}) > 1:
             raise CheckpointError(f"the format '{self.name}' needs one width and equally many latents in each layer")
         if wiring.skip:
-            raise CheckpointError(f"the format '{self.name}' has no skip maps: its own writer and reader leave them out")
+            raise CheckpointError(
+                f"the format '{self.name}' has no skip maps: its own writer and reader leave them out"
+            )
         changes = _gate_changes(crosscoder, self.name)
         if wiring.ties:
             changes.append("tied decoder rows are written out for each layer")
@@ -169,7 +171,10 @@ class CircuitTracerPlt(_CircuitTracer):
             if (key in file) != (key in files[0]):
                 raise CheckpointError(f"one of layer_0.safetensors and {file.path} has '{key}' and the other does not")
             file.take("W_enc", "W_dec", "b_enc", "b_dec", *([key] if key in files[0] else []), optional=("W_skip",))
-            file.expect({"W_enc": (latents, width), "W_dec": (latents, width), "b_enc": (latents,), "b_dec": (width,)}, "layer 0")
+            file.expect(
+                {"W_enc": (latents, width), "W_dec": (latents, width), "b_enc": (latents,), "b_dec": (width,)},
+                "layer 0",
+            )
             groups.append(
                 GroupPlan(
                     name=f"layer{n}",

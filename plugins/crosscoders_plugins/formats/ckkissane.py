@@ -84,11 +84,15 @@ class Ckkissane(CheckpointFormat):
         group = crosscoder.wiring.groups[0]
         names = crosscoder.layout.names
         if len(crosscoder.wiring.groups) > 1 or group.reads != names or group.writes != names or crosscoder.wiring.skip:
-            raise CheckpointError(f"the format '{self.name}' holds one group of latents that reads and writes all sites")
+            raise CheckpointError(
+                f"the format '{self.name}' holds one group of latents that reads and writes all sites"
+            )
         if len({site.width for site in crosscoder.sites}) > 1:
             raise CheckpointError(f"the format '{self.name}' needs sites of one width")
         if crosscoder.gate.name != "relu":
-            raise CheckpointError(f"the format '{self.name}' has no thresholds, and this gate is {crosscoder.gate.name}")
+            raise CheckpointError(
+                f"the format '{self.name}' has no thresholds, and this gate is {crosscoder.gate.name}"
+            )
         crosscoder.normaliser.require_known()
         changes = []
         if bool((crosscoder.normaliser.scale_S != 1).any()):

@@ -114,7 +114,9 @@ class CltForge(CheckpointFormat):
             },
             gate=GatePlan(name="jumprelu"),
             scales={
-                f"{way}.{n}": float(factors[key][n]) for way, key in zip(("in", "out"), FACTORS, strict=True) for n in range(layers)
+                f"{way}.{n}": float(factors[key][n])
+                for way, key in zip(("in", "out"), FACTORS, strict=True)
+                for n in range(layers)
             },
             models={"model": str(config["model_name"])} if config.get("model_name") else {},
             dtype=first["W_enc"].dtype,

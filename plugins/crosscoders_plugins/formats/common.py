@@ -112,8 +112,8 @@ def transposed_warning(encoder: Callable[[], Tensor], decoder: Callable[[], Tens
     if other <= as_read + 0.2:
         return ()
     return (
-        f"the encoder may be transposed: its rows have a mean cosine of {as_read:.2f} with the decoder's, its columns of "
-        f"{other:.2f}, and with as many latents as columns the shapes do not tell; it was read in the format's own order",
+        f"the encoder may be transposed: its rows have a mean cosine of {as_read:.2f} with the decoder's, its columns "
+        f"{other:.2f}, and with as many latents as columns shapes do not tell; it was read in the format's own order",
     )
 
 

@@ -68,7 +68,10 @@ class Crosscode(CheckpointFormat):
         skip = {}
         if "W_skip_DPD" in file:
             file.expect({"W_skip_DPD": (width, *written, out)}, f"'{DECODER}'")
-            skip = {(ins[0], key): _at(file["W_skip_DPD"], (slice(None), *_place(n, written))).T for n, key in enumerate(outs)}
+            skip = {
+                (ins[0], key): _at(file["W_skip_DPD"], (slice(None), *_place(n, written))).T
+                for n, key in enumerate(outs)
+            }
         folded = bool(file["is_folded"].item()) if "is_folded" in file else False
         group = GroupPlan(
             name="all",
@@ -84,7 +87,9 @@ class Crosscode(CheckpointFormat):
             version="folded" if folded else "not folded",
             slots=slots,
             groups=(group,),
-            decoder_bias={key: (_at(file[BIAS], _place(n, written)).load,) for n, key in enumerate(outs)} if BIAS in file else {},
+            decoder_bias={key: (_at(file[BIAS], _place(n, written)).load,) for n, key in enumerate(outs)}
+            if BIAS in file
+            else {},
             skip=skip,
             gate=GatePlan(name="jumprelu" if kind == "jumprelu" else "relu"),
             unknown_scales=() if folded else tuple(slot.key for slot in slots),
@@ -111,7 +116,9 @@ def _activation(config: dict[str, Any], file: TensorFile) -> tuple[str, str]:
     return kind, ""
 
 
-def _slots(read: tuple[int, ...], written: tuple[int, ...], width: int, out: int) -> tuple[list[Slot], list[str], list[str]]:
+def _slots(
+    read: tuple[int, ...], written: tuple[int, ...], width: int, out: int
+) -> tuple[list[Slot], list[str], list[str]]:
     if read == written and width == out:
         keys = [".".join(map(str, _place(n, read))) or "0" for n in range(_count(read))]
         what = "model {}, hook point {}" if len(read) == 2 else "number {}"
@@ -120,7 +127,11 @@ def _slots(read: tuple[int, ...], written: tuple[int, ...], width: int, out: int
     ins = [f"in.{n}" if read else "in" for n in range(_count(read))]
     outs = [f"out.{n}" for n in range(_count(written))]
     slots = [Slot(key=key, width=width, what="read", example="model/layers.0.mlp_input") for key in ins]
-    return [*slots, *(Slot(key=key, width=out, what="written", example="model/layers.0.mlp") for key in outs)], ins, outs
+    return (
+        [*slots, *(Slot(key=key, width=out, what="written", example="model/layers.0.mlp") for key in outs)],
+        ins,
+        outs,
+    )
 
 
 def _count(shape: tuple[int, ...]) -> int:
@@ -140,5 +151,3 @@ def _at(stored: Any, index: tuple[int | slice, ...]) -> View:
     found = stored[index] if index else stored[()]
     assert isinstance(found, View)
     return found
-
-

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from functools import partial
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,9 @@ class CrosscoderLearning(CheckpointFormat):
         gate, threshold, questions, warnings, refused = _gate(file, answers, code, batchtopk)
         means, scales = _normaliser(file, layers)
         if code == "DECOUPLED" and means and not refused:
-            warnings.append("its own code normalises activations twice for this code normalisation; here it is done once")
+            warnings.append(
+                "its own code normalises activations twice for this code normalisation; here it is done once"
+            )
         for key in ("encoder_layers", "num_decoder_layers", "latent_processor"):
             if config.get(key) is not None:
                 refused = f"config.json sets '{key}', a variant in which encoder and decoder differ in layers"
@@ -73,8 +76,15 @@ class CrosscoderLearning(CheckpointFormat):
             family="crosscoder",
             version=f"era {era}, {'BatchTopKCrossCoder' if batchtopk else 'CrossCoder'}, code normalisation {code}",
             slots=tuple(
-                Slot(key=key, width=width, what=f"number {key} of {layers} models or layers", example=f"{model}/layers.13")
-                for key, model in zip(keys, ("base", "chat") if layers == 2 else [f"model{n}" for n in keys], strict=True)
+                Slot(
+                    key=key,
+                    width=width,
+                    what=f"number {key} of {layers} models or layers",
+                    example=f"{model}/layers.13",
+                )
+                for key, model in zip(
+                    keys, ("base", "chat") if layers == 2 else [f"model{n}" for n in keys], strict=True
+                )
             ),
             groups=(group,),
             decoder_bias={
@@ -96,11 +106,15 @@ class CrosscoderLearning(CheckpointFormat):
     def check(self, crosscoder: Crosscoder) -> list[str]:
         group, names = crosscoder.wiring.groups[0], crosscoder.layout.names
         if len(crosscoder.wiring.groups) > 1 or group.reads != names or group.writes != names or crosscoder.wiring.skip:
-            raise CheckpointError(f"the format '{self.name}' holds one group of latents that reads and writes all sites")
+            raise CheckpointError(
+                f"the format '{self.name}' holds one group of latents that reads and writes all sites"
+            )
         if len({site.width for site in crosscoder.sites}) > 1:
             raise CheckpointError(f"the format '{self.name}' needs sites of one width")
         gate = crosscoder.gate
-        if gate.name not in ("relu", "score_threshold") or (gate.name == "score_threshold" and gate.threshold.dim()):
+        if gate.name not in ("relu", "score_threshold") or (
+            gate.name == "score_threshold" and gate.get_buffer("threshold").dim()
+        ):
             raise CheckpointError(
                 f"the format '{self.name}' holds relu and one score threshold for all latents, not {gate.name}"
                 f"{' with one for each' if gate.name == 'score_threshold' else ''}"
@@ -108,7 +122,9 @@ class CrosscoderLearning(CheckpointFormat):
         crosscoder.normaliser.require_known()
         changes = [f"names of sites ({', '.join(names)}) are left out; their order stays"]
         if gate.name == "score_threshold":
-            changes.append("the k that was trained with is not known here; the file says 1, which only training would use")
+            changes.append(
+                "the k that was trained with is not known here; the file says 1, which only training would use"
+            )
         return changes
 
     def write(self, crosscoder: Crosscoder, folder: Path) -> None:
@@ -116,7 +132,7 @@ class CrosscoderLearning(CheckpointFormat):
         W_enc, W_dec = crosscoder.encoder_weight(0), crosscoder.decoder_weight(0)
         batchtopk = crosscoder.gate.name == "score_threshold"
         scale_S = crosscoder.normaliser.scale_S
-        tensors = {
+        tensors: dict[str, Tensor] = {
             "encoder.weight": W_enc.view(latents, layers, width).permute(1, 2, 0),
             "encoder.bias": crosscoder.b_enc_F,
             "decoder.weight": W_dec.view(latents, layers, width).permute(1, 0, 2),
@@ -129,7 +145,7 @@ class CrosscoderLearning(CheckpointFormat):
             "activation_global_scale": scale_S,
         }
         if batchtopk:
-            tensors |= {"k": torch.tensor(1, dtype=torch.int32), "threshold": crosscoder.gate.threshold}
+            tensors |= {"k": torch.tensor(1, dtype=torch.int32), "threshold": crosscoder.gate.get_buffer("threshold")}
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
         config: dict[str, Any] = {
@@ -208,7 +224,9 @@ def _code(file: TensorFile, config: Mapping[str, Any]) -> str:
         return str(said or "CROSSCODER")
     number = file["code_normalization_id"].item()
     if number not in CODES:
-        raise CheckpointError(f"'code_normalization_id' in {file.path} is {number}; known are {', '.join(map(str, CODES))}")
+        raise CheckpointError(
+            f"'code_normalization_id' in {file.path} is {number}; known are {', '.join(map(str, CODES))}"
+        )
     if said is not None and said != CODES[number]:
         raise CheckpointError(
             f"config.json says code_normalization = {said!r}, but 'code_normalization_id' in {file.path} is {number}, "
@@ -224,15 +242,27 @@ def _gate(
     if not batchtopk:
         return GatePlan(), 0.0, [], [], ""
     if code == "DECOUPLED":
-        return GatePlan(), 0.0, [], [], (
-            "with the code normalisation DECOUPLED a latent is on or off at each layer by itself, and ours are one "
-            "number for all sites"
+        return (
+            GatePlan(),
+            0.0,
+            [],
+            [],
+            (
+                "with the code normalisation DECOUPLED a latent is on or off at each layer by itself, and ours are one "
+                "number for all sites"
+            ),
         )
     threshold = float(file["threshold"].item())
-    if threshold != threshold or abs(threshold) == float("inf"):
+    if not isfinite(threshold):
         raise CheckpointError(f"'threshold' in {file.path} is {threshold}")
     if threshold < 0:
-        return GatePlan(), 0.0, [], [f"the threshold is {threshold:g}, that is, it was never estimated; relu stands in"], ""
+        return (
+            GatePlan(),
+            0.0,
+            [],
+            [f"the threshold is {threshold:g}, that is, it was never estimated; relu stands in"],
+            "",
+        )
     if code == "CROSSCODER":
         return GatePlan(name="score_threshold", score_threshold=threshold), threshold, [], [], ""
     if code == "MIXED":

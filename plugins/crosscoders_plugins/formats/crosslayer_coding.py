@@ -86,7 +86,7 @@ def _gate(config: dict[str, Any], file: TensorFile, path: str) -> tuple[GatePlan
         return GatePlan(name="jumprelu"), ""
     if activation in ("batchtopk", "topk"):
         return GatePlan(), (
-            f"its activation is {activation} without thresholds, which ranks latents by statistics of the batch; convert "
+            f"its activation is {activation} without thresholds, which ranks latents over the batch; convert "
             "it to jumprelu with its own tools first"
         )
     raise CheckpointError(f"{CONFIG} says activation_fn = {activation!r}; known are relu, jumprelu, batchtopk, topk")
@@ -153,9 +153,7 @@ def _skip(file: TensorFile, config: dict[str, Any], tying: str, layers: int) -> 
     stem = "decoder_module.skip_weights"
     if tying != "none":
         return {(f"in.{t}", f"out.{t}"): file[f"{stem}.{t}"][:] for t in range(layers)}
-    return {
-        (f"in.{s}", f"out.{t}"): file[f"{stem}.{s}->{t}"][:] for s in range(layers) for t in range(s, layers)
-    }
+    return {(f"in.{s}", f"out.{t}"): file[f"{stem}.{s}->{t}"][:] for s in range(layers) for t in range(s, layers)}
 
 
 def _ties(tying: str, layers: int) -> list[list[tuple[str, str]]]:
@@ -205,5 +203,3 @@ def _slots(config: dict[str, Any], layers: int, width: int) -> list[Slot]:
                 )
             )
     return slots
-
-

@@ -14,7 +14,7 @@ from torch import Tensor
 from crosscoders import CheckpointError, CheckpointFormat
 from crosscoders.authoring import Answers, Blueprint, GatePlan, GroupPlan, Rows, Slot, Source, TensorFile
 
-from .common import threshold
+from .common import ones, threshold
 from .standardise import Columns, standardised
 
 CONFIG, WEIGHTS = "config.yaml", "checkpoint.safetensors"
@@ -113,7 +113,9 @@ def _gate(
     if decoder and decoder not in DECODERS:
         raise CheckpointError(f"{CONFIG} says a decoder of the class '{decoder}'; known are {', '.join(DECODERS)}")
     if activation and activation not in ACTIVATIONS:
-        raise CheckpointError(f"{CONFIG} says a nonlinearity of the class '{activation}'; known are {', '.join(ACTIVATIONS)}")
+        raise CheckpointError(
+            f"{CONFIG} says a nonlinearity of the class '{activation}'; known are {', '.join(ACTIVATIONS)}"
+        )
     tensors = [name for name in file if name.startswith("nonlinearity.")]
     if "nonlinearity.theta" in file or activation == "JumpReLU":
         if "nonlinearity.theta" not in file:
@@ -133,7 +135,7 @@ def _gate(
             refused = f"its {activation} has no threshold in the file, so what fires depends on the batch"
             return GatePlan(), [], refused, tensors
         value = file[name].load().flatten().clamp_min(0).expand(layers)
-        return GatePlan(name="jumprelu"), [(lambda n=n: value[n].expand(latents)) for n in range(layers)], "", tensors
+        return GatePlan(name="jumprelu"), [ones(latents, float(value[n])) for n in range(layers)], "", tensors
     return GatePlan(), [], "", tensors
 
 

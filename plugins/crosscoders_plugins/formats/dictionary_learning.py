@@ -1,4 +1,4 @@
-"""saprmarks' `dictionary_learning`: seven classes of sparse autoencoder, in `ae.pt` with a `config.json` of the trainer.
+"""saprmarks' `dictionary_learning`: seven classes of sparse autoencoder, in `ae.pt` with a trainer's `config.json`.
 
 All subtract the decoder's bias before encoding, except `AutoEncoderNew` and `JumpReluAutoEncoder`.
 """
@@ -137,9 +137,7 @@ def _class_name(file: TensorFile, trainer: Mapping[str, Any], answers: Answers) 
     if said is not None:
         return str(said), []
     names = set(file)
-    fits = [
-        name for name, kind in CLASSES.items() if set(kind.tensors) <= names <= {*kind.tensors, *kind.optional}
-    ]
+    fits = [name for name, kind in CLASSES.items() if set(kind.tensors) <= names <= {*kind.tensors, *kind.optional}]
     if not fits:
         raise CheckpointError(f"{file.path} has the tensors {', '.join(sorted(names))}, which no known class has")
     if len(fits) == 1:

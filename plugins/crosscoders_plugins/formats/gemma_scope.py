@@ -1,16 +1,14 @@
 """Gemma Scope 1 (`params.npz`) and 2 (`params.safetensors`, `params_layer_{i}.safetensors`), by Google DeepMind.
 
-`w_enc` (d, F), `w_dec` (F, d), or (F, targets, d) over several layers; f = relu(x W + b) where it exceeds the threshold.
+`w_enc` (d, F), `w_dec` (F, d), or (F, targets, d) over several layers; f = relu(x W + b) above the threshold.
 Much is said by names of folders alone.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
-
-from torch import Tensor
 
 from crosscoders import CheckpointError, CheckpointFormat
 from crosscoders.authoring import (
@@ -115,7 +113,9 @@ def _one(
     """A sparse autoencoder or a transcoder of one layer."""
     W_enc, W_dec = (file[key] for key in matrices)
     width, latents = W_enc.shape
-    file.expect({matrices[1]: (latents, width), "b_enc": (latents,), "b_dec": (width,), "threshold": (latents,)}, "the encoder")
+    file.expect(
+        {matrices[1]: (latents, width), "b_enc": (latents,), "b_dec": (width,), "threshold": (latents,)}, "the encoder"
+    )
     transcoder = kind == "transcoder"
     sites = [hook_site(hook) if hook else "" for hook in (hook_in, hook_out)]
     if layer and not sites[0]:
@@ -183,7 +183,7 @@ def _layers(name: str, source: Source, config: dict[str, Any], answers: Answers)
     assumed = ["w_dec is (latent, target layer, width), as the shapes allow; earlier targets are left out"]
     if kind == "crosscoder":
         assumed.append(
-            "latents of source layer i read it and write layers from i on: no other library reads these files, so check "
+            "latents of source layer i read it and write layers from i on: no other library reads these files; check "
             "the reconstruction error on activations"
         )
     return Blueprint(
@@ -237,6 +237,10 @@ def _several_slots(name: str, kind: str, count: int, width: int) -> list[Slot]:
 
 def _earlier_targets(files: Sequence[TensorFile]) -> list[str]:
     """A look at the first rows: rows for layers before the source should be zero, and are not used."""
-    look: Callable[[TensorFile, int], Tensor] = lambda file, target: file["w_dec"][:, target].rows(0, min(64, file["w_dec"].shape[0]))  # noqa: E731, E501
-    wrong = [n for n, file in enumerate(files) if n and any(bool(look(file, t).any()) for t in range(n))]
+
+    def some(file: TensorFile, target: int) -> bool:
+        rows = file["w_dec"][:, target]
+        return bool(rows.rows(0, min(64, rows.shape[0])).any())
+
+    wrong = [n for n, file in enumerate(files) if any(some(file, target) for target in range(n))]
     return [f"{files[n].path} has rows for earlier layers that are not zero; they are left out" for n in wrong]

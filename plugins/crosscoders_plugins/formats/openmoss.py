@@ -164,10 +164,15 @@ def _gate(config: dict[str, Any], file: TensorFile, kind: str, activation: str) 
         return GatePlan(name="jumprelu", divisor=(1.0, 0.0) if scaled else (0.0, 0.0)), ""
     if activation == "topk" and kind != "clt":
         return GatePlan(name="topk", k=integer(config, "top_k", CONFIG), by="score" if scaled else "activation"), ""
-    return GatePlan(), f"its {activation} keeps what is largest in a batch or over layers, without a threshold in the file"
+    return (
+        GatePlan(),
+        f"its {activation} keeps what is largest in a batch or over layers, without a threshold in the file",
+    )
 
 
-def _scales(config: dict[str, Any], file: TensorFile, slots: list[Slot]) -> tuple[dict[str, float], tuple[str, ...], str]:
+def _scales(
+    config: dict[str, Any], file: TensorFile, slots: list[Slot]
+) -> tuple[dict[str, float], tuple[str, ...], str]:
     """Scales, slots without one, and why there can be none. Norms that were never set are saved as chance has them."""
     how = config.get("norm_activation", "inference")
     if how == "inference":

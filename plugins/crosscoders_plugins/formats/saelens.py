@@ -12,7 +12,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -79,7 +78,9 @@ class Saelens(CheckpointFormat):
         if refused:
             return Blueprint(**common, refused=refused)
         if architecture not in ARCHITECTURES:
-            raise CheckpointError(f"{CONFIG} says architecture = {architecture!r}; known are {', '.join(ARCHITECTURES)}")
+            raise CheckpointError(
+                f"{CONFIG} says architecture = {architecture!r}; known are {', '.join(ARCHITECTURES)}"
+            )
         if normalisation not in ("none", "expected_average_only_in"):
             raise CheckpointError(f"{CONFIG} says normalize_activations = {normalisation!r}, which is not known")
         file.take(*ARCHITECTURES[architecture], optional=("sparsity", "log_feature_sparsity"))
@@ -119,7 +120,9 @@ class Saelens(CheckpointFormat):
     def check(self, crosscoder: Crosscoder) -> list[str]:
         wiring = crosscoder.wiring
         if len(wiring.groups) > 1:
-            raise CheckpointError(f"the format '{self.name}' holds one group of latents, and this has {len(wiring.groups)}")
+            raise CheckpointError(
+                f"the format '{self.name}' holds one group of latents, and this has {len(wiring.groups)}"
+            )
         group, changes = wiring.groups[0], []
         crosscoder.normaliser.require_known()
         if len(group.reads) > 1 or len(group.writes) > 1:
@@ -138,7 +141,9 @@ class Saelens(CheckpointFormat):
             if group.reads != group.writes:
                 raise CheckpointError(f"the format '{self.name}' has no transcoder that keeps the k largest")
             if getattr(crosscoder.gate, "by", "score") == "score":
-                changes.append("latents are multiplied by their decoder norms, so that its topk ranks them as ours does")
+                changes.append(
+                    "latents are multiplied by their decoder norms, so that its topk ranks them as ours does"
+                )
         elif crosscoder.gate.name == "score_threshold":
             changes.append("the score threshold becomes a threshold on each latent")
         elif crosscoder.gate.name not in ("relu", "jumprelu"):
@@ -226,7 +231,9 @@ def _gate(
     return GatePlan(), None, file["b_enc"].load, None, False
 
 
-def _slots(metadata: Mapping[str, Any], width: int, out: int, transcoder: bool) -> tuple[tuple[Slot, ...], dict[str, str]]:
+def _slots(
+    metadata: Mapping[str, Any], width: int, out: int, transcoder: bool
+) -> tuple[tuple[Slot, ...], dict[str, str]]:
     hook, hook_out = (str(metadata.get(key) or "") for key in ("hook_name", "hook_name_out"))
     model = metadata.get("model_name")
     models = {"model": str(model)} if model else {}

@@ -113,7 +113,9 @@ def _part(source: Source, hook: str) -> _Part:
     if config.get("num_latents"):
         agree(config, path, {"num_latents": latents}, file.path)
     elif latents != width * integer(config, "expansion_factor", path):
-        raise CheckpointError(f"{path} means {width * config['expansion_factor']} latents, but {file.path} has {latents}")
+        raise CheckpointError(
+            f"{path} means {width * config['expansion_factor']} latents, but {file.path} has {latents}"
+        )
     file.expect({"encoder.weight": (latents, width), "encoder.bias": (latents,)}, path)
     return _Part(hook or source.folder, config, file, path, width, latents)
 
@@ -175,7 +177,9 @@ def _cross_layer(parts: Sequence[_Part], refused: str, common: dict[str, Any]) -
     for source, part in enumerate(parts):
         file = part.file
         if part.targets != layers - source:
-            raise CheckpointError(f"{part.path} says n_targets = {part.targets}, where {layers} layers mean {layers - source}")
+            raise CheckpointError(
+                f"{part.path} says n_targets = {part.targets}, where {layers} layers mean {layers - source}"
+            )
         numbers = range(part.targets)
         tied = bool(part.config.get("per_source_tied"))
         expected = ["encoder.weight", "encoder.bias", "W_dec", "b_dec", *(f"b_decs.{j}" for j in numbers)]

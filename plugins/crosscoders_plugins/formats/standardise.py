@@ -31,7 +31,7 @@ def standardised(blueprint: Blueprint, inputs: Mapping[str, Columns], outputs: M
         )
         for group in blueprint.groups
     ]
-    biases = {}
+    biases: dict[str, tuple[Vector, ...]] = {}
     for slot, vectors in blueprint.decoder_bias.items():
         stats = outputs.get(slot)
         biases[slot] = (*(partial(_times, vector, stats.std) for vector in vectors), stats.mean) if stats else vectors

@@ -187,7 +187,8 @@ def _fill(
 
 def _norms(crosscoder: Crosscoder, weights: tuple[float, float]) -> Tensor:
     norms_FS = crosscoder.decoder_norms().float()
-    return weights[0] * norms_FS.norm(dim=1) + weights[1] * norms_FS.sum(dim=1)
+    norm_F: Tensor = weights[0] * norms_FS.norm(dim=1) + weights[1] * norms_FS.sum(dim=1)
+    return norm_F
 
 
 def _set_scales(crosscoder: Crosscoder, blueprint: Blueprint, answers: Answers, sites: dict[str, Site]) -> None:

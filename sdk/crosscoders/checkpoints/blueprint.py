@@ -95,7 +95,7 @@ class GatePlan:
 
 @frozen(kw_only=True, eq=False)
 class Blueprint:
-    """A crosscoder that could be built. In its space (x̃ = scale·x at each slot) f = gate(W x̃ + b), x̂ = (d·f + b)/scale."""
+    """A crosscoder that could be built: with x̃ = scale·x at each slot, f = gate(W x̃ + b) and x̂ = (d·f + b)/scale."""
 
     format: str
     family: str

@@ -199,7 +199,7 @@ def inspection_text(found: Foreign, name: str, answers: Answers | None = None) -
     lines += [f"to be answered: {question.text}" for question in plan.questions]
     if unknown:
         lines.append(
-            f"to be answered before encoding: what activations were multiplied by at {', '.join(s.key for s in unknown)} "
+            f"to be answered to encode: what activations were multiplied by at {', '.join(s.key for s in unknown)} "
             "(--normalisation none, a number for each, or estimate)"
         )
     options = [f"--site {slot.key}={slot.example}" for slot in missing]

@@ -1,4 +1,4 @@
-"""`from_pretrained`: our own checkpoints and those of other libraries, from a folder, the Hub, or the table of releases."""
+"""`from_pretrained`: checkpoints of ours and of other libraries, from a folder, the Hub, or the table of releases."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def make_answers(
 
 
 def pretrained(search: str = "", *, registry: Registry | None = None) -> list[ReleaseSpec]:
-    """Known public releases, of a model or family or with a word in their name: plugins' data, not a look at the Hub."""
+    """Known public releases with these words in a model, family, format or name: plugins' data, offline."""
     words = search.lower().split()
     releases = [offer.spec for offer in (registry or get_registry()).releases.offers]
     return [r for r in releases if all(any(word in text for text in r.searched) for word in words)]

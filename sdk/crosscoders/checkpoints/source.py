@@ -1,4 +1,4 @@
-"""Where foreign checkpoint files are: a folder or a Hub repository, listed at once, fetched file by file when needed."""
+"""Where foreign checkpoint files are: a folder or a Hub repository, listed at once, fetched file by file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ READERS: dict[str, Callable[[Bytes], TensorFile]] = {
 }
 
 
-class _Yaml(yaml.SafeLoader):
+class _Yaml(yaml.SafeLoader):  # type: ignore[misc]
     """Plain data, and tuples as Python writes them."""
 
 

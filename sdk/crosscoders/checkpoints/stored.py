@@ -203,7 +203,7 @@ class TensorFile(Mapping[str, StoredTensor]):
             return
         if len(marked) < len(self._tensors):
             raise CheckpointError(
-                f"{self.path} has the prefix '{prefix}' of torch.compile on {len(marked)} of its {len(self)} tensors only"
+                f"{self.path} has the prefix '{prefix}' of torch.compile on {len(marked)} of {len(self)} tensors only"
             )
         self._tensors = {name.removeprefix(prefix): tensor for name, tensor in self._tensors.items()}
         self.notes.append(f"the prefix '{prefix}' of torch.compile was taken off every name in {self.path}")
@@ -262,7 +262,7 @@ def safetensors_file(file: Bytes) -> TensorFile:
                 size = os.fstat(self.descriptor).st_size
                 if size != self.start + end:
                     raise CheckpointError(
-                        f"{file.name} is damaged or incomplete: it has {size} bytes, its header means {self.start + end}"
+                        f"{file.name} is damaged or incomplete: it has {size} bytes, not the {self.start + end} it says"
                     )
             done = 0
             while done < length:
@@ -302,7 +302,9 @@ def _by_position(data: Any, begin: int, shape: tuple[int, ...], dtype: torch.dty
         axis = max(axis - 1, 0)
         run = math.prod(len(r) for r in ranges[axis:])
         out = torch.empty(tuple(len(r) for r in ranges), dtype=dtype)
-        view = memoryview(out.view(-1).view(torch.uint8).numpy() if out.numel() else np.empty(0, np.uint8))
+        if not out.numel():
+            return out.view(tuple(len(r) for r, part in zip(ranges, index, strict=True) if isinstance(part, slice)))
+        view = memoryview(out.view(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
         length, at = run * dtype.itemsize, 0
         for outer in product(*ranges[:axis]):
             first = sum(i * s for i, s in zip(outer, strides, strict=False))
@@ -315,7 +317,7 @@ def _by_position(data: Any, begin: int, shape: tuple[int, ...], dtype: torch.dty
 
 
 def pickled_file(file: Bytes) -> TensorFile:
-    """The tensors of a `.pt` file, by torch's restricted reader, memory-mapped: what is more than tensors is refused."""
+    """The tensors of a `.pt` file, by torch's restricted reader, memory-mapped; anything else is refused."""
     path = file.path()
     if not zipfile.is_zipfile(path):
         with path.open("rb") as stream:
@@ -365,7 +367,7 @@ def _why_refused(name: str, path: Path, error: Exception) -> str:
             what = ""
     if what:
         return (
-            f"{name} holds more than tensors: its pickle asks for '{what}', which this library never runs or makes; ask "
+            f"{name} holds more than tensors: its pickle asks for '{what}', which is never run or made here; ask "
             "its author for a file of tensors alone (safetensors)"
         )
     return f"{name} cannot be read: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
