@@ -10,6 +10,7 @@ from crosscoders import (
     CheckpointFormatSpec,
     LossSpec,
     LossTermSpec,
+    ReleaseSpec,
     TokenSourceSpec,
     hookimpl,
 )
@@ -131,3 +132,11 @@ def crosscoders_checkpoint_formats() -> Iterator[CheckpointFormatSpec]:
     ):
         target = f"{_HERE}.formats.{module}:{stem}"
         yield CheckpointFormatSpec(name=name, config="crosscoders:NoOptions", build=target, summary=summary)
+
+
+@hookimpl
+def crosscoders_pretrained() -> Iterator[ReleaseSpec]:
+    """Offer the public releases that this package knows."""
+    from .formats.releases import releases
+
+    yield from releases()

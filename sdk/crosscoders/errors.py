@@ -32,6 +32,10 @@ class CheckpointError(CrosscodersError, ValueError):
     """A checkpoint is damaged, incomplete, of another format, or not made by the plugins at hand."""
 
 
+class UnansweredError(CheckpointError):
+    """A checkpoint of another library does not say something, such as its sites, and nobody answered it."""
+
+
 class TrainingError(CrosscodersError, RuntimeError):
     """A run met something it must not train on."""
 

@@ -15,7 +15,7 @@ import torch
 from crosscoders import CheckpointError, CheckpointFormat, Crosscoder
 from crosscoders.authoring import Answers, Blueprint, GroupPlan, Slot, Source
 
-from .common import agree, hook_site, integer, only_weights, shapes, transposed_warning
+from .common import agree, hook_site, integer, only_weights, shapes, site_hook, transposed_warning
 
 TENSORS = ("W_enc", "W_dec", "b_enc", "b_dec")
 
@@ -118,7 +118,7 @@ class Ckkissane(CheckpointFormat):
             "dict_size": latents,
             "enc_dtype": "fp32",
             "model_name": model,
-            "hook_point": crosscoder.sites[0].point,
+            "hook_point": site_hook(crosscoder.sites[0].point),
             "site": crosscoder.sites[0].point,
             "seed": 0,
             "dec_init_norm": 0.08,

@@ -39,6 +39,14 @@ def hook_site(hook: str, model: str = "model") -> str:
     return f"{model}/" + re.sub(r"[^\w.-]", "-", hook)
 
 
+def site_hook(point: str) -> str:
+    """TransformerLens' name of a point of ours, where it has one."""
+    found = re.fullmatch(r"layers\.(\d+)(\.\w+)?", point)
+    names = {part: hook for hook, part in reversed(_HOOKS.items())}
+    hook = names.get(found[2] or "") if found else None
+    return f"blocks.{found[1]}.{hook}" if found and hook else point
+
+
 def integer(config: Mapping[str, Any], key: str, path: str, *, least: int = 1) -> int:
     """A whole number of a config."""
     value = config.get(key)

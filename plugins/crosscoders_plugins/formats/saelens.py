@@ -18,7 +18,7 @@ from torch import Tensor
 from crosscoders import CheckpointError, CheckpointFormat, Crosscoder
 from crosscoders.authoring import Answers, Blueprint, GatePlan, GroupPlan, Slot, Source, TensorFile
 
-from .common import agree, hook_site, integer, threshold
+from .common import agree, hook_site, integer, site_hook, threshold
 from .thresholds import raw_thresholds
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
@@ -247,4 +247,4 @@ def _slots(
 
 
 def _hook(names: tuple[str, ...]) -> str:
-    return ", ".join(name.partition("/")[2] for name in names) if len(names) > 1 else names[0].partition("/")[2]
+    return ", ".join(site_hook(name.partition("/")[2]) for name in names)

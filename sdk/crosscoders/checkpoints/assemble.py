@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from ..crosscoder.build import build_crosscoder
 from ..crosscoder.gates import Gate, JumpReluGate, ReluGate, ScoreThresholdGate, TopKGate
 from ..crosscoder.module import Crosscoder
 from ..crosscoder.sites import Site
-from ..errors import CheckpointError, ConfigError, SiteError
+from ..errors import CheckpointError, ConfigError, SiteError, UnansweredError
 from ..plugins.registry import Registry
 from ..processes import ALONE, Processes
 from .blueprint import Answers, Blueprint, Rows, Slot
@@ -83,19 +84,30 @@ def _require(blueprint: Blueprint, answers: Answers) -> None:
     if blueprint.refused:
         raise CheckpointError(f"this {blueprint.family} ({blueprint.format}) cannot be held: {blueprint.refused}")
     keys = {key for i, slot in enumerate(blueprint.slots) for key in (slot.key, str(i), slot.site)}
-    unknown = [key for key in answers.sites if key not in keys]
+    unknown = [key for key in answers.sites if key not in keys and "*" not in key]
     if unknown:
         names = ", ".join(slot.key for slot in blueprint.slots)
         raise CheckpointError(f"sites= names {', '.join(unknown)}, but the file has the slots {names}")
     missing = [slot for i, slot in enumerate(blueprint.slots) if not answers.site(slot, i)]
     if missing:
-        example = ", ".join(f'"{slot.key}": "{slot.example}"' for slot in missing)
-        raise CheckpointError(
+        example = ", ".join(f'"{key}": "{site}"' for key, site in examples(missing).items())
+        raise UnansweredError(
             f"the file does not say which sites its slots {', '.join(map(described, missing))} are; "
             f"say it by sites={{{example}}}"
         )
     for question in blueprint.questions:
-        raise CheckpointError(f"{question.text}; say it by answers={{'{question.key}': {question.example!r}}}")
+        raise UnansweredError(f"{question.text}; say it by answers={{'{question.key}': {question.example!r}}}")
+
+
+def examples(slots: Sequence[Slot]) -> dict[str, str]:
+    """An answer for each slot, several layers as one with a star where that says the same."""
+    found: dict[str, str] = {}
+    for slot in slots:
+        number = slot.key.rpartition(".")[2]
+        starred = slot.key[: -len(number)] + "*", slot.example.replace(f"layers.{number}.", "layers.*.")
+        star = len(slots) > 3 and number.isdigit() and number != slot.key and "*" in starred[1]
+        found |= dict([starred]) if star else {slot.key: slot.example}
+    return found
 
 
 def described(slot: Slot) -> str:

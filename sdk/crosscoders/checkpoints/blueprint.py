@@ -153,7 +153,7 @@ class Answers:
     """What a user says that the files do not."""
 
     sites: Mapping[str, str] = field(factory=dict)
-    """Slot to site."""
+    """Slot to site; a star stands for the same in both, as in `{"in.*": "model/layers.*.mlp_input"}`."""
     normalisation: str | Mapping[str, float] | None = None
     """`none` (taken as they are), `estimate` (left unknown, for later), or the scale at each slot or site."""
     others: Mapping[str, Any] = field(factory=dict)
@@ -164,6 +164,9 @@ class Answers:
         for key in (slot.key, str(number), slot.site):
             if key and key in self.sites:
                 return self.sites[key]
+        for pattern, site in self.sites.items():
+            if "*" in pattern and (found := _matched(pattern, slot.key)) is not None:
+                return site.replace("*", found)
         return slot.site
 
     def scale(self, slot: Slot, site: str) -> float | None:
@@ -178,6 +181,14 @@ class Answers:
                 f"normalisation must be 'none', 'estimate' or a scale for each site, not {self.normalisation!r}"
             )
         return None
+
+
+def _matched(pattern: str, key: str) -> str | None:
+    """What the star of `pattern` stands for in `key`: `in.*` in `in.3` is `3`."""
+    before, _, after = pattern.partition("*")
+    if len(key) <= len(before) + len(after) or not (key.startswith(before) and key.endswith(after)):
+        return None
+    return key[len(before) : len(key) - len(after)]
 
 
 def stored_size(*parts: View) -> int:

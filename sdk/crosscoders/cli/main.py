@@ -13,10 +13,11 @@ from typing import Any
 import click
 
 from ..errors import CrosscodersError
+from .places import opened, pairs, source_options
 
 
 @contextmanager
-def _errors() -> Iterator[None]:
+def errors_as_lines() -> Iterator[None]:
     """A user's error is one clear line and exit code 1, not a traceback."""
     try:
         yield
@@ -63,7 +64,7 @@ def plugins(as_json: bool) -> None:
     """List plugins, what they offer, and those set aside with the reason."""
     from ..plugins.registry import get_registry
 
-    with _errors():
+    with errors_as_lines():
         listing = get_registry().listing()
     click.echo(json.dumps(listing, indent=2) if as_json else _listing_text(listing))
 
@@ -107,7 +108,7 @@ def demo(
     from ..demo import DemoConfig
     from ..demo import demo as run
 
-    with _errors():
+    with errors_as_lines():
         run(
             DemoConfig(
                 base=base,
@@ -139,7 +140,7 @@ def train(config: Path, output: Path | None, cache: Path | None, fresh: bool, qu
     from ..training import RunConfig
     from ..training import train as run
 
-    with _errors():
+    with errors_as_lines():
         chosen = RunConfig.from_toml(config)
         chosen = attrs.evolve(chosen, output=output or chosen.output, cache=cache or chosen.cache)
         crosscoder = run(chosen, resume=not fresh, quiet=quiet)
@@ -163,7 +164,7 @@ def harvest(config: Path, folder: Path, tokens: int, verify: bool, quiet: bool) 
     from ..training import RunConfig
     from ..training import harvest as run
 
-    with _errors():
+    with errors_as_lines():
         if not verify:
             run(RunConfig.from_toml(config), folder, num_tokens=tokens, quiet=quiet)
         click.echo(f"{verify_cache(folder)} shards, all as their checksums say" if verify else f"harvested: {folder}")
@@ -193,7 +194,7 @@ def sweep(
     from ..training import RunConfig
     from ..training import sweep as run
 
-    with _errors():
+    with errors_as_lines():
         chosen = RunConfig.from_toml(config)
         chosen = attrs.evolve(chosen, output=output or chosen.output, cache=cache or chosen.cache)
         for folder, crosscoder in run(chosen, dict(map(_setting, settings)), resume=not fresh, quiet=quiet).items():
@@ -225,24 +226,60 @@ def _say_metrics(crosscoder: Any) -> None:
 @main.command()
 @click.argument("name")
 @click.option("--analysis", "analyses", multiple=True, help="Name, or a JSON object with name and options; repeatable.")
-@click.option("--revision", help="Branch, tag or commit on the Hub.")
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    metavar="KEY=ID",
+    help="A model where the checkpoint records none: Hub id, folder, or a JSON object with name and options.",
+)
+@click.option("--source", default="", help="Token source where none is recorded: name, or a JSON object.")
 @click.option("--tokens", default=65_536, show_default=True, help="Held-out tokens to analyse on.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--output", default="analysis", show_default=True, type=click.Path(path_type=Path))
-def analyse(name: str, analyses: tuple[str, ...], revision: str | None, tokens: int, seed: int, output: Path) -> None:
-    """Analyse a saved crosscoder (folder or Hub id) and write report.html and report.json."""
+@source_options
+def analyse(
+    name: str,
+    analyses: tuple[str, ...],
+    models: tuple[str, ...],
+    source: str,
+    tokens: int,
+    seed: int,
+    output: Path,
+    **options: Any,
+) -> None:
+    """Analyse a crosscoder (folder or Hub id, of any known format) and write report.html and report.json."""
     _set_up_libraries()
+    from ..analysis.study import Study
     from ..analysis.study import analyse as run
-    from ..crosscoder.module import Crosscoder
     from ..reports import save_page
 
-    with _errors():
-        crosscoder = Crosscoder.from_pretrained(name, revision=revision)
+    with errors_as_lines():
+        crosscoder = opened(name, options)
         chosen = [_analysis(text) for text in analyses] or ["decoder_norms", "latent_scaling"]
-        reports = run(crosscoder, chosen, num_tokens=tokens, seed=seed)
+        recorded = crosscoder.info is not None and "tokens" in crosscoder.info.recipe
+        text = source or ("" if recorded else "python_library")
+        study = Study.of(
+            crosscoder,
+            models={key: _model(value) for key, value in pairs(models, "--model").items()},
+            tokens=_component(text) if text else None,
+            num_tokens=tokens,
+            seed=seed,
+        )
+        if options["scales"] == ("estimate",):
+            study.estimate_normalisation()
+        reports = run(crosscoder, chosen, study=study)
         for report in reports:
             click.echo(f"{report.title}: {report.summary}")
         click.echo(f"report: {save_page(reports, output, title=f'Crosscoder {name}')}")
+
+
+def _model(text: str) -> Any:
+    return _analysis(text) if text.lstrip().startswith("{") else {"name": "transformers", "model": text}
+
+
+def _component(text: str) -> Any:
+    return _analysis(text) if text.lstrip().startswith("{") else {"name": text}
 
 
 def _analysis(text: str) -> Any:
@@ -264,7 +301,7 @@ def push(folder: Path, repo_id: str, private: bool, tag: str, message: str) -> N
     """Push a saved crosscoder to the Hub."""
     from ..checkpoints.hub import push_folder
 
-    with _errors():
+    with errors_as_lines():
         click.echo(push_folder(folder, repo_id, private=private, tag=tag, commit_message=message))
 
 
@@ -281,7 +318,7 @@ def pull(repo_id: str, folder: Path, revision: str | None, subfolder: str) -> No
     from ..errors import ConfigError
     from ..files import whole_folder
 
-    with _errors():
+    with errors_as_lines():
         if folder.exists():
             raise ConfigError(f"{folder} exists already; name a new folder")
         downloaded = download(repo_id, revision=revision, subfolder=subfolder) / subfolder
@@ -297,11 +334,15 @@ def pull(repo_id: str, folder: Path, revision: str | None, subfolder: str) -> No
 def info(name: str, revision: str | None, as_json: bool) -> None:
     """Show what a saved crosscoder is, without loading its weights or models."""
     from ..checkpoints.checkpoint import read_config
-    from ..checkpoints.hub import download
+    from ..checkpoints.foreign import inspection_data, inspection_text
+    from ..checkpoints.pretrained import Place, open_pretrained
 
-    with _errors():
-        folder = Path(name) if Path(name).is_dir() else download(name, revision=revision)
-        config = read_config(folder)
+    with errors_as_lines():
+        found = open_pretrained(Place(name=name, revision=revision))
+        if not isinstance(found, Path):
+            click.echo(json.dumps(inspection_data(found), indent=2) if as_json else inspection_text(found, name))
+            return
+        config = read_config(found)
     if as_json:
         click.echo(json.dumps(config, indent=2))
         return
@@ -312,6 +353,9 @@ def info(name: str, revision: str | None, as_json: bool) -> None:
         explained = config["metrics"].get("explained_variance", {}).get(site["name"])
         tail = f"   explained variance {explained:.4f}" if explained is not None else ""
         click.echo(f"site {site['name']}, width {site['width']}{tail}")
+    if "origin" in config:
+        origin = config["origin"]
+        click.echo(f"came from {origin.get('repository', origin.get('folder'))}, format {origin.get('format')}")
     for key, model in config["models"].items():
         click.echo(f"model {key}: {model.get('model')} at {model.get('revision')}")
     if config["metrics"]:

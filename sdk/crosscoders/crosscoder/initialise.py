@@ -35,8 +35,8 @@ class InitialisationConfig:
     """Set encoder biases so that each latent fires on this share of the calibration tokens; 0 leaves them at zero.
     (Anthropic's January 2025 update: 10,000 over the number of latents.)"""
     from_saes: Mapping[str, str] = field(factory=dict)
-    """Sites to trained single-site crosscoders (folder or Hub id) whose latents these start as; what is left over
-    starts at random (after Gemma Scope 2)."""
+    """Sites to trained autoencoders (folder or Hub id, of any known format) whose latents these start as; what is left
+    over starts at random (after Gemma Scope 2)."""
     duplicate_response: float = field(default=0.7, validator=gt(0.0))
     """A latent of a later site is skipped when one taken before excites its encoder this share as much as its own
     decoder row does."""
