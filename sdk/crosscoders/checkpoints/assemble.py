@@ -18,7 +18,7 @@ from ..plugins.registry import Registry
 from ..processes import ALONE, Processes
 from .blueprint import Answers, Blueprint, Rows, Slot
 
-PIECE_ELEMENTS = 2**20
+PIECE_ELEMENTS = 2**18
 """Rows are read in pieces of about this many numbers, so that next to nothing is held twice."""
 
 
@@ -105,7 +105,7 @@ def examples(slots: Sequence[Slot]) -> dict[str, str]:
     for slot in slots:
         number = slot.key.rpartition(".")[2]
         starred = slot.key[: -len(number)] + "*", slot.example.replace(f"layers.{number}.", "layers.*.")
-        star = len(slots) > 3 and number.isdigit() and number != slot.key and "*" in starred[1]
+        star = len(slots) > 2 and number.isdigit() and number != slot.key and "*" in starred[1]
         found |= dict([starred]) if star else {slot.key: slot.example}
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,6 +61,18 @@ the whole set.
 {%- for name in figures %}
 ![{{ name }}](figures/{{ name }}.png)
 {% endfor %}
+{%- if info.origin %}
+## Origin
+
+Weights that another library trained, read from its format `{{ info.origin.format }}`
+{%- if info.origin.repository %} of
+[{{ info.origin.repository }}](https://huggingface.co/{{ info.origin.repository }}) at `{{ info.origin.revision }}`
+{%- if info.origin.subfolder %}, folder `{{ info.origin.subfolder }}`{% endif %}
+{%- endif %}. Its own licence applies. `config.json` has the digest of every file and the original config.
+{% for change in info.origin.changes %}
+- {{ change }}
+{%- endfor %}
+{% endif %}
 {%- if info.models %}
 ## Models
 
@@ -115,6 +128,21 @@ def write_card(crosscoder: Crosscoder, norms_FS: Tensor, folder: Path) -> None:
         recipe=json.dumps(info.recipe, indent=2) if info.recipe else "",
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def with_metadata(text: str, licence: str, datasets: Sequence[str], base_models: Sequence[str]) -> str:
+    """The card with a licence, datasets and base models in its head, beside what is there."""
+    import yaml
+
+    _, head, body = text.split("---\n", 2)
+    data = yaml.safe_load(head)
+    if licence:
+        data["license"] = licence
+    if datasets:
+        data["datasets"] = list(dict.fromkeys([*data.get("datasets", []), *datasets]))
+    if base_models:
+        data["base_model"] = list(dict.fromkeys([*data.get("base_model", []), *base_models]))
+    return f"---\n{yaml.safe_dump(data, sort_keys=False)}---\n{body}"
 
 
 def _is_hub_id(model: str) -> bool:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
+from fnmatch import fnmatch
 from hashlib import file_digest
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError
-from .checkpoint import CARD, CONFIG, WEIGHTS, save_crosscoder
+from .card import with_metadata
+from .checkpoint import CARD, CONFIG, WEIGHTS, load_crosscoder, save_crosscoder
 
 if TYPE_CHECKING:
     from ..crosscoder.module import Crosscoder
@@ -75,6 +78,11 @@ def push_to_hub(
     *,
     private: bool = False,
     tag: str = "",
+    branch: str = "",
+    create_pr: bool = False,
+    licence: str = "",
+    datasets: Sequence[str] = (),
+    base_models: Sequence[str] = (),
     commit_message: str = "Upload crosscoder",
     token: str | bool | None = None,
 ) -> str:
@@ -85,7 +93,19 @@ def push_to_hub(
     """
     with tempfile.TemporaryDirectory() as scratch:
         folder = save_crosscoder(crosscoder, Path(scratch) / "crosscoder")
-        return push_folder(folder, repo_id, private=private, tag=tag, commit_message=commit_message, token=token)
+        return push_folder(
+            folder,
+            repo_id,
+            private=private,
+            tag=tag,
+            branch=branch,
+            create_pr=create_pr,
+            licence=licence,
+            datasets=datasets,
+            base_models=base_models,
+            commit_message=commit_message,
+            token=token,
+        )
 
 
 def push_folder(
@@ -94,6 +114,11 @@ def push_folder(
     *,
     private: bool = False,
     tag: str = "",
+    branch: str = "",
+    create_pr: bool = False,
+    licence: str = "",
+    datasets: Sequence[str] = (),
+    base_models: Sequence[str] = (),
     commit_message: str = "Upload crosscoder",
     token: str | bool | None = None,
 ) -> str:
@@ -103,14 +128,49 @@ def push_folder(
     from .checkpoint import read_config
 
     read_config(folder)  # never publish a folder that could not be loaded
+    if create_pr and (tag or branch):
+        raise CheckpointError("a pull request has no branch or tag of its own: leave out branch= and tag=")
     api = HfApi(token=token)
-    try:
-        api.create_repo(repo_id, private=private, exist_ok=True)
-        commit = api.upload_folder(
-            repo_id=repo_id, folder_path=folder, commit_message=commit_message, allow_patterns=list(FILES)
-        )
-        if tag:
-            api.create_tag(repo_id, tag=tag, revision=commit.oid, exist_ok=False)
-    except Exception as error:  # the client raises anything from bare RuntimeErrors to its transport's own kinds
-        raise CheckpointError(f"could not push to '{repo_id}': {error}") from error
-    return str(commit.commit_url)
+    with tempfile.TemporaryDirectory() as scratch:
+        published = _publishable(folder, Path(scratch), licence, datasets, base_models)
+        try:
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            if branch:
+                api.create_branch(repo_id, branch=branch, exist_ok=True)
+            commit = api.create_commit(
+                repo_id,
+                operations=published,
+                commit_message=commit_message,
+                revision=branch or None,
+                create_pr=create_pr,
+            )
+            if tag:
+                api.create_tag(repo_id, tag=tag, revision=commit.oid, exist_ok=False)
+        except Exception as error:  # the client raises anything from bare RuntimeErrors to its transport's own kinds
+            raise CheckpointError(f"could not push to '{repo_id}': {error}") from error
+    return str(commit.pr_url if create_pr else commit.commit_url)
+
+
+def _publishable(
+    folder: Path, scratch: Path, licence: str, datasets: Sequence[str], base_models: Sequence[str]
+) -> list[Any]:
+    """What a commit adds: the files, the card with what is said here, weights in the Hub's ordinary form."""
+    from huggingface_hub import CommitOperationAdd
+
+    from .tensors import is_in_parts, save_ordinary
+
+    files = {
+        path.relative_to(folder).as_posix(): path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and any(fnmatch(path.relative_to(folder).as_posix(), pattern) for pattern in FILES)
+    }
+    if is_in_parts(folder, WEIGHTS):
+        # Processes that share latents save a part each; others, and the Hub's own client, expect whole tensors.
+        files = {name: path for name, path in files.items() if not name.startswith(f"{WEIGHTS}")}
+        save_ordinary(scratch, WEIGHTS, load_crosscoder(folder).state_dict())
+        files |= {path.name: path for path in scratch.iterdir()}
+    if licence or datasets or base_models:
+        card = scratch / "card.md"
+        card.write_text(with_metadata((folder / CARD).read_text(encoding="utf-8"), licence, datasets, base_models))
+        files[CARD] = card
+    return [CommitOperationAdd(path_in_repo=name, path_or_fileobj=str(path)) for name, path in files.items()]

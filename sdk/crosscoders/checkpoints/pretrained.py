@@ -156,7 +156,9 @@ def from_release(place: Place, answers: Answers, format: str, registry: Registry
     if place.name not in catalog:
         return place, answers, format
     release = catalog[place.name].spec
-    subfolder = "/".join(part for part in (release.subfolder, place.subfolder) if part)
+    # What `…` stands for is given by the user; without it the error lists the folders that there are.
+    fixed = release.subfolder.partition("…")[0].strip("/")
+    subfolder = "/".join(part for part in (fixed, place.subfolder.strip("/")) if part)
     place = evolve(
         place, name=release.repository, subfolder=subfolder, revision=place.revision or release.revision or None
     )

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from ..errors import CheckpointError
-from .stored import Bytes, TensorFile, npz_file, pickled_file, read_header, safetensors_file
+from .stored import Bytes, TensorFile, npz_file, pickled_file, safetensors_file
 
 LARGEST_TEXT = 20_000_000
 READERS: dict[str, Callable[[Bytes], TensorFile]] = {
@@ -216,9 +216,9 @@ class Store:
     def path(self, name: str) -> Path:
         """The file on this machine."""
 
-    def header(self, name: str) -> dict[str, Any]:
-        """The header of a safetensors file."""
-        return read_header(self.path(name))
+    def piece(self, name: str, start: int, length: int) -> bytes | None:
+        """Some bytes of a file that is not here, if they can be had alone."""
+        return None
 
 
 class _Stored(Bytes):
@@ -228,8 +228,8 @@ class _Stored(Bytes):
     def path(self) -> Path:
         return self._store.path(self.name)
 
-    def header(self) -> dict[str, Any]:
-        return self._store.header(self.name)
+    def piece(self, start: int, length: int) -> bytes | None:
+        return self._store.piece(self.name, start, length)
 
 
 class FolderStore(Store):
@@ -269,6 +269,7 @@ class HubStore(Store):
         super().__init__()
         self.name, self.repository, self._token, self._cache = repository, repository, token, cache_dir
         self._local: Path | None = None
+        self._asked = revision
         self._fetched: dict[str, Path] = {}
         self._errors = (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, ValueError)
         self._api = HfApi(token=token)
@@ -301,7 +302,12 @@ class HubStore(Store):
             try:
                 path = Path(
                     hf_hub_download(
-                        self.repository, name, revision=self.revision, token=self._token, cache_dir=self._cache
+                        self.repository,
+                        name,
+                        # The first by the name that was asked for, so that the cache knows it without a network.
+                        revision=self.revision if self._fetched else self._asked,
+                        token=self._token,
+                        cache_dir=self._cache,
                     )
                 )
             except self._errors as error:
@@ -310,14 +316,17 @@ class HubStore(Store):
             self._fetched[name] = path
         return self._fetched[name]
 
-    def header(self, name: str) -> dict[str, Any]:
+    def piece(self, name: str, start: int, length: int) -> bytes | None:
         if self._local is not None or name in self._fetched:
-            return read_header(self.path(name))
+            return None
+        from huggingface_hub import hf_hub_url
+        from huggingface_hub.utils import build_hf_headers, get_session  # type: ignore[attr-defined]
+
+        wanted = {"Range": f"bytes={start}-{start + length - 1}", **build_hf_headers(token=self._token)}
         try:
-            found = self._api.parse_safetensors_file_metadata(self.repository, name, revision=self.revision)
-        except Exception:  # a server without ranges, or a file that is none: the whole file says more
-            return read_header(self.path(name))
-        return {
-            key: {"dtype": one.dtype, "shape": list(one.shape), "data_offsets": list(one.data_offsets)}
-            for key, one in found.tensors.items()
-        }
+            url = hf_hub_url(self.repository, name, revision=self.revision)
+            with get_session().stream("GET", url, headers=wanted, follow_redirects=True) as answer:
+                # A server without ranges would send the whole file; then it is better fetched into the cache.
+                return answer.read() if answer.status_code == 206 else None
+        except Exception:  # whatever the transport raises: fetching the file says what is wrong
+            return None

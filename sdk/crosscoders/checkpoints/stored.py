@@ -39,6 +39,8 @@ SAFETENSORS_DTYPES = {
     "BOOL": torch.bool,
 }
 LARGEST_HEADER = 100_000_000
+SMALL_PIECE = 100_000
+"""Bytes of a tensor that are worth asking for alone, such as a scale, where the file is not here yet."""
 Index = tuple[int | slice, ...]
 
 
@@ -218,55 +220,66 @@ class Bytes(ABC):
     def path(self) -> Path:
         """The file on this machine, fetched if need be."""
 
-    @abstractmethod
-    def header(self) -> dict[str, Any]:
-        """The header of a safetensors file."""
+    def piece(self, start: int, length: int) -> bytes | None:
+        """Some bytes, where they can be had without fetching the file; else None."""
+        return None
 
 
-def read_header(path: Path) -> dict[str, Any]:
-    """The header of a safetensors file, and with it where its data begins and ends."""
+def read_header(file: Bytes) -> tuple[dict[str, Any], int]:
+    """The header of a safetensors file, and where its data begins; of a file elsewhere only these bytes are fetched."""
     try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if not 0 < length <= LARGEST_HEADER:
-                raise CheckpointError(f"{path.name} is no safetensors file: it begins with a header of {length} bytes")
-            header = json.loads(file.read(length))
+        length = int.from_bytes(_bytes(file, 0, 8), "little")
+        if not 0 < length <= LARGEST_HEADER:
+            raise CheckpointError(f"{file.name} is damaged or incomplete: it begins with a header of {length} bytes")
+        header = json.loads(_bytes(file, 8, length))
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path.name} is damaged or incomplete: {error}") from error
+        raise CheckpointError(f"{file.name} is damaged or incomplete: {error}") from error
     if not isinstance(header, dict):
-        raise CheckpointError(f"{path.name} is damaged: its header is no table")
-    return header
+        raise CheckpointError(f"{file.name} is damaged: its header is no table")
+    return header, 8 + length
+
+
+def _bytes(file: Bytes, start: int, length: int) -> bytes:
+    found = file.piece(start, length)
+    if found is None:
+        with file.path().open("rb") as stream:
+            stream.seek(start)
+            found = stream.read(length)
+    return found
 
 
 def safetensors_file(file: Bytes) -> TensorFile:
     """The tensors of a safetensors file. Data are read by position, so that no mapped page stays in memory."""
-    header = file.header()
+    header, data_start = read_header(file)
     header.pop("__metadata__", None)
 
     class Data:
         """Opened when the first piece is read, with its size compared to the header's."""
 
         descriptor: int | None = None
-        start = 0
 
         def __del__(self) -> None:
             if self.descriptor is not None:
                 os.close(self.descriptor)
 
         def read(self, offset: int, length: int, into: memoryview) -> None:
+            if self.descriptor is None and length <= SMALL_PIECE:
+                piece = file.piece(data_start + offset, length)
+                if piece is not None and len(piece) == length:
+                    into[:] = piece
+                    return
             if self.descriptor is None:
                 path = file.path()
                 end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
                 self.descriptor = os.open(path, os.O_RDONLY)
-                self.start = 8 + int.from_bytes(os.pread(self.descriptor, 8, 0), "little")
                 size = os.fstat(self.descriptor).st_size
-                if size != self.start + end:
+                if size != data_start + end:
                     raise CheckpointError(
-                        f"{file.name} is damaged or incomplete: it has {size} bytes, not the {self.start + end} it says"
+                        f"{file.name} is damaged or incomplete: it has {size} bytes, not the {data_start + end} it says"
                     )
             done = 0
             while done < length:
-                count = os.preadv(self.descriptor, [into[done:]], self.start + offset + done)
+                count = os.preadv(self.descriptor, [into[done:]], data_start + offset + done)
                 if not count:
                     raise CheckpointError(f"{file.name} ends too early")
                 done += count

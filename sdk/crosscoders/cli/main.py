@@ -296,13 +296,41 @@ def _analysis(text: str) -> Any:
 @click.argument("repo_id")
 @click.option("--private", is_flag=True, help="Make a new repository private.")
 @click.option("--tag", default="", help="Tag the commit.")
+@click.option("--branch", default="", help="Push to this branch, made if it is missing.")
+@click.option("--pull-request", is_flag=True, help="Open a pull request instead of committing.")
+@click.option("--licence", default="", help="Licence in the card, such as apache-2.0.")
+@click.option("--dataset", "datasets", multiple=True, help="Dataset in the card; repeatable.")
+@click.option("--base-model", "base_models", multiple=True, help="Base model in the card; repeatable.")
 @click.option("--message", default="Upload crosscoder", show_default=True, help="Commit message.")
-def push(folder: Path, repo_id: str, private: bool, tag: str, message: str) -> None:
+def push(
+    folder: Path,
+    repo_id: str,
+    private: bool,
+    tag: str,
+    branch: str,
+    pull_request: bool,
+    licence: str,
+    datasets: tuple[str, ...],
+    base_models: tuple[str, ...],
+    message: str,
+) -> None:
     """Push a saved crosscoder to the Hub."""
     from ..checkpoints.hub import push_folder
 
     with errors_as_lines():
-        click.echo(push_folder(folder, repo_id, private=private, tag=tag, commit_message=message))
+        url = push_folder(
+            folder,
+            repo_id,
+            private=private,
+            tag=tag,
+            branch=branch,
+            create_pr=pull_request,
+            licence=licence,
+            datasets=datasets,
+            base_models=base_models,
+            commit_message=message,
+        )
+        click.echo(url)
 
 
 @main.command()

@@ -378,11 +378,39 @@ class Crosscoder(nn.Module):
             registry=registry,
         )
 
-    def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Upload to the Hub, returning the commit's URL; options `private`, `tag`, `commit_message`, `token`."""
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool = False,
+        tag: str = "",
+        branch: str = "",
+        create_pr: bool = False,
+        licence: str = "",
+        datasets: Sequence[str] = (),
+        base_models: Sequence[str] = (),
+        commit_message: str = "Upload crosscoder",
+        token: str | bool | None = None,
+    ) -> str:
+        """Upload to the Hub in one commit, on a branch or as a pull request if asked; returns its URL.
+
+        `licence`, `datasets` and `base_models` go into the card's head.
+        """
         from ..checkpoints.hub import push_to_hub
 
-        return push_to_hub(self, repo_id, **options)
+        return push_to_hub(
+            self,
+            repo_id,
+            private=private,
+            tag=tag,
+            branch=branch,
+            create_pr=create_pr,
+            licence=licence,
+            datasets=datasets,
+            base_models=base_models,
+            commit_message=commit_message,
+            token=token,
+        )
 
     # -- private ------------------------------------------------------------------------------------------------
 
