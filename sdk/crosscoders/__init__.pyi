@@ -5,7 +5,10 @@ from .activations.masks import MaskConfig as MaskConfig
 from .analysis.study import Analysis as Analysis
 from .analysis.study import Study as Study
 from .analysis.study import analyse as analyse
+from .checkpoints.foreign import check_export as check_export
+from .checkpoints.foreign import export as export
 from .checkpoints.formats import CheckpointFormat as CheckpointFormat
+from .checkpoints.pretrained import inspect_pretrained as inspect_pretrained
 from .checkpoints.pretrained import pretrained as pretrained
 from .crosscoder.build import build_crosscoder as build_crosscoder
 from .crosscoder.gates import (
@@ -54,6 +57,9 @@ from .errors import (
 )
 from .errors import (
     TrainingError as TrainingError,
+)
+from .errors import (
+    UnansweredError as UnansweredError,
 )
 from .losses.context import StepContext as StepContext
 from .losses.loss import (

@@ -5,6 +5,7 @@ CrosscodersError
 ├── PluginError       a plugin that is missing, broken, or ambiguous
 ├── SiteError         a site that no model has, or activations that do not fit the sites
 ├── CheckpointError   a saved crosscoder or run that cannot be read as what it says it is
+│   └── UnansweredError   another library's checkpoint that does not say something, which nobody answered
 ├── TrainingError     a run that cannot go on, such as infinite activations
 └── AnalysisError     an analysis that cannot be made of what it was given
 """

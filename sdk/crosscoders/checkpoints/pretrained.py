@@ -13,7 +13,7 @@ from ..crosscoder.module import Crosscoder
 from ..errors import CheckpointError
 from ..plugins.registry import Registry, get_registry
 from ..plugins.specs import ReleaseSpec
-from .blueprint import Answers
+from .blueprint import Answers, Blueprint
 from .checkpoint import CONFIG, load_crosscoder, read_config
 from .foreign import Foreign, NothingFitsError, find
 from .hub import download
@@ -101,6 +101,36 @@ def load_pretrained(
         )
     crosscoder = load_crosscoder(found, registry=registry, device=str(device))
     return crosscoder if dtype == torch.float32 else _narrowed(crosscoder, dtype)
+
+
+def inspect_pretrained(
+    name: str | Path,
+    *,
+    format: str = "",
+    revision: str | None = None,
+    subfolder: str = "",
+    sites: Mapping[str, str] | Sequence[str] = (),
+    normalisation: str | Mapping[str, float] | None = None,
+    answers: Mapping[str, Any] | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+    registry: Registry | None = None,
+) -> Blueprint:
+    """What another library's checkpoint holds and what it does not say, from headers alone."""
+    place = Place(
+        name=str(name),
+        subfolder=subfolder,
+        revision=revision,
+        token=token,
+        cache_dir=cache_dir,
+        local_files_only=local_files_only,
+    )
+    place, given, format = from_release(place, make_answers(sites, normalisation, answers), format, registry)
+    found = open_pretrained(place, format=format, registry=registry)
+    if not isinstance(found, Foreign):
+        raise CheckpointError(f"{name} is a crosscoder of this library; `crosscoders info` says what it is")
+    return found.inspect(given)
 
 
 def open_pretrained(place: Place, *, format: str = "", registry: Registry | None = None) -> Path | Foreign:
