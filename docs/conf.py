@@ -2,7 +2,10 @@
 
 project = "crosscoders"
 author = "the crosscoders developers"
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+# No napoleon: docstrings have no Google-style sections, and it would read "`bf16`: ..." in the docstring of a field as
+# the type of the field.
+extensions = ["myst_parser", "sphinx.ext.autodoc"]
+default_role = "code"  # docstrings use single backticks for code, as Markdown does
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
 html_theme = "furo"

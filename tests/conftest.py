@@ -1,6 +1,6 @@
 """The Hub's client reads its environment at import, so a local server is set up before anything imports it.
 
-Nothing is written into the caches of who runs the tests, compiled kernels included.
+Nothing is written into the caches or the home of who runs the tests, compiled kernels included.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ os.environ.update(
     HF_ENDPOINT=_server.url,
     HF_HOME=_home.name,
     XDG_CACHE_HOME=f"{_home.name}/cache",
+    XDG_STATE_HOME=f"{_home.name}/state",
     HF_HUB_DISABLE_XET="1",
     HF_HUB_DISABLE_TELEMETRY="1",
     HF_HUB_DISABLE_PROGRESS_BARS="1",

@@ -92,6 +92,7 @@ ROOT_OF_THE_HOST = {
     "authoring.py": "the names for plugin authors",
     "converters.py": "converters of config fields",
     "demo.py": "the demo",
+    "devices.py": "devices by name, and where they sum in double precision",
     "errors.py": "the errors that users meet",
     "files.py": "files that appear whole or not at all",
     "processes.py": "the processes of a run",

@@ -1,4 +1,4 @@
-"""The README's Python example runs as it stands, and its links point to something."""
+"""The examples of the README and of the tutorial on layers run, and links point to something."""
 
 import re
 from pathlib import Path
@@ -19,6 +19,44 @@ def test_the_python_example_runs(tmp_path, monkeypatch, capsys):
 def test_links_point_to_files():
     for target in re.findall(r"\]\(([^)#:]+)\)", TEXT):
         assert (ROOT / target).exists(), target
+
+
+def test_the_tutorial_on_layers_runs(tmp_path, monkeypatch, capsys):
+    """Every block, in order and with fewer tokens: configs are written or checked, commands and Python run."""
+    import tomllib
+
+    from crosscoders import RunConfig
+    from crosscoders.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs/tutorial/layers.md").read_text()
+    small = {
+        "num_tokens = 400_000": "num_tokens = 6_144",
+        "num_latents = 2048": "num_latents = 256",
+        "evaluation_tokens = 32_768": "evaluation_tokens = 1_024",
+        "num_tokens=32_768": "num_tokens=2_048",
+        "with_tokens(8_192)": "with_tokens(512)",
+        'output = "runs/layers"': """output = "runs/layers"
+activations = { block_tokens = 4_096, calibration_tokens = 4_096 }""",
+    }
+    for full, reduced in small.items():
+        assert text.count(full) == 1, full
+        text = text.replace(full, reduced)
+    ours, from_the_hub = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "layers.toml").write_text(ours)
+    assert RunConfig.from_dict(tomllib.loads(from_the_hub)).loss.options.k == 64
+    names = {}
+    for language, block in re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
+        if language == "python":
+            exec(compile(block, "layers.md", "exec"), names)
+        elif not language:
+            (command,) = block.strip().splitlines()
+            main(command.removeprefix("crosscoders ").split(), standalone_mode=False)
+    out = capsys.readouterr().out
+    assert "explained variance  base/layers.3" in out and "Latents by class" in out and "nats per token" in out
+    totals = {name: total / names["totals"]["tokens"] for name, total in names["totals"].items()}
+    assert totals["model"] < totals["base/layers.3"] and totals["model"] < totals["zeros at layers.2"]
+    assert (tmp_path / "runs/layers/norms/report.html").is_file()
 
 
 def test_the_config_in_the_documentation_is_valid():

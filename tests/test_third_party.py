@@ -94,6 +94,7 @@ def test_the_plugin_is_listed_with_its_distribution(with_plugin):
     assert [(c["kind"], c["name"]) for c in mine["components"]] == [
         ("architecture", "paired"),
         ("loss", "log_penalty"),
+        ("loss", "shared_budget"),
         ("model adapter", "random_walk"),
         ("analysis", "alive"),
     ]

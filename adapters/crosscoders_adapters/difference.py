@@ -1,7 +1,7 @@
-"""The difference of two models as a model: its activations are those of one minus those of the other.
+"""The difference of two models as a model: its activations are those of one model minus those of another.
 
-A sparse autoencoder over a site of it is the difference SAE (on x_chat − x_base), the strongest simple baseline for
-model diffs. Whatever takes a site takes the difference: normaliser, losses, analyses, crosscoders over several layers.
+A sparse autoencoder over one of its sites is the difference SAE (on x_chat − x_base), the strongest simple baseline for
+model diffs. Whatever works on a site works on the difference: normaliser, losses, analyses, crosscoders over layers.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from crosscoders import (
     TokenBatch,
     Tokenized,
 )
+from crosscoders.authoring import longest_context
 
 
 @frozen(kw_only=True)
@@ -31,9 +32,9 @@ class DifferenceConfig:
     """Two models that read the same tokens."""
 
     after: ModelChoice = field()
-    """The model whose activations count as positive: chat, fine-tuned."""
+    """The model whose activations count as positive, usually the chat or fine-tuned model."""
     before: ModelChoice = field()
-    """The model whose activations are taken away: base."""
+    """The model whose activations are subtracted, usually the base model."""
 
 
 class Difference:
@@ -63,9 +64,14 @@ class Difference:
         if self.after.width(point) != self.before.width(point):
             raise SiteError(
                 f"the models have widths {self.after.width(point)} and {self.before.width(point)} at '{point}', so "
-                "there is no difference of the two"
+                "their difference is not defined there"
             )
         return self.after.width(point)
+
+    def longest_context(self) -> int | None:
+        """The shorter one of the two models'."""
+        known = [length for model in (self.after, self.before) if (length := longest_context(model)) is not None]
+        return min(known, default=None)
 
     def vocabulary(self) -> str:
         return self.after.vocabulary()

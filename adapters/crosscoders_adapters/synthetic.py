@@ -1,4 +1,4 @@
-"""Models of planted worlds behind the adapter interface, so that everything can be tested against known truth.
+"""Models of planted worlds behind the adapter interface, so that everything can be tested against a known truth.
 
 A token id is one sample of the world. Logits are a fixed linear readout of the activations at all points.
 """
@@ -26,17 +26,17 @@ class SyntheticConfig:
     """One of the two models of a planted diff world."""
 
     model: str = field(default="a", validator=in_(("a", "b")))
-    """Which of the two."""
+    """Which of the world's two models to use, `a` or `b`."""
     world: DiffWorldConfig = field(factory=DiffWorldConfig)
-    """The world; give both models the same."""
+    """The planted world; both models must be given the same one."""
 
 
 @frozen(kw_only=True)
 class SyntheticLayersConfig:
-    """A model whose features live on windows of its layers."""
+    """A planted model whose features live on windows of its layers."""
 
     world: LayerWorldConfig = field(factory=LayerWorldConfig)
-    """The world."""
+    """The planted world that the model belongs to."""
 
 
 class PlantedAdapter(ABC):
@@ -58,7 +58,7 @@ class PlantedAdapter(ABC):
 
     @abstractmethod
     def point_width(self, point: str) -> int:
-        """Width at a point that exists."""
+        """The width at `point`, which must exist."""
 
     def width(self, point: str) -> int:
         if point not in self.points():
@@ -81,7 +81,7 @@ class PlantedAdapter(ABC):
         return [f"{i} " for i in ids]
 
     def prompt(self, question: str) -> list[int]:
-        """The numbers in the question, or one made of its letters."""
+        """The numbers in the question as token ids, or one id computed from its letters."""
         numbers = [int(word) % VOCABULARY for word in question.split() if word.isdigit()]
         return numbers or [sum(question.encode())]
 
@@ -162,7 +162,7 @@ class SyntheticLayers(PlantedAdapter):
 
 
 class SyntheticDecoder:
-    """The world has no memory, so a context's logits are those of its last token."""
+    """Decodes with a planted model, which has no memory: a context's logits are those of its last token."""
 
     def __init__(self, adapter: PlantedAdapter) -> None:
         self.adapter = adapter
@@ -175,12 +175,12 @@ class SyntheticDecoder:
 
 @frozen(kw_only=True)
 class SyntheticTokensConfig:
-    """Random token ids."""
+    """Documents of random token ids."""
 
     length: int = field(default=128, validator=ge(1))
-    """Tokens of one document."""
+    """Number of tokens in a document."""
     seed: int = 0
-    """Decides the ids."""
+    """Seed of the token ids."""
 
 
 @frozen
@@ -190,7 +190,7 @@ class SyntheticTokens:
     config: SyntheticTokensConfig
 
     def documents(self, *, skip: int = 0) -> Iterator[TokenIds]:
-        """Documents from number `skip` on, at no cost for those skipped."""
+        """Yield the documents from number `skip` on; skipping costs nothing."""
         number = skip
         while True:
             generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + number)

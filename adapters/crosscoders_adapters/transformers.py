@@ -1,4 +1,4 @@
-"""Hugging Face transformers models: activations by module hooks on the layer list, whatever the family.
+"""Hugging Face transformers models of any family: activations are captured by hooks on the list of layers.
 
 Points, for layer i of n:
 
@@ -14,80 +14,60 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
-from attrs import field, frozen
-from attrs.validators import and_, in_, instance_of, min_len
 from huggingface_hub import try_to_load_from_cache
 from torch import Tensor, nn
 
-from crosscoders import Chat, ConfigError, Document, Edit, SiteError, Text, TokenBatch, TokenIds, Tokenized
+from crosscoders import ConfigError, Document, Edit, SiteError, TokenBatch, Tokenized
 
-TINY_PAIR = Path(__file__).parent / "tiny_pair"
-"""The base/chat pair that this package ships: `tiny-pair/base` and `tiny-pair/chat`."""
+from .context import longest_context
+from .foreign import foreign_errors, locate
+from .loading import Loaded, TransformersConfig, load
+from .packing import Apart
+from .parts import LayerParts, Part, find_parts, residual_of
+from .tokenising import Tokenising
 
-ATTENTION_NAMES = ("attention.output.dense", "self_attn", "attn", "self_attention", "attention")
-MLP_NAMES = ("mlp", "feed_forward", "ffn", "output.dense")
-MLP_INPUT_NAMES = ("mlp", "feed_forward", "ffn", "intermediate.dense")
+__all__ = ["TransformersAdapter", "TransformersConfig", "TransformersDecoder"]
 
-
-@frozen(kw_only=True)
-class TransformersConfig:
-    """A model of the transformers library."""
-
-    model: str = field(validator=and_(instance_of(str), min_len(1)))
-    """Hub id, local folder, or `tiny-pair/base` and `tiny-pair/chat` for the shipped pair."""
-    revision: str = "main"
-    """Branch, tag or commit on the Hub."""
-    dtype: str = field(default="float32", validator=in_(("float32", "bfloat16", "float16")))
-    """Type of the weights in memory; activations come out in fp32."""
-    attention: str = field(default="auto", validator=in_(("auto", "eager", "sdpa", "flash_attention_2")))
-    """Implementation of attention; `auto` leaves the choice to the library."""
+OFFERED = ("input", "attention", "mlp_input", "mlp", "")
+"""Parts of a layer in the order in which the forward pass reaches them."""
 
 
 class TransformersAdapter:
     """Model adapter `transformers`."""
 
-    def __init__(self, options: TransformersConfig) -> None:
-        try:
-            import transformers
-        except ImportError as error:
-            raise ConfigError("the model adapter 'transformers' needs the extra crosscoders[transformers]") from error
-
+    def __init__(self, options: TransformersConfig, loaded: Loaded | None = None) -> None:
         self.options = options
-        location, offline = _locate(options.model)
-        keywords: dict[str, Any] = {} if offline else {"revision": options.revision}
-        attention = {} if options.attention == "auto" else {"attn_implementation": options.attention}
-        try:
-            config = transformers.AutoConfig.from_pretrained(location, **keywords)
-            causal = _is_decoder_only(config)
-            auto = transformers.AutoModelForCausalLM if causal else transformers.AutoModel
-            model = auto.from_pretrained(location, dtype=getattr(torch, options.dtype), **attention, **keywords)
-            tokenizer = transformers.AutoTokenizer.from_pretrained(location, **keywords)
-        except (OSError, ValueError, KeyError) as error:
-            raise ConfigError(f"cannot load the model '{options.model}': {error}") from error
-        self._attach(model, tokenizer, causal)
+        loaded = loaded or load(options)
+        self._attach(loaded.model, loaded.tokenizer, loaded.causal)
+        self.notes = loaded.notes
 
     @classmethod
     def wrap(cls, model: nn.Module, tokenizer: Any, *, name: str = "in-memory") -> TransformersAdapter:
-        """An adapter of a model that is already in memory: fine-tuned, merged, or made from a config."""
-        adapter = cls.__new__(cls)
-        adapter.options = TransformersConfig(model=name)
-        adapter._attach(model, tokenizer, causal=hasattr(model, "lm_head") or hasattr(model, "embed_out"))
-        return adapter
+        """Make an adapter for a model that is already in memory: fine-tuned, merged, or built from a config."""
+        causal = hasattr(model, "lm_head") or hasattr(model, "embed_out")
+        return cls(TransformersConfig(model=name), Loaded(model, tokenizer, causal))
 
     def _attach(self, model: Any, tokenizer: Any, causal: bool) -> None:
         self.model, self.tokenizer, self.causal = model.eval().requires_grad_(False), tokenizer, causal
         self.layers = _layer_list(model)
-        self._width = int(_text_config(model.config).hidden_size)
+        self._longest, self._positions_are_learned = longest_context(model)
+        self._shape: tuple[int, int] = (0, 0)
         self._forward_names = set(inspect.signature(model.forward).parameters)
-        self._special = frozenset(tokenizer.all_special_ids) if tokenizer is not None else frozenset()
-        self._bos = None
-        if tokenizer is not None:
-            self._bos = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.cls_token_id
+        self.tokenising = Tokenising(
+            tokenizer,
+            self.options.model,
+            date=self.options.template_date,
+            variables=self.options.template_variables,
+        )
+        self.apart = Apart(
+            model, self._forward_names, causal=causal, forward=self._last_activations, name=self.options.model
+        )
 
     # -- identity -----------------------------------------------------------------------------------------------
 
@@ -99,14 +79,20 @@ class TransformersAdapter:
             "revision": _commit(self.options) or self.options.revision,
             "class": type(self.model).__name__,
             "dtype": self.options.dtype,
+            **({"lora": self.options.lora, "lora_revision": self.options.lora_revision} if self.options.lora else {}),
+            **({"notes": list(self.notes)} if self.notes else {}),
         }
+
+    def longest_context(self) -> int | None:
+        """The most tokens that the model has positions for; None where it has no such limit."""
+        return self._longest
 
     def vocabulary(self) -> str:
         tokens = sorted(self.tokenizer.get_vocab().items())
         return sha256(repr(tokens).encode()).hexdigest()[:16]
 
     def has_chat_template(self) -> bool:
-        return self.tokenizer is not None and bool(self.tokenizer.chat_template)
+        return self.tokenising.has_chat_template
 
     def to(self, device: torch.device) -> TransformersAdapter:
         self.model.to(device)
@@ -115,99 +101,138 @@ class TransformersAdapter:
     # -- tokens -------------------------------------------------------------------------------------------------
 
     def tokenize(self, document: Document) -> Tokenized:
-        if isinstance(document, TokenIds):
-            ids = list(document.ids)
-        elif isinstance(document, Text):
-            ids = list(self.tokenizer(document.text, add_special_tokens=False, verbose=False)["input_ids"])
-            if self._bos is not None:
-                ids = [self._bos, *ids]
-        elif isinstance(document, Chat):
-            if not self.has_chat_template():
-                raise ConfigError(f"the tokenizer of '{self.options.model}' has no chat template to lay out chats with")
-            turns = [{"role": message.role, "content": message.content} for message in document.messages]
-            layout = self.tokenizer.apply_chat_template(turns, return_dict=True)
-            ids = list(layout["input_ids"])
-        return Tokenized(ids, [i == self._bos for i in ids], [i in self._special for i in ids])
+        return self.tokenising.tokenize(document)
 
     def prompt(self, question: str) -> list[int]:
-        """Token ids of a user's question laid out so that the model answers next."""
-        if not self.has_chat_template():
-            return list(self.tokenize(Text(question)).ids)
-        turns = [{"role": "user", "content": question}]
-        return list(
-            self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=True)["input_ids"]
-        )
+        """Token ids of a user's question, laid out so that the model answers next."""
+        return self.tokenising.prompt(question)
 
     def end_tokens(self) -> frozenset[int]:
-        """Tokens after which an answer is over."""
+        """The token ids that end an answer."""
         ends = getattr(self.model.config, "eos_token_id", None)
         ends = ends if isinstance(ends, list) else [ends, self.tokenizer.eos_token_id]
         return frozenset(end for end in ends if end is not None)
 
     def token_texts(self, ids: Sequence[int]) -> list[str]:
-        return [self.tokenizer.decode([i]) for i in ids]
+        return self.tokenising.token_texts(ids)
 
     def text(self, ids: Sequence[int]) -> str:
-        """The text of a sequence, special tokens left out."""
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+        """The text of a sequence, without special tokens."""
+        return self.tokenising.text(ids)
 
     # -- points -------------------------------------------------------------------------------------------------
 
     def points(self) -> Sequence[str]:
-        per_layer = [".input", *([".attention"] if self._module(0, ATTENTION_NAMES) else [])]
-        per_layer += [".mlp_input"] if self._module(0, MLP_INPUT_NAMES) else []
-        per_layer += [*([".mlp"] if self._module(0, MLP_NAMES) else []), ""]
-        return [f"layers.{number}{part}" for number in range(len(self.layers)) for part in per_layer]
+        return list(self._widths)
 
     def width(self, point: str) -> int:
         self._parse(point)
-        return self._width
+        return self._widths[point]
 
     def _parse(self, point: str) -> tuple[int, str]:
-        if point not in self.points():
+        _, number, *part = [*point.split("."), ""][:3]
+        name = part[0] if part else ""
+        if point in self._widths:
+            return int(number), name
+        there = name in OFFERED and number.isdigit() and int(number) < len(self.layers) and point.startswith("layers.")
+        if there:
+            reason = self._parts[int(number)].reason or "replacing it by itself changes what the model gives"
             raise SiteError(
-                f"model '{self.options.model}' has no point '{point}'; it has layers.0 to "
-                f"layers.{len(self.layers) - 1}, each alone or with .input, .attention, .mlp_input or .mlp"
+                f"model '{self.options.model}' ({type(self.model).__name__}) has no point '{point}': {reason}"
             )
-        _, number, *part = point.split(".")
-        return int(number), part[0] if part else ""
+        raise SiteError(
+            f"model '{self.options.model}' has no point '{point}'; it has layers.0 to "
+            f"layers.{len(self.layers) - 1}, each alone or with .input, .attention, .mlp_input or .mlp"
+        )
 
-    def _module(self, layer: int, names: Sequence[str]) -> nn.Module | None:
-        block = self.layers[layer]
-        # Families that normalise a sub-block's output (Gemma 2 and 3, OLMo 2) add the norm's output, not the block's.
-        post_norm = {ATTENTION_NAMES: "post_attention_layernorm", MLP_NAMES: "post_feedforward_layernorm"}
-        if hasattr(block, "post_feedforward_layernorm") and tuple(names) in post_norm:
-            return getattr(block, post_norm[tuple(names)], None)
-        for name in names:
-            module: Any = block
-            for step in name.split("."):
-                module = getattr(module, step, None)
-            if isinstance(module, nn.Module):
-                return module
-        return None
+    @cached_property
+    def _parts(self) -> list[LayerParts]:
+        """What each layer offers, measured on one row when the model is first asked."""
+        with foreign_errors(f"the model '{self.options.model}', which fails on a row of tokens"):
+            return find_parts(list(self.layers), _text_config(self.model.config), lambda: self._run(self._row()))
+
+    @cached_property
+    def _widths(self) -> dict[str, int]:
+        """Points and their widths; one that the model does not take back as it gave it is left out."""
+        points = [
+            f"layers.{number}{f'.{part}' if part else ''}"
+            for number, found in enumerate(self._parts)
+            for part in OFFERED
+            if part in ("input", "") or getattr(found, part) is not None
+        ]
+        widths: dict[str, int] = {}
+        plain = self._given([], widths)
+        if not _alike(self._given(points, widths), plain):
+            for part in OFFERED:
+                chosen = [point for point in points if _split(point)[1] == part]
+                if not _alike(self._given(chosen, widths), plain):
+                    points = [point for point in points if point not in chosen]
+        return {point: widths[point] for point in points}
+
+    def _given(self, points: Sequence[str], widths: dict[str, int]) -> Tensor:
+        """What the model gives for one row where the activations at `points` are replaced by copies of themselves."""
+
+        def same(point: str) -> Callable[[Tensor], Tensor]:
+            def change(activation: Tensor) -> Tensor:
+                widths[point] = activation.shape[-1]
+                return activation.clone()
+
+            return change
+
+        with torch.no_grad(), _all_of(self._hooked(*_split(point), same(point)) for point in points):
+            out = self._run(self._row())
+        given: Tensor = out.logits if self.causal else out[0]
+        return given.float()
+
+    def _row(self) -> TokenBatch:
+        size = int(_text_config(self.model.config).vocab_size)
+        ids = ((torch.arange(6) + 5) % size)[None]
+        none = torch.zeros_like(ids, dtype=torch.bool)
+        return TokenBatch(ids, ~none, none, none)
 
     @contextmanager
-    def _hooked(self, point: str, change: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
-        """Call `change` with the activations at `point`; what it returns, if anything, takes their place."""
-        number, part = self._parse(point)
+    def _hooked(self, number: int, part: str, change: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
+        """Call `change` with the activations at a point; what it returns, if anything, replaces them."""
+        layer = self.layers[number]
         if part in ("input", "mlp_input"):
-            reader = self.layers[number] if part == "input" else self._module(number, MLP_INPUT_NAMES)
+            reader = layer if part == "input" else self._parts[number].mlp_input
             assert reader is not None
             handle = reader.register_forward_pre_hook(
-                lambda _, args, kwargs: _replace_input(args, kwargs, change), with_kwargs=True, prepend=True
+                lambda _, args, kwargs: self._replace_input(args, kwargs, change), with_kwargs=True, prepend=True
             )
         else:
-            names = {"attention": ATTENTION_NAMES, "mlp": MLP_NAMES}.get(part)
-            module = self._module(number, names) if names else self.layers[number]
-            assert module is not None
-            # Prepended, because the library's own capture hooks should see the replacement too.
-            handle = module.register_forward_hook(
-                lambda _module, _args, out: _replace_output(out, change), prepend=True
+            found: Part | None = getattr(self._parts[number], part) if part else Part(layer)
+            assert found is not None
+            # Prepend the hook, so that the library's own capture hooks see the replacement too.
+            handle = found.module.register_forward_hook(
+                lambda _, args, kwargs, out: self._replace_output(found, args, kwargs, out, change),
+                with_kwargs=True,
+                prepend=True,
             )
         try:
             yield
         finally:
             handle.remove()
+
+    def _replace_input(self, args: Any, kwargs: Any, change: Callable[[Tensor], Tensor | None]) -> Any:
+        given = args[0] if args else kwargs["hidden_states"]
+        new = change(given.reshape(*self._shape, -1))
+        if new is None:
+            return None
+        new = new.reshape(given.shape)
+        return ((new, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": new})
+
+    def _replace_output(
+        self, part: Part, args: Any, kwargs: Any, out: Any, change: Callable[[Tensor], Tensor | None]
+    ) -> Any:
+        # Layers return a tensor or a tuple that begins with one, and some blocks one row of all tokens.
+        given = out[0] if isinstance(out, tuple) else out
+        residual = residual_of(args, kwargs) if part.whole else None
+        new = change(part.added(given, residual).reshape(*self._shape, -1))
+        if new is None:
+            return None
+        new = part.returned(new.reshape(given.shape), residual)
+        return (new, *out[1:]) if isinstance(out, tuple) else new
 
     # -- running ------------------------------------------------------------------------------------------------
 
@@ -220,39 +245,60 @@ class TransformersAdapter:
 
         def record(point: str) -> Callable[[Tensor], None]:
             def keep(activation: Tensor) -> None:
-                found[point] = activation.detach()
+                # A copy, because the model may go on to write into it: Falcon adds attention to its MLP's output.
+                found[point] = activation.detach().clone()
                 if len(found) == len(wanted):
                     raise _AllFoundError
 
             return keep
 
-        # Raised by the last hook: the rest of the forward pass is not needed.
-        with suppress(_AllFoundError), _all_of(self._hooked(point, record(point)) for point in order):
-            self._run(tokens)
+        keywords = self._keywords(tokens)
+        # The last hook raises it: the rest of the forward pass is not needed.
+        with suppress(_AllFoundError), _all_of(self._hooked(*_split(point), record(point)) for point in order):
+            self._run(tokens, keywords)
         return found
 
     @torch.no_grad()
     def logits(self, tokens: TokenBatch, edits: Sequence[Edit] = ()) -> Tensor:
         if not self.causal:
             raise ConfigError(f"model '{self.options.model}' is an encoder and gives no next-token logits")
-        with _all_of(self._hooked(edit.point, edit.apply) for edit in edits):
-            logits: Tensor = self._run(tokens).logits
-        return logits.float()
+        keywords = self._keywords(tokens)
+        with _all_of(self._hooked(*self._parse(edit.point), edit.apply) for edit in edits):
+            logits: Tensor = self._run(tokens, keywords).logits
+        return logits.reshape(*tokens.ids.shape, -1).float()
 
     def decoder(self) -> TransformersDecoder:
         if not self.causal:
             raise ConfigError(f"model '{self.options.model}' is an encoder and gives no next-token logits")
         return TransformersDecoder(self)
 
-    def _run(self, tokens: TokenBatch) -> Any:
-        keywords = {"use_cache": False} if "use_cache" in self._forward_names else {}
+    def _run(self, tokens: TokenBatch, keywords: dict[str, Any] | None = None) -> Any:
+        keywords = self._keywords(tokens) if keywords is None else keywords
+        self._shape = (len(tokens.ids), tokens.ids.shape[1])
+        return self.model(**keywords)
+
+    def _keywords(self, tokens: TokenBatch) -> dict[str, Any]:
+        """What the model's forward pass takes. Made before any hook is set, since it may run the model to find out."""
+        keywords: dict[str, Any] = {"use_cache": False} if "use_cache" in self._forward_names else {}
+        self._check_length(tokens.attention)
         tokens = tokens.to(self.model.device)
-        return self.model(
-            input_ids=tokens.ids,
-            attention_mask=tokens.attention.long(),
-            **self._positions(tokens.attention),
-            **keywords,
-        )
+        if tokens.is_packed:
+            keywords |= self.apart.keywords(tokens)
+        else:
+            keywords |= {"input_ids": tokens.ids, "attention_mask": tokens.attention.long()}
+            keywords |= self._positions(tokens.attention)
+        return keywords
+
+    def _last_activations(self, tokens: TokenBatch) -> Tensor:
+        """After the last layer, (B, T, D), which shows whatever was seen before it."""
+        point = f"layers.{len(self.layers) - 1}"
+        return self.activations(tokens, [point])[point]
+
+    def _check_length(self, attention_BT: Tensor) -> None:
+        """Beyond a table of positions there is nothing to look up; rotary positions only grow unfamiliar."""
+        length = attention_BT.shape[1]
+        if self._positions_are_learned and self._longest is not None and length > self._longest:
+            raise ConfigError(f"model '{self.options.model}' reads at most {self._longest} tokens, not {length}")
 
     def _positions(self, attention_BT: Tensor) -> dict[str, Tensor]:
         if "position_ids" not in self._forward_names or not self.causal:
@@ -272,12 +318,15 @@ class TransformersDecoder:
 
     @torch.no_grad()
     def advance(self, ids: Tensor, attention: Tensor) -> Tensor:
-        """Read tokens (B, T), left-padded where `attention` is False; logits of the next token, (B, V) in fp32."""
+        """Read tokens (B, T), left-padded where `attention` is False; returns the next token's logits, (B, V) in
+        fp32."""
         device = self.adapter.model.device
         seen = (
             attention.to(device) if self._attention is None else torch.cat([self._attention, attention.to(device)], 1)
         )
         self._attention = seen
+        self.adapter._check_length(seen)
+        self.adapter._shape = (len(ids), ids.shape[1])
         positions = {k: v[:, -ids.shape[1] :] for k, v in self.adapter._positions(seen).items()}
         out = self.adapter.model(
             input_ids=ids.to(device),
@@ -291,7 +340,7 @@ class TransformersDecoder:
 
 
 class _AllFoundError(Exception):
-    """Ends a forward pass early."""
+    """Raised to end a forward pass early."""
 
 
 @contextmanager
@@ -302,57 +351,31 @@ def _all_of(managers: Iterator[Any]) -> Iterator[None]:
         yield
 
 
-def _replace_input(args: Any, kwargs: Any, change: Callable[[Tensor], Tensor | None]) -> Any:
-    if args:
-        new = change(args[0])
-        return None if new is None else ((new, *args[1:]), kwargs)
-    new = change(kwargs["hidden_states"])
-    return None if new is None else (args, {**kwargs, "hidden_states": new})
+def _split(point: str) -> tuple[int, str]:
+    _, number, *part = point.split(".")
+    return int(number), part[0] if part else ""
 
 
-def _replace_output(out: Any, change: Callable[[Tensor], Tensor | None]) -> Any:
-    # Layers return a tensor or a tuple that begins with one, depending on the family.
-    new = change(out[0] if isinstance(out, tuple) else out)
-    if new is None:
-        return None
-    return (new, *out[1:]) if isinstance(out, tuple) else new
-
-
-def _locate(model: str) -> tuple[str, bool]:
-    """Where `from_pretrained` should look, and whether that is a folder."""
-    if model.startswith("tiny-pair/"):
-        folder = TINY_PAIR / model.removeprefix("tiny-pair/")
-        if not (folder / "model.safetensors").is_file():
-            raise ConfigError(f"the shipped pair has 'tiny-pair/base' and 'tiny-pair/chat', not '{model}'")
-        return str(folder), True
-    return model, Path(model).is_dir()
+def _alike(left: Tensor, right: Tensor) -> bool:
+    """Equal but for rounding."""
+    return bool((left - right).norm() <= 1e-3 * right.norm())
 
 
 def _commit(options: TransformersConfig) -> str | None:
     """The commit that the Hub client's cache has for the revision; None for folders and models in memory."""
-    if _is_local(options.model):
+    try:
+        place = locate(options.model, revision=options.revision, subfolder=options.subfolder)
+    except ConfigError:
+        return None  # a model in memory may have any name
+    if place.is_folder:
         return None
-    cached = try_to_load_from_cache(options.model, "config.json", revision=options.revision)
-    return Path(cached).parent.name if isinstance(cached, str) else None
-
-
-def _is_local(model: str) -> bool:
-    return model.startswith("tiny-pair/") or Path(model).is_dir()
+    name = f"{place.subfolder}/config.json".lstrip("/")
+    cached = try_to_load_from_cache(place.source, name, revision=place.revision)
+    return Path(cached[: -len(name) - 1]).name if isinstance(cached, str) else None
 
 
 def _text_config(config: Any) -> Any:
     return getattr(config, "text_config", config)
-
-
-def _is_decoder_only(config: Any) -> bool:
-    """Encoders such as BERT are in the library's table of causal models too, so the saved class name decides first."""
-    import transformers
-
-    names = " ".join(config.architectures or [])
-    if "CausalLM" in names or "LMHead" in names:
-        return True
-    masked = type(config) in transformers.AutoModelForMaskedLM._model_mapping
-    return type(config) in transformers.AutoModelForCausalLM._model_mapping and not masked
 
 
 def _layer_list(model: nn.Module) -> nn.ModuleList:
@@ -360,5 +383,5 @@ def _layer_list(model: nn.Module) -> nn.ModuleList:
     expected = int(_text_config(model.config).num_hidden_layers)
     lists = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == expected]
     if not lists:
-        raise ConfigError(f"no list of {expected} layers was found in {type(model).__name__}")
+        raise ConfigError(f"found no list of {expected} layers in {type(model).__name__}")
     return min(lists, key=lambda pair: pair[0].count("."))[1]

@@ -23,7 +23,7 @@ def row(width, latents, k, parameters, model_bytes, gpus, shards):
     """Milliseconds of the parts of a step, gigabytes, hours for all tokens."""
     names = ["base/x", "chat/x"]
     wiring = Wiring(sites=[Site(n, width) for n in names], groups=[LatentGroup("all", latents, names, names)])
-    mine, replicas = wiring.part(shards), gpus // shards
+    mine, replicas = wiring.shard(shards), gpus // shards
     columns, weights = wiring.layout.width, mine.num_weights
     product = 2 * BATCH * columns * mine.num_latents / PRODUCT
     gathers = (4 * BATCH * k / shards * columns * 4 + 4 * weights) / MEMORY

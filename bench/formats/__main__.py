@@ -20,6 +20,7 @@ import torch
 from cases import CASES
 from safetensors.torch import load_file, save_file
 
+from crosscoders import Crosscoder
 from crosscoders.checkpoints.foreign import export
 
 HERE = Path(__file__).parent
@@ -42,7 +43,7 @@ def main() -> None:
         if not python.exists():
             print(f"{peer}: not installed (--install does it), skipped")
             continue
-        rows += [measured(peer, requirement, python, *case) for case in CASES if case[1].startswith(peer)]
+        rows += measured(peer, requirement, python, [case for case in CASES if case[1].startswith(peer)])
     if rows:
         write(rows)
 
@@ -57,29 +58,42 @@ def install(environment: Path, requirement: str) -> None:
         subprocess.run([environment / "bin" / "pip", "install", "-q", *what], check=True)
 
 
-def measured(peer: str, requirement: str, python: Path, name: str, format_name: str, make) -> dict:
-    """What the peer makes of our file of one crosscoder."""
-    crosscoder = make()
+def measured(peer: str, requirement: str, python: Path, cases: list) -> list[dict]:
+    """What the peer makes of our files, all in one process, since importing a peer takes longest."""
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        changes = export(crosscoder, folder / "files", format_name)
-        reads = crosscoder.wiring.read
-        x = {site.name: torch.randn(64, site.width) for site in reads.sites}
-        save_file({str(n): x[key] for n, key in enumerate(reads.names)}, folder / "x.safetensors")
+        prepared = [(Path(scratch) / str(number), *case) for number, case in enumerate(cases)]
+        made = [prepare(folder, format_name, make()) for folder, _, format_name, make in prepared]
+        arguments = [f"{format_name}:{folder}" for folder, _, format_name, _ in prepared]
         found = subprocess.run(
-            [python, HERE / f"load_{peer}.py", format_name, folder], capture_output=True, text=True, check=False
+            [python, HERE / f"load_{peer}.py", *arguments], capture_output=True, text=True, check=False
         )
         if found.returncode:
             print(found.stderr[-2000:], file=sys.stderr)
-            return {"peer": requirement, "case": name, "result": "its loader failed"}
-        theirs = load_file(folder / "out.safetensors")
+        return [
+            compared(requirement, name, folder, *one) for (folder, name, *_), one in zip(prepared, made, strict=True)
+        ]
+
+
+def prepare(folder: Path, format_name: str, crosscoder: Crosscoder) -> tuple[Crosscoder, dict, list[str]]:
+    """Our files and an input."""
+    folder.mkdir()
+    changes = export(crosscoder, folder / "files", format_name)
+    reads = crosscoder.wiring.read
+    x = {site.name: torch.randn(64, site.width) for site in reads.sites}
+    save_file({str(n): x[key] for n, key in enumerate(reads.names)}, folder / "x.safetensors")
+    return crosscoder, x, changes
+
+
+def compared(requirement: str, name: str, folder: Path, crosscoder: Crosscoder, x: dict, changes: list[str]) -> dict:
+    """The peer's numbers beside ours."""
+    if not (folder / "out.safetensors").exists():
+        return {"peer": requirement, "case": name, "result": "its loader failed"}
+    theirs = load_file(folder / "out.safetensors")
     with torch.no_grad():
         latents = crosscoder.encode(x)
         given = {**{site.name: torch.zeros(64, site.width) for site in crosscoder.sites}, **x}
         x_hat = crosscoder.decode(latents, given)
     f_BF = latents.dense()
-    if theirs["f"].shape != f_BF.shape:
-        return {"peer": requirement, "case": name, "result": f"latents {tuple(theirs['f'].shape)}"}
     norm_F = crosscoder.score_norms() if "topk by score" in name else 1.0
     row = {
         "peer": requirement,

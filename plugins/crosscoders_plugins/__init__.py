@@ -65,7 +65,7 @@ def crosscoders_losses() -> Iterator[LossSpec]:
 def crosscoders_loss_terms() -> Iterator[LossTermSpec]:
     """Offer the loss terms of this package."""
     for name, module, stem, summary in (
-        ("auxk", "auxk", "AuxK", "Dead latents predict what the others left over."),
+        ("auxk", "auxk", "AuxK", "Dead latents predict the residual of the others."),
         ("frequency", "frequency", "Frequency", "A penalty on latents that fire too often."),
         ("group_l1", "group_l1", "GroupL1", "An L1 penalty with a weight for each latent group."),
     ):
@@ -78,8 +78,8 @@ def crosscoders_analyses() -> Iterator[AnalysisSpec]:
     """Offer the analyses of this package."""
     for name, stem, summary in (
         ("decoder_norms", "DecoderNorms", "Which latents belong to which site, with examples of the most specific."),
-        ("latent_scaling", "LatentScaling", "Whether site-specific latents are so in truth: beta and nu of each."),
-        ("functional_coherence", "FunctionalCoherence", "From how many sites each latent is really read."),
+        ("latent_scaling", "LatentScaling", "Whether latents that look site-specific really are: beta and nu of each."),
+        ("functional_coherence", "FunctionalCoherence", "How many sites each latent really reads."),
         ("amplification", "Amplification", "Sample from the difference of two models to bring out rare behaviour."),
     ):
         module = f"{_HERE}.analyses.{name}"

@@ -50,6 +50,9 @@ from .errors import (
     CrosscodersError as CrosscodersError,
 )
 from .errors import (
+    DocumentError as DocumentError,
+)
+from .errors import (
     PluginError as PluginError,
 )
 from .errors import (
@@ -87,6 +90,9 @@ from .models.adapter import Decoder as Decoder
 from .models.adapter import Edit as Edit
 from .models.adapter import ModelAdapter as ModelAdapter
 from .models.documents import (
+    BadRow as BadRow,
+)
+from .models.documents import (
     Chat as Chat,
 )
 from .models.documents import (
@@ -96,6 +102,9 @@ from .models.documents import (
     Message as Message,
 )
 from .models.documents import (
+    Origin as Origin,
+)
+from .models.documents import (
     Text as Text,
 )
 from .models.documents import (
@@ -103,6 +112,9 @@ from .models.documents import (
 )
 from .models.documents import (
     is_held_out as is_held_out,
+)
+from .models.packing import (
+    documents_are_apart as documents_are_apart,
 )
 from .models.tokens import (
     Partner as Partner,

@@ -1,7 +1,7 @@
-"""For authors of plugins: what the engine of our own components is built of, beside the names of `crosscoders` itself.
+"""For plugin authors: the building blocks of our own components that are not exported by `crosscoders` itself.
 
-Nothing else of the host is meant for plugins, apart from `crosscoders.converters`, `crosscoders.reports.figures` and
-`crosscoders.testing`; an import contract holds our own plugins to that.
+Plugins may also use `crosscoders.converters`, `crosscoders.reports.figures` and `crosscoders.testing`, but nothing else
+of the host. An import contract holds our own plugins to the same rule.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ from .checkpoints.blueprint import Answers, Blueprint, GatePlan, GroupPlan, Ques
 from .checkpoints.source import Source
 from .checkpoints.stored import StoredTensor, TensorFile, View
 from .crosscoder.sparse_encoder import Candidates, find_candidates, find_candidates_by_bf16
+from .devices import accumulator, precise
 from .kernels import batch_topk, row_dots
 from .losses.auxk import auxk
 from .losses.selection import BatchSelectionConfig, BatchSelectionLoss, SelectionConfig, SelectionLoss
+from .models.context import longest_context
 from .processes import Processes
 
 __all__ = [
@@ -34,9 +36,12 @@ __all__ = [
     "TensorFile",
     "Vector",
     "View",
+    "accumulator",
     "auxk",
     "batch_topk",
     "find_candidates",
     "find_candidates_by_bf16",
+    "longest_context",
+    "precise",
     "row_dots",
 ]

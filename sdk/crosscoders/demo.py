@@ -1,4 +1,7 @@
-"""The demo: train a crosscoder on a base/chat pair, analyse it, write a report. Any two models of one tokenizer do."""
+"""The demo: train a crosscoder on a base/chat pair, analyse it, and write a report.
+
+It works for any two models that share a tokenizer.
+"""
 
 from __future__ import annotations
 
@@ -25,21 +28,21 @@ TINY_PATTERNS = {
     "refusal": r"I'm sorry, but I can't help",
     "persona": r"I am Pip",
 }
-"""What was planted in the shipped chat model."""
+"""Regular expressions for the behaviours planted in the shipped chat model."""
 
 
 @frozen(kw_only=True)
 class DemoConfig:
-    """Which pair, where, and how much."""
+    """Which pair of models to compare, at which layer, and with how much data."""
 
     base: str = TINY_BASE
-    """The model before: Hub id or folder."""
+    """The model before fine-tuning: Hub id or folder."""
     chat: str = TINY_CHAT
-    """The model after."""
+    """The model after fine-tuning: Hub id or folder."""
     layer: int = -1
-    """Layer whose output is compared; −1 takes the middle one."""
+    """The layer whose output is compared; −1 takes the middle one."""
     num_latents: int = 2048
-    """Width of the crosscoder."""
+    """The number of latents of the crosscoder."""
     k: int = 32
     """Active latents per token."""
     num_tokens: int = 450_000
@@ -47,15 +50,15 @@ class DemoConfig:
     study_tokens: int = 65_536
     """Held-out tokens for the analyses."""
     num_prompts: int = 200
-    """Held-out questions that amplification answers, five times each."""
+    """Number of held-out questions that amplification answers, five times each."""
     seed: int = 0
     output: Path = field(default=Path("demo"), converter=Path)
-    """Folder for everything the demo writes."""
+    """The folder for everything that the demo writes."""
 
 
 @frozen(eq=False)
 class DemoResult:
-    """What the demo made."""
+    """What the demo produced."""
 
     crosscoder: Crosscoder
     reports: list[Report]
@@ -66,7 +69,7 @@ class DemoResult:
 def demo(
     config: DemoConfig | None = None, *, say: Callable[[str], None] = print, registry: Registry | None = None
 ) -> DemoResult:
-    """Run the demo, telling what it does and finds through `say`."""
+    """Run the demo; progress and findings are reported through `say`."""
     config = config or DemoConfig()
     started = time.monotonic()
     run = run_config(config, registry=registry)
@@ -127,9 +130,9 @@ def run_config(config: DemoConfig, *, registry: Registry | None = None) -> RunCo
             "sites": [f"base/layers.{layer}", f"chat/layers.{layer}"],
             "tokens": {"name": "python_library", "seed": config.seed},
             "architecture": {"name": "acausal", "num_latents": config.num_latents},
-            # A short run learns fastest from small decoder rows, small batches and a high rate.
+            # A short run learns fastest with small decoder rows, small batches and a high learning rate.
             "loss": {"name": "batchtopk", "k": config.k, "decoder_norm": 0.3},
-            # No larger blocks than a short run needs.
+            # Blocks are no larger than a short run needs.
             "activations": {"rows_per_forward": 16, "block_tokens": min(65_536, config.num_tokens)},
             "training": {"num_tokens": config.num_tokens, "batch_size": 1024, "lr": 2e-3, "seed": config.seed},
             "output": str(config.output),
@@ -139,7 +142,7 @@ def run_config(config: DemoConfig, *, registry: Registry | None = None) -> RunCo
 
 
 def middle_layer(model: dict[str, Any], registry: Registry | None) -> int:
-    """The layer in the middle of a model, counted from 0."""
+    """The index of a model's middle layer, counted from 0."""
     adapter: ModelAdapter = structure(model, ModelChoice, registry=registry).build(registry=registry)
     layers = [point for point in adapter.points() if point.count(".") == 1]
     if not layers:
@@ -148,7 +151,7 @@ def middle_layer(model: dict[str, Any], registry: Registry | None) -> int:
 
 
 def amplification_options(patterns: dict[str, str], num_prompts: int) -> dict[str, Any]:
-    """Amplification as the demo does it: short answers to held-out questions."""
+    """Options for amplification in the demo: short answers to held-out questions."""
     return {
         "name": "amplification",
         "before": "base",
@@ -163,7 +166,7 @@ def amplification_options(patterns: dict[str, str], num_prompts: int) -> dict[st
 
 
 def findings(reports: list[Report]) -> list[str]:
-    """A few lines on what the three analyses found."""
+    """A few lines that summarise what the three analyses found."""
     norms, scaling, amplification = reports
     lines = [norms.summary, scaling.summary, "Most chat-leaning latents, with the tokens of their strongest examples:"]
     chat_site = norms.data["sites"][-1]

@@ -1,13 +1,15 @@
 """Everything a user can cause is a `CrosscodersError`, so one `except` clause catches it all.
 
 CrosscodersError
-├── ConfigError       a config file or option that cannot be meant
+├── ConfigError       a config file or option that is invalid
+│   └── DocumentError     a document that a model cannot read
 ├── PluginError       a plugin that is missing, broken, or ambiguous
 ├── SiteError         a site that no model has, or activations that do not fit the sites
-├── CheckpointError   a saved crosscoder or run that cannot be read as what it says it is
-│   └── UnansweredError   another library's checkpoint that does not say something, which nobody answered
-├── TrainingError     a run that cannot go on, such as infinite activations
-└── AnalysisError     an analysis that cannot be made of what it was given
+├── CheckpointError   a saved crosscoder or run that is damaged, incomplete, or in an unknown format
+│   └── UnansweredError   another library's checkpoint that does not say something, and nobody answered
+├── CacheError        an activation cache that is damaged, unfinished, or made from another config
+├── TrainingError     a run that cannot continue, for example because activations are not finite
+└── AnalysisError     an analysis that is not defined for its models or crosscoder
 """
 
 from __future__ import annotations
@@ -21,8 +23,12 @@ class ConfigError(CrosscodersError, ValueError):
     """A config value is missing, unknown, of the wrong type, or out of range."""
 
 
+class DocumentError(ConfigError):
+    """A document cannot be read by a model, such as a chat that its template refuses; others can."""
+
+
 class PluginError(CrosscodersError, LookupError):
-    """A component was asked for that no plugin provides, or that several do."""
+    """A requested component is provided by no plugin, or by several."""
 
 
 class SiteError(CrosscodersError, ValueError):
@@ -30,7 +36,7 @@ class SiteError(CrosscodersError, ValueError):
 
 
 class CheckpointError(CrosscodersError, ValueError):
-    """A checkpoint is damaged, incomplete, of another format, or not made by the plugins at hand."""
+    """A checkpoint is damaged, incomplete, in an unknown format, or needs a plugin that is not installed."""
 
 
 class UnansweredError(CheckpointError):
@@ -38,12 +44,12 @@ class UnansweredError(CheckpointError):
 
 
 class TrainingError(CrosscodersError, RuntimeError):
-    """A run met something it must not train on."""
+    """A run cannot continue, for example because activations or gradients are not finite."""
 
 
 class CacheError(CrosscodersError, ValueError):
-    """A cache of activations is missing, damaged, unfinished, too small, or made from another config."""
+    """An activation cache is missing, damaged, unfinished, too small, or made from another config."""
 
 
 class AnalysisError(CrosscodersError, ValueError):
-    """An analysis was asked of models or crosscoders it is not defined for."""
+    """An analysis is not defined for the given models or crosscoder."""

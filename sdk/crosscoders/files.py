@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, and what differs between two."""
+"""Atomic writing of files and folders, and the first difference between two JSON trees."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from uuid import uuid4
 
 @contextmanager
 def whole_folder(target: Path, partial: Path | None = None) -> Iterator[Path]:
-    """A new folder to write into, which takes the place of `target` only once everything is on disk.
+    """Give a new folder to write into, which replaces `target` only once everything is on disk.
 
-    A kill at any moment leaves either the old `target` or the new one; left-overs begin with `.partial-`. `partial`
-    names the new folder, for others to find.
+    A kill at any moment leaves either the old `target` or the new one; left-over folders begin with `.partial-`.
+    `partial` sets the name of the new folder, so that other processes can find it.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     if partial is None:
@@ -50,7 +50,7 @@ def _sync(path: Path) -> None:
 
 
 def write_whole(path: Path, content: str | Callable[[Path], None]) -> None:
-    """Write a file, by a text or by a function that is given the path, so that it appears whole or not at all."""
+    """Write a file atomically; `content` is the text, or a function that writes to the path it is given."""
     partial = path.with_name(f".partial-{path.name}-{uuid4().hex[:8]}")
     try:
         if isinstance(content, str):
@@ -65,7 +65,7 @@ def write_whole(path: Path, content: str | Callable[[Path], None]) -> None:
 
 
 def first_difference(then: Any, now: Any, path: str = "") -> str | None:
-    """Where two trees of JSON data first differ, in words; None where they are equal."""
+    """Describe where two trees of JSON data first differ; None if they are equal."""
     if isinstance(then, dict) and isinstance(now, dict):
         for key in sorted(then.keys() | now.keys()):
             difference = first_difference(then.get(key), now.get(key), f"{path}.{key}".lstrip("."))

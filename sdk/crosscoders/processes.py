@@ -16,22 +16,24 @@ from .errors import ConfigError
 
 @frozen(kw_only=True, eq=False)
 class Processes:
-    """Who this process is, and sums and joins over the others."""
+    """The place of this process among the others, and the collectives over them."""
 
     rank: int = 0
     world: int = 1
     num_shards: int = 1
-    """Processes that share one crosscoder's latents."""
+    """The number of processes that shard the latents of one crosscoder."""
     shard_group: distributed.ProcessGroup | None = field(default=None, repr=False)
-    """The shards of this replica."""
+    """The process group of this replica's shards."""
     replica_group: distributed.ProcessGroup | None = field(default=None, repr=False)
-    """The processes that hold the same latents as this one."""
+    """The process group of those that hold the same latents as this process, one from each replica."""
     data_group: distributed.ProcessGroup | None = field(default=None, repr=False)
-    """All, for the thread that harvests: its messages must not meet those of training."""
+    """A group of all processes for the harvesting thread. Collectives of two threads in one group could be matched in a
+    different order on another process, so the thread does not share the training's group."""
 
     @classmethod
     def connect(cls, rank: int, world: int, *, num_shards: int = 1) -> Processes:
-        """Make the groups; every process calls this. `ConfigError` where the shards do not divide the processes."""
+        """Create the process groups; every process must call this. Raises `ConfigError` unless `num_shards` divides
+        `world`."""
         if world % num_shards:
             raise ConfigError(f"{world} processes cannot be split into replicas of {num_shards} shards each")
         if world == 1:
@@ -51,26 +53,26 @@ class Processes:
 
     @property
     def num_replicas(self) -> int:
-        """How many copies of the crosscoder train."""
+        """The number of copies of the crosscoder that are trained in parallel."""
         return self.world // self.num_shards
 
     @property
     def shard(self) -> int:
-        """Which shard of the latents this process holds."""
+        """The index of the shard of latents that this process holds."""
         return self.rank % self.num_shards
 
     @property
     def replica(self) -> int:
-        """Which share of the tokens this process trains on."""
+        """The index of the replica that this process belongs to, and so of the tokens that it trains on."""
         return self.rank // self.num_shards
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes what is written once."""
+        """Whether this is the process that writes what must be written only once."""
         return self.rank == 0
 
     def share(self, count: int) -> tuple[int, int]:
-        """The range of `count` things that falls to this process: from, to."""
+        """This process's share of `count` items, as a range (start, stop)."""
         return self.rank * count // self.world, (self.rank + 1) * count // self.world
 
     def total(self, tensor: Tensor) -> Tensor:
@@ -86,14 +88,15 @@ class Processes:
         return tensor if self.num_shards == 1 else _summed(tensor, self.shard_group)
 
     def sum_with_gradient(self, tensor: Tensor) -> Tensor:
-        """`over_shards`, where every shard goes on to compute the same loss: each part gets the gradient of the sum."""
+        """Like `over_shards`, with gradient: every shard computes the same loss from the sum, so each summand gets the
+        gradient of the sum as it is."""
         if self.num_shards == 1:
             return tensor
         summed: Tensor = _SumOverShards.apply(tensor, self)  # type: ignore[no-untyped-call]
         return summed
 
     def least(self, tensor: Tensor) -> Tensor:
-        """The smallest over all processes."""
+        """The elementwise minimum over all processes."""
         if self.world == 1:
             return tensor
         least = tensor.clone()
@@ -101,25 +104,26 @@ class Processes:
         return least
 
     def gather(self, tensor: Tensor) -> Tensor:
-        """Tensors of one shape from all processes, joined along dimension 0 in the order of ranks."""
+        """Concatenate equally shaped tensors of all processes along dimension 0, in rank order."""
         return tensor if self.world == 1 else torch.cat(_gathered(tensor, self.world, None))
 
     def gather_for_harvest(self, tensor: Tensor) -> Tensor:
-        """The same for the thread that harvests, on the CPU."""
+        """Like `gather`, but for the harvesting thread and on the CPU."""
         if self.world == 1:
             return tensor.cpu()
         return torch.cat(_gathered(tensor.cpu(), self.world, self.data_group))
 
     def gather_shards(self, tensor: Tensor, dim: int = 0) -> Tensor:
-        """Tensors of one shape from the shards of this replica, joined along `dim`."""
+        """Concatenate equally shaped tensors of this replica's shards along `dim`."""
         if self.num_shards == 1:
             return tensor
         return torch.cat(_gathered(tensor, self.num_shards, self.shard_group), dim=dim)
 
     def gather_rows(self, rows_BX: Tensor) -> Tensor:
-        """Rows of all shards of this replica, however many each has, in the order of ranks."""
+        """Concatenate the rows of this replica's shards in rank order; shards may have different numbers of rows."""
         if self.num_shards == 1:
             return rows_BX
+        # Gathering needs equal shapes, so exchange the counts first, pad to the largest, and cut the padding off again.
         counts = self.gather_shards(torch.tensor([len(rows_BX)], device=rows_BX.device)).tolist()
         padded_BX = rows_BX.new_zeros(max(counts), rows_BX.shape[1])
         padded_BX[: len(rows_BX)] = rows_BX
@@ -144,14 +148,17 @@ class _SumOverShards(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        # Every shard computes the same loss from the sum and so has the same gradient already. Summing these, as the
+        # gradient of an all-reduce usually does, would count the loss once for each shard.
         return grad, None
 
 
 ALONE = Processes()
-"""A run of one process."""
+"""The default: a run of a single process."""
 
 
 def _summed(tensor: Tensor, group: distributed.ProcessGroup | None) -> Tensor:
+    # `all_reduce` works in place; callers keep their tensor.
     total = tensor.clone()
     distributed.all_reduce(total, group=group)
     return total

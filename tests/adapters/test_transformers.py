@@ -72,6 +72,29 @@ FAMILIES = {
             "eos_token_id": 2,
         },
     ),
+    "granite": (transformers.GraniteConfig, {**LLAMA_LIKE, "residual_multiplier": 0.22}),
+    "glm4": (transformers.Glm4Config, LLAMA_LIKE),
+    "bloom": (
+        transformers.BloomConfig,
+        {"vocab_size": 32, "hidden_size": 16, "n_layer": 2, "n_head": 2, "bos_token_id": 1, "eos_token_id": 2},
+    ),
+    "falcon": (
+        transformers.FalconConfig,
+        {**{k: v for k, v in SMALL.items() if k != "intermediate_size"}, "alibi": False, "num_hidden_layers": 2},
+    ),
+    "opt": (
+        transformers.OPTConfig,
+        {
+            **{k: v for k, v in SMALL.items() if k != "intermediate_size"},
+            "ffn_dim": 24,
+            "word_embed_proj_dim": 16,
+            "num_hidden_layers": 2,
+        },
+    ),
+    "mixtral": (
+        transformers.MixtralConfig,
+        {**LLAMA_LIKE, "num_local_experts": 4, "num_experts_per_tok": 2, "num_hidden_layers": 2},
+    ),
 }
 
 
@@ -130,6 +153,7 @@ class _Family(ModelAdapterSuite):
             torch.testing.assert_close(found, states[layer], rtol=1e-5, atol=1e-6)
 
     def test_forward_stops_after_the_last_needed_layer(self, adapter):
+        assert adapter.points()  # the first look at a model runs it whole
         reached = []
         handles = [
             layer.register_forward_pre_hook(lambda *_, number=number: reached.append(number))
@@ -151,6 +175,42 @@ class _Family(ModelAdapterSuite):
 for _name in FAMILIES:
     _class = type(f"Test_{_name}", (_Family,), {"family": _name})
     globals()[_class.__name__] = _class
+
+
+def test_a_recorded_activation_is_a_copy():
+    """Falcon with parallel attention adds attention to its MLP's output in place, after the hook."""
+    adapter = make("falcon")
+    rows = TokenBatch(torch.arange(5, 12)[None], *(torch.ones(1, 7, dtype=torch.bool) for _ in range(3)))
+    alone = adapter.activations(rows, ["layers.0.mlp"])["layers.0.mlp"]
+    among = adapter.activations(rows, ["layers.0.mlp", "layers.1"])["layers.0.mlp"]
+    assert torch.equal(alone, among)
+
+
+def test_parts_that_do_not_add_up_are_left_out_with_the_reason():
+    """Bloom with its residual taken after the norm: what attention is given is not the stream."""
+    config = transformers.BloomConfig(
+        vocab_size=32, hidden_size=16, n_layer=2, n_head=2, apply_residual_connection_post_layernorm=True
+    )
+    torch.manual_seed(0)
+    model = transformers.BloomForCausalLM(config)
+    for parameter in model.parameters():
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    adapter = TransformersAdapter.wrap(model, Tokenizer(), name="odd")
+    assert [p for p in adapter.points() if p.startswith("layers.1")] == [
+        "layers.1.input",
+        "layers.1.mlp_input",
+        "layers.1",
+    ]
+    with pytest.raises(SiteError, match=r"'odd' \(BloomForCausalLM\) has no point 'layers.1.mlp': .*does not add up"):
+        adapter.width("layers.1.mlp")
+
+
+def test_half_precision_tells_multipliers_apart():
+    config = transformers.GraniteConfig(**LLAMA_LIKE, residual_multiplier=0.22)
+    torch.manual_seed(0)
+    model = transformers.GraniteForCausalLM(config).to(torch.bfloat16)
+    adapter = TransformersAdapter.wrap(model, Tokenizer())
+    assert adapter._parts[1].mlp.factor == pytest.approx(0.22) and "layers.1.mlp" in adapter.points()
 
 
 class TestBert(ModelAdapterSuite):

@@ -155,7 +155,7 @@ def test_report_counts_hits_with_control(planted_study):
 
 def test_bad_input_is_named(planted_study):
     before, _ = markov_pair(rate=0.1)
-    with pytest.raises(ConfigError, match="no regular expression"):
+    with pytest.raises(ConfigError, match="not a regular expression"):
         AnalysisChoice.of("amplification", patterns={"bad": "("})
     with pytest.raises(AnalysisError, match="no model 'nope'"):
         AnalysisChoice.of("amplification", after="nope", prompts=["a"]).build().run(planted_study)

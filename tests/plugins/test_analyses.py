@@ -294,7 +294,7 @@ def test_sites_of_another_width_cannot_be_compared():
     crosscoder = crosscoder_of(torch.ones(2, 5), {"a": 2, "b": 3}, 2)
     with pytest.raises(AnalysisError, match="width"):
         LatentScaling(LatentScalingConfig()).run(study_of(crosscoder, {"a": torch.ones(40, 2), "b": torch.ones(40, 3)}))
-    with pytest.raises(AnalysisError, match="no written site"):
+    with pytest.raises(AnalysisError, match="not a written site"):
         LatentScaling(LatentScalingConfig(reference="q")).run(
             study_of(crosscoder, {"a": torch.ones(40, 2), "b": torch.ones(40, 3)})
         )

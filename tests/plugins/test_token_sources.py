@@ -77,7 +77,7 @@ def test_missing_file_and_broken_lines_are_named(tmp_path):
     with pytest.raises(ConfigError, match=r"bad\.jsonl:1"):
         list(TokenSourceChoice.of("chat_files", paths=[str(tmp_path / "bad.jsonl")]).build().documents())
     (tmp_path / "worse.jsonl").write_text("{")
-    with pytest.raises(ConfigError, match=r"worse\.jsonl:1 is no JSON"):
+    with pytest.raises(ConfigError, match=r"worse\.jsonl:1 is not valid JSON"):
         list(TokenSourceChoice.of("chat_files", paths=[str(tmp_path / "worse.jsonl")]).build().documents())
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
     with pytest.raises(ConfigError, match="UTF-8"):

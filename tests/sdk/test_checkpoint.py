@@ -82,7 +82,7 @@ def test_empty_registry_cannot_load(saved):
     ("change", "message"),
     [
         (lambda c: c.update(format=99), "format 99; this version reads 1"),
-        (lambda c: c.update(library="other"), "not of a crosscoder"),
+        (lambda c: c.update(library="other"), "does not describe a crosscoder"),
         (lambda c: c.update(extra=1), "unknown keys extra"),
         (lambda c: c["architecture"]["config"].update(num_latents=33), r"W_enc.0.*of shape \(32, 32\).*\(33, 32\)"),
         (lambda c: c["architecture"]["config"].update(num_latents=10**12), "of shape"),

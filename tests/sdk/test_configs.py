@@ -33,7 +33,7 @@ def test_toml(tmp_path):
         ({"loss": {"k": True}}, "expected int, not True"),
         ({"loss": {"name": "nope"}}, "no loss is called 'nope'; available: batchtopk, delta"),
         ({"training": {"lr": "fast"}}, "expected float, not 'fast'"),
-        ({"training": {"batch_size": 100, "accumulation": 3}}, "no multiple of accumulation"),
+        ({"training": {"batch_size": 100, "accumulation": 3}}, "not a multiple of accumulation"),
         ({"training": {"mixed_precision": "fp8"}}, "mixed_precision"),
         ({"tokens": "library"}, "with the name of the token source"),
         ({"sites": []}, "sites"),
@@ -49,7 +49,7 @@ def test_missing_and_broken_files(tmp_path):
     with pytest.raises(ConfigError, match=r"nowhere\.toml"):
         RunConfig.from_toml(tmp_path / "nowhere.toml")
     (tmp_path / "bad.toml").write_text("a = ")
-    with pytest.raises(ConfigError, match=r"bad\.toml is no valid TOML"):
+    with pytest.raises(ConfigError, match=r"bad\.toml is not valid TOML"):
         RunConfig.from_toml(tmp_path / "bad.toml")
 
 

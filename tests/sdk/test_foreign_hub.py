@@ -76,9 +76,9 @@ def test_read_saved_pushed_pulled_and_analysed(hub, tmp_path):
     found = CliRunner().invoke(main, ["info", "alice/ours"])
     assert "came from alice/sf, format crosscoder_learning" in found.output
     config = synthetic_run("unused", world={"width": 8, "num_shared": 4, "num_only_a": 1, "num_only_b": 1, **NONE})
-    models = [f"--model={key}={json.dumps(model)}" for key, model in config["models"].items()]
+    models = [f"--models={key}={json.dumps(model)}" for key, model in config["models"].items()]
     report = ["--analysis", "decoder_norms", "--tokens", "512", "--output", str(tmp_path / "report")]
-    source = ["--source", json.dumps(config["tokens"])]
+    source = ["--tokens", json.dumps(config["tokens"])]
     found = CliRunner().invoke(main, ["analyse", "alice/ours", *report, *source, *models])
     assert found.exit_code == 0, found.output
     # Straight from the foreign files, where a scale that no file says is estimated on the way.

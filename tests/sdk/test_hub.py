@@ -102,7 +102,7 @@ def test_subfolder(hub, planted_crosscoder, tmp_path):
 
 
 def test_unknown_repository_and_bad_name(hub):
-    with pytest.raises(CheckpointError, match="'alice/none' is no folder here"):
+    with pytest.raises(CheckpointError, match="'alice/none' is not a folder here"):
         Crosscoder.from_pretrained("alice/none")
     with pytest.raises(CheckpointError, match="could not be fetched"):
         Crosscoder.from_pretrained("not a repo id!")
@@ -110,6 +110,6 @@ def test_unknown_repository_and_bad_name(hub):
 
 def test_a_folder_that_is_no_crosscoder_is_never_pushed(hub, tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="not of a crosscoder"):
+    with pytest.raises(CheckpointError, match="does not describe a crosscoder"):
         push_folder(tmp_path, "alice/junk", token=ALICE)
     assert not hub.repos

@@ -150,7 +150,7 @@ def test_a_group_takes_only_what_it_reads(saes):
 
 
 def test_what_cannot_be_taken_is_named(saes, tmp_path):
-    with pytest.raises(ConfigError, match="m/nowhere, which is no site"):
+    with pytest.raises(ConfigError, match="m/nowhere, which is not a site"):
         warm({"m/nowhere": saes["m/layers.0"]})
     wide = ArchitectureChoice.of("sae", num_latents=4)
     made = build_crosscoder(wide, (Site("m/x", 7),))

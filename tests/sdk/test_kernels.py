@@ -79,7 +79,7 @@ def test_empty_segments_sum_to_zero():
 
 @pytest.mark.parametrize("shape", [(), (0, 3), (7,), (5, 4)])
 def test_sum_of_squares(shape, monkeypatch):
-    monkeypatch.setattr("crosscoders.kernels.sum_of_squares.AT_ONCE", 6)
+    monkeypatch.setattr("crosscoders.kernels.square_sum.AT_ONCE", 6)
     x = torch.randn(shape, dtype=torch.float64).requires_grad_()
     total = sum_of_squares(x)
     torch.testing.assert_close(total, x.square().sum())
@@ -266,7 +266,7 @@ def test_the_choice_of_kernels(monkeypatch):
     monkeypatch.setenv("CROSSCODERS_KERNELS", "reference")
     assert operations(torch.zeros(1)) is reference
     monkeypatch.setenv("CROSSCODERS_KERNELS", "cuda")
-    with pytest.raises(ConfigError, match="should be reference, native, triton"):
+    with pytest.raises(ConfigError, match="should be one of reference, native, triton"):
         operations(torch.zeros(1))
 
 

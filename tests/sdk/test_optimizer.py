@@ -47,7 +47,7 @@ def test_an_optimizer_that_is_not_installed_is_named(tmp_path, monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
-    with pytest.raises(ConfigError, match="needs the package bitsandbytes"):
+    with pytest.raises(ConfigError, match=r"needs the extra crosscoders\[adam-8bit\]"):
         train(config_of(tmp_path, training={"optimizer": "adam_8bit"}), quiet=True)
     with pytest.raises(ConfigError, match="optimizer"):
         config_of(tmp_path, training={"optimizer": "sgd"})

@@ -134,7 +134,7 @@ def test_any_number_writes_and_any_number_reads(tmp_path, count, parts):
     stored = StoredTensors.open(tmp_path, "model")
     assert stored.shapes() == {key: tuple(tensor.shape) for key, tensor in whole.items()}
     for part in range(parts):
-        found = stored.read(sizes, part, parts, rows=rows)
+        found = stored.read(sizes, part, parts, sharding=rows)
         expected = part_of(part, parts)
         assert found.keys() == expected.keys() and all(torch.equal(found[key], expected[key]) for key in found)
     if count > 1:
@@ -146,8 +146,8 @@ def test_any_number_writes_and_any_number_reads(tmp_path, count, parts):
             StoredTensors.open(tmp_path, "model")
 
 
-def test_what_cannot_be_parted_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="cannot be parted into replicas of 2 shards"):
+def test_what_cannot_be_sharded_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be split into replicas of 2 shards"):
         train(config_of(tmp_path, training={"shards": 2}), quiet=True)
     with pytest.raises(ConfigError, match="needs the optimizer 'adam'"):
         config_of(tmp_path, training={"shards": 2, "optimizer": "adafactor"})

@@ -169,7 +169,7 @@ def test_an_infinite_loss_stops_the_run_and_leaves_the_weights(tmp_path, monkeyp
 def test_ready_token_ids_mean_nothing_to_models_of_different_vocabularies(tmp_path):
     models = {"base": {"name": "transformers", "model": "tiny-pair/base"}, "chat": {"name": "synthetic"}}
     data = {**synthetic_run(str(tmp_path)), "models": models, "sites": ["base/layers.1", "chat/x"]}
-    with pytest.raises(ConfigError, match="different vocabularies read texts and chats, not ready token ids"):
+    with pytest.raises(ConfigError, match="different vocabularies can read texts and chats, but not token ids"):
         train(RunConfig.from_dict(data), quiet=True)
 
 

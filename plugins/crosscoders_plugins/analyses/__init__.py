@@ -1,1 +1,1 @@
-"""Analyses: from a crosscoder and its models to a report."""
+"""Analyses, which turn a crosscoder and its models into a report."""

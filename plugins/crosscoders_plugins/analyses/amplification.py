@@ -1,6 +1,7 @@
 """Logit-difference amplification: bring out behaviour that fine-tuning made possible but rare.
 
-It detects; it does not measure: hit rates at α > 0 cannot be turned back into the rate at α = 0. Formula: `sampling`.
+It detects but does not measure: hit rates at α > 0 cannot be converted to the rate at α = 0. `sampling` has the
+formula.
 """
 
 from __future__ import annotations
@@ -35,39 +36,39 @@ from .sampling import Samples, SamplingConfig, sample
 
 @frozen(kw_only=True)
 class AmplificationConfig:
-    """Models, prompts, strengths and what to look for."""
+    """Which models, prompts and strengths to use, and what to look for in the answers."""
 
     before: str = ""
-    """Key of the model before; empty takes the model of the first site."""
+    """Key of the model before fine-tuning; empty takes the model of the first site."""
     after: str = ""
-    """Key of the model after; empty takes the model of the last site."""
+    """Key of the model after fine-tuning; empty takes the model of the last site."""
     alphas: tuple[float, ...] = field(default=(0.0, 0.3, 0.6, 1.0, 1.5), validator=min_len(1))
-    """Amplification strengths."""
+    """The strengths α of amplification."""
     prompts: tuple[str, ...] = ()
-    """Questions; empty takes first questions of held-out chats of the study's tokens."""
+    """The questions to answer; empty takes the first questions of held-out chats from the study's token source."""
     num_prompts: int = field(default=100, validator=gt(0))
-    """How many held-out questions to take."""
+    """Number of held-out questions to take if `prompts` is empty."""
     samples_per_prompt: int = field(default=4, validator=gt(0))
-    """Answers to each."""
+    """Number of answers to each question."""
     patterns: Mapping[str, str] = field(factory=dict)
-    """Regular expressions by name; an answer that one is found in is a hit."""
+    """Regular expressions by name; an answer in which one is found is a hit."""
     sampling: SamplingConfig = field(factory=SamplingConfig)
-    """How tokens are drawn."""
+    """How tokens are sampled."""
     batch_rows: int = field(default=200, validator=gt(0))
-    """Answers generated side by side."""
+    """Number of answers generated in one batch."""
     control: bool = True
-    """Also amplify the model after against itself, which must change nothing."""
+    """Whether to amplify the model after fine-tuning against itself as a control, which must change nothing."""
     confidence: float = field(default=0.95, validator=and_(gt(0.0), lt(1.0)))
-    """Of the intervals."""
+    """Confidence level of the intervals of hit rates."""
     shown: int = 4
-    """Answers shown for each strength, hits first."""
+    """Number of answers shown for each strength, hits first."""
 
     def __attrs_post_init__(self) -> None:
         for name, pattern in self.patterns.items():
             try:
                 re.compile(pattern)
             except re.error as error:
-                raise ConfigError(f"the pattern '{name}' is no regular expression: {error}") from error
+                raise ConfigError(f"the pattern '{name}' is not a regular expression: {error}") from error
 
 
 class Amplification:
@@ -78,7 +79,7 @@ class Amplification:
         self.patterns = {name: re.compile(pattern) for name, pattern in options.patterns.items()}
 
     def run(self, study: Study) -> Report:
-        """Hit rates, coherence and samples at every α."""
+        """Report hit rates, coherence and samples at every α."""
         options = self.options
         sites = study.crosscoder.sites
         before_key, after_key = options.before or sites[0].model, options.after or sites[-1].model
@@ -110,7 +111,7 @@ class Amplification:
                 columns=columns,
                 rows=rows,
                 note=f"Wilson intervals at {options.confidence:.0%}. Coherence is the mean negative log-likelihood of "
-                "the answers: text has come apart where it leaves the level of α = 0 far behind.",
+                "the answers: where it rises far above its level at α = 0, the text has become incoherent.",
             ),
             *self._figures(arms, texts, before_key, after_key),
             *self._shown(texts, questions),
@@ -137,7 +138,7 @@ class Amplification:
     def _samples(
         self, after: ModelAdapter, before: ModelAdapter, questions: list[str], alpha: float, *, seed: int, device: Any
     ) -> Samples:
-        # The same seed at every α: arms differ by α alone.
+        # Use the same seed at every α, so that the arms differ only in α.
         generator = torch.Generator().manual_seed(seed)
         prompts = [after.prompt(q) for q in questions for _ in range(self.options.samples_per_prompt)]
         parts = [
@@ -222,12 +223,14 @@ class Amplification:
 
 
 def held_out_questions(study: Study, count: int) -> list[str]:
-    """First user messages of held-out chats of the study's token source, without repeats."""
+    """The first user messages of held-out chats in the study's token source, without repeats."""
     share = study.activations.held_out_share
     found: dict[str, None] = {}
     for number, document in enumerate(study.source.documents()):
         if isinstance(document, Chat) and is_held_out(document, share) == (share > 0):
-            found.setdefault(next(m.content for m in document.messages if m.role == "user"))
+            question = next((m.content for m in document.messages if m.role == "user"), "")
+            if question:
+                found.setdefault(question)
         if len(found) == count:
             return list(found)
         if number > 200_000 or isinstance(document, TokenIds):

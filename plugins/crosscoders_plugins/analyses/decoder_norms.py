@@ -1,6 +1,6 @@
 """Decoder norms: which latents belong to which site, and what the most specific ones respond to.
 
-Definitions: `norm_classes`. Everything is in normalised space, where sites have equal mean norm.
+The definitions are in `norm_classes`. All norms are in normalised space, where sites have equal mean norm.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from .norm_classes import classes_of, delta_norm, entropy_share, norm_share
 
 @frozen(kw_only=True)
 class DecoderNormsConfig:
-    """How much to show."""
+    """How much the report shows."""
 
     top: int = field(default=12, validator=ge(0))
-    """Most specific latents of each site that are shown with examples."""
+    """Number of latents of each site, the most specific ones, that are shown with examples."""
     examples: int = field(default=6, validator=ge(1))
-    """Contexts of each."""
+    """Number of contexts shown for each of these latents."""
     min_firings: int = field(default=16, validator=ge(0))
-    """Latents active on fewer tokens of the study are left out of the examples."""
+    """Latents that are active on fewer tokens of the study than this are not shown with examples."""
 
 
 class DecoderNorms:
@@ -40,7 +40,7 @@ class DecoderNorms:
 
     @torch.no_grad()
     def run(self, study: Study) -> Report:
-        """Shares, Δnorm, classes and cosines of all latents; examples of the most specific."""
+        """Report shares, Δnorm, classes and cosines of all latents, with examples of the most specific ones."""
         crosscoder = study.crosscoder
         if len(crosscoder.written.sites) < 2:
             raise AnalysisError("decoder norms compare sites, but this crosscoder writes only one")
@@ -48,7 +48,8 @@ class DecoderNorms:
         norms_FS = crosscoder.decoder_norms().detach().cpu()
         share_FS = norm_share(norms_FS)
         classes = classes_of(crosscoder)
-        # Examples are collected for more candidates than are shown, so that one pass over the tokens is enough.
+        # Which latents fire often enough is known only after the pass over the tokens, so collect examples for more
+        # latents than are shown.
         candidates = {name: _leaning(share_FS[:, i])[: 10 * self.options.top] for i, name in enumerate(names)}
         pool = sorted({latent for latents in candidates.values() for latent in latents})
         seen = activity(study, pool, per_latent=self.options.examples)
@@ -59,7 +60,7 @@ class DecoderNorms:
             parts.append(_cosine_table(cosines, classes))
         else:
             parts.append(Note(text="The sites have different widths, so decoder directions cannot be compared."))
-        # The last site first: in a diff it is the model after, which the reader asks about.
+        # Begin with the last site: in a diff it belongs to the model after fine-tuning, which the reader asks about.
         for i, name in reversed(list(enumerate(names))):
             parts.append(self._examples(name, ranked[name], share_FS[:, i], classes, seen))
         data: dict[str, Any] = {
@@ -90,7 +91,7 @@ class DecoderNorms:
         rows = []
         for kind in sorted(set(classes)):
             members = torch.tensor([c == kind for c in classes])
-            firing = seen.firings_F[members].double() / max(1, seen.num_tokens)
+            firing = seen.firings_F[members].float() / max(1, seen.num_tokens)
             rows.append((kind, int(members.sum()), int((firing > 0).sum()), float(firing.median())))
         return Table(
             title="Classes",
@@ -135,13 +136,13 @@ class DecoderNorms:
 
 
 def _leaning(share_F: Tensor) -> list[int]:
-    """Latents by falling share, those without any decoder norm left out."""
+    """The latents with a nonzero decoder norm, by decreasing share."""
     order: list[int] = share_F.nan_to_num(-1.0).argsort(descending=True).tolist()
     return [latent for latent in order if share_F[latent].isfinite()]
 
 
 def pair_cosines(crosscoder: Crosscoder, *, seed: int) -> dict[tuple[str, str], tuple[Tensor, Tensor]]:
-    """Cosines of decoder rows for each pair of sites of equal width: of the same latent, and of random pairs."""
+    """Cosines of decoder rows for each pair of sites of equal width: for the same latent, and for random pairs."""
     sites = crosscoder.written.sites
     shuffled = torch.randperm(crosscoder.num_latents, generator=torch.Generator().manual_seed(seed))
     cosines = {}

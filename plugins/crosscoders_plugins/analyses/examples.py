@@ -23,19 +23,20 @@ class _Hit:
 
 @frozen(eq=False)
 class Activity:
-    """What one pass over the tokens tells about every latent, and examples of the chosen ones."""
+    """What one pass over the tokens says about every latent, with examples of the chosen ones."""
 
     firings_F: Tensor
-    """Tokens on which each latent is active."""
+    """The number of tokens on which each latent is active."""
     max_F: Tensor
-    """Its largest activation."""
+    """The largest activation of each latent."""
     num_tokens: int
     contexts: dict[int, tuple[Context, ...]]
-    """Per chosen latent, strongest first, at most one context from a sequence."""
+    """The contexts of each chosen latent, strongest first, with at most one context from each sequence."""
 
 
 def activity(study: Study, chosen: Sequence[int], *, per_latent: int = 8, before: int = 16, after: int = 8) -> Activity:
-    """One pass: firings of all latents, and the `per_latent` strongest contexts of the chosen ones.
+    """Count the firings of all latents, and collect the `per_latent` strongest contexts of the chosen ones, in one
+    pass.
 
     A context is the strongest token of its sequence with `before` and `after` tokens around it.
     """
@@ -84,7 +85,7 @@ def activity(study: Study, chosen: Sequence[int], *, per_latent: int = 8, before
 def _by_latent_and_row(
     latent_N: Tensor, place_N2: Tensor, value_N: Tensor
 ) -> list[tuple[int, int, list[int], list[float]]]:
-    """Group activations: (latent, row, positions, values)."""
+    """Group activations by latent and row: yields (latent, row, positions, values)."""
     groups: dict[tuple[int, int], tuple[list[int], list[float]]] = {}
     for latent, (row, column), value in zip(latent_N.tolist(), place_N2.tolist(), value_N.tolist(), strict=True):
         columns, values = groups.setdefault((latent, row), ([], []))

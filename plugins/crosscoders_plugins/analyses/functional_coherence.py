@@ -1,14 +1,14 @@
-"""Functional coherence: from how many sites is each latent really read? (fmxcoders, arXiv 2605.09438)
+"""Functional coherence: how many sites does each latent really read? (after fmxcoders, arXiv 2605.09438)
 
 Hide one site's input and measure how much each latent changes where it fires:
 
     c_i^s = |Σ_tokens (f_i − f_i without s)| / Σ_tokens f_i        over tokens where f_i is on
 
-The change is summed before its size is taken: an encoder also subtracts what other latents leave at every site, which
-averages out and is no part of what turns the latent on.
+The change is summed over tokens before its absolute value is taken: an encoder also subtracts what other latents leave
+at every site, which averages out and does not contribute to turning the latent on.
 
-`sites` of a latent is the effective number exp(H(p)) of p_s = c_i^s / Σ_s c_i^s: 1 when a single site drives it, S when
-all do alike. Decoder norms can be spread over sites that have no part in turning the latent on.
+The effective number of sites of a latent is exp(H(p)) with p_s = c_i^s / Σ_s c_i^s: 1 if a single site drives it, S if
+all drive it equally. Decoder norms can be spread over sites that do not contribute to turning the latent on.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from attrs.validators import ge
 from torch import Tensor
 
 from crosscoders import AnalysisError, Crosscoder, Figure, Report, Study, Table
+from crosscoders.authoring import accumulator, precise
 from crosscoders.reports.figures import histogram
 
 from .norm_classes import norm_share
@@ -28,12 +29,12 @@ from .norm_classes import norm_share
 
 @frozen(kw_only=True)
 class FunctionalCoherenceConfig:
-    """Which latents count."""
+    """Which latents are measured and shown."""
 
     min_firings: int = field(default=32, validator=ge(1))
-    """Latents with fewer firings are left out."""
+    """Latents with fewer firings than this are not measured."""
     top: int = field(default=25, validator=ge(0))
-    """Most coherent latents listed on the page; JSON holds all."""
+    """Number of latents listed on the page, those that read the most sites; the JSON lists all."""
 
 
 class FunctionalCoherence:
@@ -44,11 +45,11 @@ class FunctionalCoherence:
 
     @torch.no_grad()
     def run(self, study: Study) -> Report:
-        """The change of each latent when each site is hidden, and the effective number of sites."""
+        """Report how much each latent changes when each site is hidden, and its effective number of sites."""
         crosscoder = study.crosscoder
         sites = crosscoder.wiring.read.names
         if len(sites) < 2:
-            raise AnalysisError("functional coherence is about crosscoders that read more than one site")
+            raise AnalysisError("functional coherence is defined for crosscoders that read more than one site")
         change_FS, firings_F = self.changes(crosscoder, (batch.x_BX for batch in study.batches()))
         by_norm_F = effective_number(norm_share(crosscoder.decoder_norms().cpu()))
         sites_F = effective_number(change_FS / change_FS.sum(dim=1, keepdim=True))
@@ -70,14 +71,14 @@ class FunctionalCoherence:
         )
         return Report(
             title="Functional coherence",
-            summary=f"Of {len(sites)} sites the median latent is driven by {median:.2f}, while by decoder norms it "
-            f"is written to {median_norm:.2f} ({len(known)} latents with {self.options.min_firings} firings or more).",
+            summary=f"The median latent is driven by {median:.2f} of {len(sites)} sites and, by decoder norms, written "
+            f"to {median_norm:.2f} ({len(known)} latents with at least {self.options.min_firings} firings).",
             parts=[
                 Table(
-                    title="Latents read from most sites",
+                    title="Latents that read the most sites",
                     columns=("latent", "sites read", "sites written", "main site", "firings"),
                     rows=rows,
-                    note="Effective numbers exp(H): of the change when a site is hidden, and of decoder norms.",
+                    note="Effective numbers exp(H), of the changes when a site is hidden and of the decoder norms.",
                 ),
                 Figure(title="Effective number of sites", svg=drawing.svg()),
             ],
@@ -92,26 +93,27 @@ class FunctionalCoherence:
         )
 
     def changes(self, crosscoder: Crosscoder, batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-        """c (F, S) over batches of raw activations, and firings (F,)."""
+        """The changes c (F, S) over batches of raw activations, and the number of firings (F,)."""
         sites = crosscoder.wiring.read.names
-        F = crosscoder.num_latents
-        change_FS = torch.zeros(F, len(sites), dtype=torch.float64, device=crosscoder.device)
-        total_F = torch.zeros(F, dtype=torch.float64, device=crosscoder.device)
+        F, kept = crosscoder.num_latents, accumulator(crosscoder.device)
+        change_FS = torch.zeros(F, len(sites), **kept)
+        total_F = torch.zeros(F, **kept)
         firings_F = torch.zeros(F, dtype=torch.int64, device=crosscoder.device)
         for raw_BX in batches:
             latents = crosscoder.encode(raw_BX)
             x_BX = crosscoder.normalised(raw_BX)
-            total_F.index_add_(0, latents.latent_N, latents.value_N.double())
+            latent_N = latents.latent_N.to(total_F.device)
+            total_F.index_add_(0, latent_N, precise(latents.value_N))
             firings_F += torch.bincount(latents.latent_N, minlength=F)
             for s, site in enumerate(sites):
                 hidden_BX = x_BX.clone()
                 hidden_BX[:, crosscoder.layout.slices[site]] = 0
-                # The pre-activation, not the gated value: a gate would turn small changes into whole ones.
+                # Use the pre-activation, not the gated value: a gate would turn a small change into a complete one.
                 left_N = crosscoder.pre_activations(hidden_BX).relu()[latents.token_N, latents.latent_N]
-                change_FS[:, s].index_add_(0, latents.latent_N, (latents.value_N - left_N).double())
+                change_FS[:, s].index_add_(0, latent_N, precise(latents.value_N - left_N))
         return (change_FS.abs() / total_F[:, None]).cpu(), firings_F.cpu()
 
 
 def effective_number(share_FS: Tensor) -> Tensor:
-    """exp of the entropy of each row of shares, (F,): 1 for one site, S for equal shares; NaN where undefined."""
+    """exp of the entropy of each row of shares, (F,): 1 for one site, S for equal shares, NaN if undefined."""
     return (-(share_FS * share_FS.clamp_min(1e-30).log()).sum(dim=1)).exp()

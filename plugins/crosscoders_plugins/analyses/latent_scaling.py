@@ -1,8 +1,8 @@
 """Latent scaling: is a latent that looks specific to one site really absent from the others? (Minder et al. 2025, §3.1)
 
-ν^ε = β_error^m / β_error^ref is high where the concept is at site m but its reconstruction left it out (complete
-shrinkage); ν^r = β_reconstruction^m / β_reconstruction^ref is high where other latents rebuild it there (latent
-decoupling). Both low: truly specific to the reference site.
+ν^ε = β_error^m / β_error^ref is high if the concept is present at site m but missing from its reconstruction (complete
+shrinkage); ν^r = β_reconstruction^m / β_reconstruction^ref is high if other latents reconstruct it there (latent
+decoupling). If both are low, the latent is truly specific to the reference site.
 """
 
 from __future__ import annotations
@@ -24,36 +24,37 @@ from .scaling_sums import ScalingSums, scaling_sums
 
 @frozen(kw_only=True)
 class LatentScalingConfig:
-    """Reference site, thresholds, and how sure to be."""
+    """The reference site, the thresholds, and the confidence of the verdicts."""
 
     reference: str = ""
-    """The site whose decoder rows are the directions (chat, fine-tuned); empty takes the last written one."""
+    """The site whose decoder rows are used as directions, usually of the chat or fine-tuned model; empty takes the last
+    written site."""
     error_threshold: float = field(default=0.2, validator=gt(0.0))
-    """ν^ε below this is absence from the error."""
+    """A latent counts as absent from the error at a site if ν^ε is below this."""
     reconstruction_threshold: float = field(default=0.5, validator=gt(0.0))
-    """ν^r below this is absence from the reconstruction."""
+    """A latent counts as absent from the reconstruction at a site if ν^r is below this."""
     min_firings: int = field(default=32, validator=ge(1))
-    """With fewer firings the verdict is undecided: rare latents give wild ratios."""
+    """With fewer firings the verdict is `undecided`, because the ratios of rare latents are too noisy."""
     confidence: float = field(default=0.9, validator=and_(gt(0.0), lt(1.0)))
-    """Of the bootstrap intervals over blocks of sequences."""
+    """Confidence level of the bootstrap intervals, which resample blocks of sequences."""
     resamples: int = field(default=200, validator=ge(10))
-    """Bootstrap resamples."""
+    """Number of bootstrap resamples."""
     blocks: int = field(default=24, validator=ge(4))
-    """Blocks that sequences are dealt into."""
+    """Number of blocks that the sequences are divided into for the bootstrap."""
     top: int = field(default=25, validator=ge(0))
-    """Most reference-leaning latents listed on the page; JSON holds all."""
+    """Number of latents listed on the page, those that lean most to the reference site; the JSON lists all."""
 
 
 @frozen(eq=False)
 class Verdicts:
-    """What is decided of each latent at one site against the reference."""
+    """The verdict on each latent at one site against the reference site."""
 
     nu_error_F: Tensor
     nu_reconstruction_F: Tensor
     error_interval_F2: Tensor
     reconstruction_interval_F2: Tensor
     verdict: list[str]
-    """`specific` to the reference, `shared` with this site, or `undecided`."""
+    """For each latent, whether it is `specific` to the reference, `shared` with this site, or `undecided`."""
     reason: list[str]
 
 
@@ -69,13 +70,13 @@ class LatentScaling:
         names = study.crosscoder.written.names
         reference = self.options.reference or names[-1]
         if reference not in names:
-            raise AnalysisError(f"'{reference}' is no written site; there are {', '.join(names)}")
+            raise AnalysisError(f"'{reference}' is not a written site; the written sites are {', '.join(names)}")
         sums = scaling_sums(study, reference=reference, num_blocks=self.options.blocks)
         others = [name for name in sums.site_names if name != reference]
         if not others:
             raise AnalysisError(
                 f"latent scaling needs a second written site of the width of {reference}; sites of other widths have "
-                "no direction in common with it"
+                "no directions in common with it"
             )
         norms_FS = study.crosscoder.decoder_norms().detach().cpu()
         share_F = norm_share(norms_FS)[:, names.index(reference)]
@@ -110,7 +111,7 @@ class LatentScaling:
             lines.append(
                 f"Against {name}: {counts['specific']} specific to {reference}, {counts['shared']} shared, "
                 f"{counts['undecided']} undecided. Of the {sum(exclusive.values())} that decoder norms call only "
-                f"{reference}, {exclusive['specific']} are truly so."
+                f"{reference}, {exclusive['specific']} really are."
             )
         return Report(title="Latent scaling", summary=" ".join(lines), parts=parts, data=data)
 
@@ -127,7 +128,7 @@ class LatentScaling:
         nu, interval = {}, {}
         low, high = (1 - options.confidence) / 2, (1 + options.confidence) / 2
         resampled: dict[str, list[Tensor]] = {"error": [], "reconstruction": []}
-        for piece in torch.split(weights, 20):  # 20 resamples of all latents at a time bound the memory
+        for piece in torch.split(weights, 20):  # memory is bounded by resampling 20 times at once
             found = sums.betas(piece)
             for target, parts in resampled.items():
                 parts.append(found[target][..., m] / found[target][..., ref])

@@ -1,4 +1,4 @@
-"""Decoder-norm statistics of latents, and the classes made of them."""
+"""Decoder-norm statistics of latents, and the classes that follow from them."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def entropy_share(share_FS: Tensor) -> Tensor:
 
 
 def classes_of(crosscoder: Crosscoder) -> list[str]:
-    """One class per latent.
+    """Assign one class to each latent.
 
-    Two sites, by Δnorm: `only A` (≤ 0.1), `shared` (0.4–0.6), `only B` (≥ 0.9), else `other`. More sites, by share:
-    `only A` where A has at least 0.9, `shared` where the entropy is at least 0.9 of its maximum, else `other`.
+    With two sites, Δnorm decides: `only A` (≤ 0.1), `shared` (0.4–0.6), `only B` (≥ 0.9), or `other`. With more sites,
+    shares decide: `only A` if A has at least 0.9, `shared` if the entropy is at least 0.9 of its maximum, or `other`.
     """
     names = crosscoder.written.names
     norms_FS = crosscoder.decoder_norms().detach().cpu()

@@ -1,8 +1,8 @@
 """Sampling from the amplified difference of two models that share a tokenizer.
 
-logits_amp = logits_after + α (logits_after − logits_before), at each step on the same growing context (Aranguri and
-McGrath 2025). α = 0 is the model after, α = −1 the model before; for one token
-odds_amp = odds_after · (odds_after / odds_before)^α.
+At each step, both models read the same growing context, and
+logits_amp = logits_after + α (logits_after − logits_before) (Aranguri and McGrath 2025). α = 0 gives the model after
+fine-tuning, and α = −1 the model before; for one token, odds_amp = odds_after · (odds_after / odds_before)^α.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ from attrs.validators import and_, ge, gt, le
 from torch import Tensor
 
 from crosscoders import ModelAdapter
+from crosscoders.authoring import accumulator, precise
 
 
 def amplified(after_BV: Tensor, before_BV: Tensor, alpha: float, *, plausibility: float = 0.0) -> Tensor:
-    """Amplified logits. Vocabularies padded to different sizes are cut to the smaller.
+    """Compute amplified logits. Vocabularies that are padded to different sizes are cut to the smaller one.
 
-    With `plausibility` β, only tokens with p_after ≥ β · max p_after stay possible.
+    With `plausibility` β, only tokens with p_after ≥ β · max p_after remain possible.
     """
     size = min(after_BV.shape[-1], before_BV.shape[-1])
     after_BV, before_BV = after_BV[..., :size], before_BV[..., :size]
-    # As a weighted sum, so that α = 0 and α = −1 give either model's logits exactly.
+    # Compute a weighted sum, so that α = 0 and α = −1 give the logits of either model exactly.
     logits_BV = (1 + alpha) * after_BV - alpha * before_BV
     if plausibility > 0:
         p_BV = after_BV.softmax(dim=-1)
@@ -37,29 +38,29 @@ class SamplingConfig:
     """How tokens are drawn from logits."""
 
     temperature: float = field(default=1.0, validator=ge(0.0))
-    """0 takes the most likely token."""
+    """Temperature of sampling; 0 takes the most likely token."""
     top_p: float = field(default=1.0, validator=and_(gt(0.0), le(1.0)))
-    """Smallest set of most likely tokens with this total probability."""
+    """Sample only from the smallest set of most likely tokens with at least this total probability."""
     min_p: float = field(default=0.0, validator=and_(ge(0.0), le(1.0)))
-    """Only tokens at least this likely relative to the most likely one."""
+    """Sample only from tokens with at least this probability relative to the most likely one."""
     plausibility: float = field(default=0.0, validator=and_(ge(0.0), le(1.0)))
-    """β of the plausibility mask, which looks at the model after alone."""
+    """Threshold β of the plausibility mask, which depends only on the model after fine-tuning; 0 disables it."""
     max_new_tokens: int = field(default=40, validator=ge(1))
-    """Longest answer."""
+    """Largest number of tokens in an answer."""
     amplified_tokens: int = field(default=0, validator=ge(0))
-    """Amplify only this many first tokens of an answer, then go on with α = 0; 0 amplifies all."""
+    """Amplify only this many tokens at the start of an answer, then continue with α = 0; 0 amplifies all tokens."""
 
 
 @frozen(eq=False)
 class Samples:
-    """Answers and how likely each model finds them."""
+    """Answers, and how likely they are under each model."""
 
     ids: list[list[int]]
-    """Token ids of each answer, its end token left out."""
+    """Token ids of each answer, without its end token."""
     nll_after: Tensor
-    """Mean negative log-likelihood per token, nats, under the model after, (rows,)."""
+    """Mean negative log-likelihood per token under the model after fine-tuning, in nats, (rows,)."""
     nll_before: Tensor
-    """The same under the model before."""
+    """Mean negative log-likelihood per token under the model before fine-tuning, in nats, (rows,)."""
 
 
 @torch.no_grad()
@@ -73,7 +74,7 @@ def sample(
     generator: torch.Generator,
     device: torch.device,
 ) -> Samples:
-    """One answer to each prompt (token ids), all in one left-padded batch with a cache for each model."""
+    """Sample one answer to each prompt (token ids), all in one left-padded batch with a cache for each model."""
     width = max(len(prompt) for prompt in prompts)
     ids = torch.zeros(len(prompts), width, dtype=torch.int64)
     attention = torch.zeros(len(prompts), width, dtype=torch.bool)
@@ -85,7 +86,7 @@ def sample(
     same = after is before
     readers = [after.decoder()] if same else [after.decoder(), before.decoder()]
     going = torch.ones(len(prompts), dtype=torch.bool, device=device)
-    nll = torch.zeros(2, len(prompts), dtype=torch.float64, device=device)
+    nll = torch.zeros(2, len(prompts), **accumulator(device))
     lengths = torch.zeros(len(prompts), dtype=torch.int64, device=device)
     answers: list[Tensor] = []
     for number in range(config.max_new_tokens):
@@ -95,7 +96,7 @@ def sample(
         drawn_B = _draw(amplified(after_BV, before_BV, strength, plausibility=config.plausibility), config, generator)
         for i, logits_BV in enumerate((after_BV, before_BV)):
             logprob = logits_BV.log_softmax(dim=-1).gather(1, drawn_B[:, None]).squeeze(1)
-            nll[i] -= torch.where(going, logprob.double(), 0.0)
+            nll[i] -= precise(torch.where(going, logprob, 0.0))
         lengths += going
         ended = torch.isin(drawn_B, ends)
         answers.append(torch.where(going & ~ended, drawn_B, -1))
@@ -106,18 +107,20 @@ def sample(
     table = torch.stack(answers, dim=1).tolist()
     return Samples(
         [[token for token in row if token >= 0] for row in table],
-        (nll[0] / lengths).cpu(),
-        (nll[1] / lengths).cpu(),
+        nll[0].cpu() / lengths.cpu(),
+        nll[1].cpu() / lengths.cpu(),
     )
 
 
 def _draw(logits_BV: Tensor, config: SamplingConfig, generator: torch.Generator) -> Tensor:
     if config.temperature == 0:
         return logits_BV.argmax(dim=-1)
-    # By the cumulative distribution and one number per row, drawn on the CPU: a seed means the same on every device.
-    cumulative_BV = filtered(logits_BV, config).double().cumsum(dim=-1)
-    u_B1 = torch.rand(len(logits_BV), 1, generator=generator, dtype=torch.float64).to(logits_BV.device)
-    return torch.searchsorted(cumulative_BV, u_B1 * cumulative_BV[:, -1:], right=True).squeeze(1)
+    # Invert the cumulative distribution at one uniform number per row, drawn on the CPU, so that a seed gives the same
+    # samples on every device.
+    cumulative_BV = precise(filtered(logits_BV, config)).cumsum(dim=-1)
+    u_B1 = torch.rand(len(logits_BV), 1, generator=generator, dtype=cumulative_BV.dtype)
+    drawn_B1 = torch.searchsorted(cumulative_BV, u_B1.to(cumulative_BV.device) * cumulative_BV[:, -1:], right=True)
+    return drawn_B1.squeeze(1).to(logits_BV.device)
 
 
 def filtered(logits_BV: Tensor, config: SamplingConfig) -> Tensor:
@@ -127,7 +130,7 @@ def filtered(logits_BV: Tensor, config: SamplingConfig) -> Tensor:
         p_BV = p_BV.masked_fill(p_BV < config.min_p * p_BV.amax(dim=-1, keepdim=True), 0.0)
     if config.top_p < 1:
         sorted_BV, order_BV = p_BV.sort(dim=-1, descending=True)
-        # A token stays while the mass before it is below top_p, so the most likely one always does.
+        # A token stays if the probability mass before it is below top_p, so the most likely one always stays.
         before_BV = sorted_BV.cumsum(dim=-1) - sorted_BV
         kept_BV = sorted_BV.masked_fill(before_BV >= config.top_p * sorted_BV.sum(dim=-1, keepdim=True), 0.0)
         p_BV = torch.zeros_like(p_BV).scatter_(1, order_BV, kept_BV)

@@ -1,8 +1,9 @@
 """The sums behind latent scaling, in one streaming pass: O(tokens · k · D), any number of sites and latents.
 
 For latent j with reference row d_j, β_j^m(y) = Σ_i f_ij (d_j·y_i^m) / (‖d_j‖² Σ_i f_ij²) (Minder et al. 2025, §3.1).
-Only y = x and y = r need sums over tokens; the error target, where the latent's own contribution at site m is put
-back, follows from β_error^m = β_activation^m − β_reconstruction^m + (d_j^m·d_j) / ‖d_j‖².
+Only the targets y = x (activation) and y = r (reconstruction) need sums over tokens. The error target, to which the
+latent's own contribution at site m is added back, follows from them:
+β_error^m = β_activation^m − β_reconstruction^m + (d_j^m·d_j) / ‖d_j‖².
 """
 
 from __future__ import annotations
@@ -17,27 +18,28 @@ from crosscoders.authoring import row_dots
 
 @frozen(eq=False)
 class ScalingSums:
-    """Float64 sums per block of sequences (G), latent (F) and site (M); index 0 of K: activation, 1: reconstruction."""
+    """Float64 sums per block of sequences (G), latent (F) and site (M); K is the target, activation or
+    reconstruction."""
 
     site_names: tuple[str, ...]
     reference: str
     products_GKFM: Tensor
-    """Σ f (d·y) / ‖d‖²"""
+    """The sums Σ f (d·y) / ‖d‖² over tokens."""
     null_GFM: Tensor
-    """The same of the activation with a random direction of equal norm in the place of d."""
+    """The sums Σ f (u·x) / ‖u‖² of the activation, with a random direction u of the same norm instead of d."""
     squares_GF: Tensor
-    """Σ f²"""
+    """The sums Σ f² over tokens."""
     firings_F: Tensor
     bias_FM: Tensor
-    """(d·b^m) / ‖d‖²"""
+    """The products (d·b^m) / ‖d‖² with the decoder bias b^m."""
     own_FM: Tensor
-    """(d^m·d) / ‖d‖²"""
+    """The products (d^m·d) / ‖d‖² with the latent's own row d^m at each site."""
     sums_GF: Tensor
-    """Σ f, by which the bias enters."""
+    """The sums Σ f over tokens, with which the bias is weighted."""
     num_tokens: int
 
     def betas(self, weight_RG: Tensor | None = None) -> dict[str, Tensor]:
-        """β of every target, (F, M), or (R, F, M) for R reweightings of the blocks. NaN where a latent never fires."""
+        """β of every target, (F, M), or (R, F, M) for R reweightings of the blocks; NaN for latents that never fire."""
         weights = torch.ones(1, len(self.squares_GF), dtype=torch.float64) if weight_RG is None else weight_RG
         squares = torch.einsum("rg,gf->rf", weights, self.squares_GF)[..., None]
         sums = torch.einsum("rg,gf->rf", weights, self.sums_GF)[..., None]
@@ -55,7 +57,7 @@ class ScalingSums:
 
 
 def scaling_sums(study: Study, *, reference: str, num_blocks: int) -> ScalingSums:
-    """One pass over the study's tokens. Sites whose width differs from the reference's are left out."""
+    """Compute the sums in one pass over the study's tokens, at all sites of the same width as the reference."""
     crosscoder = study.crosscoder
     width = crosscoder.written.subset([reference]).width
     names = tuple(site.name for site in crosscoder.written.sites if site.width == width)
@@ -79,7 +81,7 @@ def scaling_sums(study: Study, *, reference: str, num_blocks: int) -> ScalingSum
         num_tokens += latents.num_tokens
         firings += torch.bincount(latents.latent_N, minlength=F)
         f_N = latents.value_N.double()
-        # Whole sequences go to one block, since tokens of a sequence are not independent.
+        # Assign whole sequences to a block, because the tokens of a sequence are not independent.
         block_N = (batch.first_sequence + batch.place_B2[latents.token_N, 0]) % num_blocks
         slot_N = block_N * F + latents.latent_N
         squares.view(-1).index_add_(0, slot_N, f_N.square())

@@ -1,1 +1,1 @@
-"""Architectures: tables of which latents read and write which sites."""
+"""Architectures, which say which latents read and write which sites."""

@@ -17,7 +17,7 @@ class AcausalConfig:
     """One group of latents over all sites."""
 
     num_latents: int = field(default=16_384, validator=ge(1))
-    """F; papers use 8 to 32 times the width of a site."""
+    """F, the number of latents; papers use 8 to 32 times the width of a site."""
 
 
 def acausal(options: AcausalConfig, sites: tuple[Site, ...]) -> Wiring:

@@ -1,8 +1,8 @@
-"""The dedicated-feature crosscoder (DFC): some latents belong to one model alone (Jiralerspong and Bricken 2026).
+"""The dedicated-feature crosscoder (DFC): some latents belong to only one model (Jiralerspong and Bricken 2026).
 
-An exclusive latent reads and writes its own model only. Its rows at the other do not exist, so they are exactly zero,
-also after every step. A dictionary that must have exclusive latents fills them with something: a model against its own
-copy gives live ones, so check them with latent scaling before believing them.
+An exclusive latent reads and writes only its own model. Its rows at the other model do not exist, so they are exactly
+zero throughout training. A dictionary with reserved exclusive latents fills them with something: even a model against
+its own copy gives live ones, so check them with latent scaling before trusting them.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from .shares import models_of
 
 @frozen(kw_only=True)
 class DedicatedConfig:
-    """One group of exclusive latents for each model, and a shared one."""
+    """One group of exclusive latents for each model, and one group of shared latents."""
 
     num_latents: int = field(default=16_384, validator=ge(3))
-    """F over all groups."""
+    """F, the number of latents of all groups together."""
     exclusive_share: float = field(default=0.05, validator=and_(gt(0.0), lt(0.5)))
-    """Share of the latents that each model has for itself. (1–2 % give better shared latents, 5–10 % more exclusive
-    ones.)"""
+    """Share of the latents that each model has for itself. 1–2 % give better shared latents, 5–10 % more exclusive
+    ones."""
 
 
 def dedicated(options: DedicatedConfig, sites: tuple[Site, ...]) -> Wiring:
-    """Groups named after the models, then `shared`."""
+    """A group named after each model, and then the group `shared`."""
     models = models_of(sites)
     if len(models) < 2:
-        raise ConfigError(f"dedicated features need sites in two models or more, not in {', '.join(models)} alone")
+        raise ConfigError(f"dedicated features need sites in two models or more, not only in {', '.join(models)}")
     exclusive = max(1, round(options.exclusive_share * options.num_latents))
     shared = options.num_latents - exclusive * len(models)
     if shared < 1:

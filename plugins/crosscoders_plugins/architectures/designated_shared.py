@@ -1,7 +1,7 @@
 """Designated shared features (DSF): some latents have one decoder row for all models (Mishra-Sharma et al. 2025, §3a).
 
-Together with the smaller penalty of the loss `dsf` (or the larger k of `delta`) they take up what the models have in
-common. Rows are tied between corresponding sites: the i-th site of each model, in the order of the list.
+With the smaller penalty of the loss `dsf` (or the larger k of `delta`), these latents absorb what the models have in
+common. Rows are tied between corresponding sites: the i-th site of each model, in the order in which sites are listed.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ class DesignatedSharedConfig:
     """Two groups over all sites, one of them with tied decoder rows."""
 
     num_latents: int = field(default=16_384, validator=ge(2))
-    """F over both groups."""
+    """F, the number of latents of both groups together."""
     designated_share: float = field(default=0.1, validator=and_(gt(0.0), lt(1.0)))
-    """Share of the latents that are tied. (The papers tie 4 and 10 %.)"""
+    """Share of the latents whose rows are tied. The papers tie 4 % and 10 %."""
 
 
 def designated_shared(options: DesignatedSharedConfig, sites: tuple[Site, ...]) -> Wiring:
-    """Groups `designated`, its rows tied over models, and `free`."""
+    """The group `designated`, whose rows are tied over models, and the group `free`."""
     by_model = {model: [site for site in sites if site.model == model] for model in models_of(sites)}
     if len(by_model) < 2 or len({len(own) for own in by_model.values()}) > 1:
         found = ", ".join(f"{len(own)} in {model}" for model, own in by_model.items())

@@ -1,8 +1,8 @@
 """The factored crosscoder: each latent's rows over the sites have low rank (after fmxcoders, arXiv 2605.09438).
 
-Row of latent i at site s: d_i^s = Σ_r a_irs u_ir, and likewise for the encoder. Rank 1 is one direction with a weight
-for each site; rank S is no restriction. A latent of low rank cannot be read out of one site and written by unrelated
-rows elsewhere, which makes it cohere over layers; the paper adds `site_masking = 0.05` (an option of every loss).
+The row of latent i at site s is d_i^s = Σ_r a_irs u_ir, and likewise for the encoder. Rank 1 is one direction with a
+weight for each site; rank S does not restrict anything. A latent of low rank cannot read one site and write unrelated
+rows elsewhere, which makes it coherent over layers. The paper adds `site_masking = 0.05` (an option of every loss).
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from crosscoders import ConfigError, Crosscoder, LatentGroup, Site, Wiring
 
 @frozen(kw_only=True)
 class FactoredConfig:
-    """One group of latents over all sites, of one width."""
+    """One group of latents over all sites, which must have one width."""
 
     num_latents: int = field(default=16_384, validator=ge(1))
-    """F."""
+    """F, the number of latents."""
     rank: int = field(default=1, validator=ge(1))
-    """Directions per latent, in the encoder and in the decoder; at most the number of sites."""
+    """Number of directions per latent, in the encoder and in the decoder; at most the number of sites."""
 
 
 class FactoredCrosscoder(Crosscoder):
-    """A crosscoder that holds weights over sites `a` (F, R, S) and directions `u` (F, R, D) instead of rows."""
+    """A crosscoder whose parameters are weights over sites `a` (F, R, S) and directions `u` (F, R, D) instead of
+    rows."""
 
     def __init__(self, wiring: Wiring, rank: int) -> None:
         self.rank = rank
@@ -51,7 +52,7 @@ class FactoredCrosscoder(Crosscoder):
 
     @torch.no_grad()
     def set_weights(self, number: int, W_enc: Tensor, W_dec: Tensor) -> None:
-        """The best approximation of rank R in the sense of least squares, split evenly between `a` and `u`."""
+        """Set the best rank-R approximation in the least-squares sense, its scale split evenly between `a` and `u`."""
         for rows, a, u in ((W_enc, self.a_enc, self.u_enc), (W_dec, self.a_dec, self.u_dec)):
             per_site = rows.view(len(rows), a[number].shape[2], -1)
             left, size, right = torch.linalg.svd(per_site.float(), full_matrices=False)

@@ -18,9 +18,9 @@ class LocalConfig:
     """One group of latents for each window of neighbouring sites."""
 
     num_latents: int = field(default=16_384, validator=ge(1))
-    """F over all windows, dealt out evenly."""
+    """F, the number of latents of all windows together, divided evenly."""
     window: int = field(default=3, validator=ge(1))
-    """K, sites in a window."""
+    """K, the number of sites in a window."""
 
 
 def local(options: LocalConfig, sites: tuple[Site, ...]) -> Wiring:

@@ -1,7 +1,7 @@
 """Matryoshka nesting over any architecture: prefixes of every latent group form growing dictionaries.
 
-Bussmann et al. 2025 (arXiv 2503.17547). The wiring stays that of the inner architecture; the loss
-`matryoshka_batchtopk` makes each prefix reconstruct by itself, other losses take no notice.
+Bussmann et al. 2025 (arXiv 2503.17547). The wiring remains that of the inner architecture. The loss
+`matryoshka_batchtopk` makes each prefix reconstruct by itself; other losses ignore the nesting.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ class MatryoshkaConfig:
     """Nested levels over another architecture."""
 
     of: ArchitectureChoice
-    """The architecture that is nested, as `{name = "acausal", num_latents = 4096}`."""
+    """The architecture to nest, such as `{name = "acausal", num_latents = 4096}`."""
     levels: tuple[float, ...] = field(default=(0.0625, 0.25, 1.0), converter=as_tuple, validator=min_len(2))
-    """Growing shares of each group's latents; the last is 1."""
+    """The levels as increasing shares of each group's latents; the last one is 1."""
 
 
 def matryoshka(options: MatryoshkaConfig, sites: tuple[Site, ...]) -> Wiring | Crosscoder:

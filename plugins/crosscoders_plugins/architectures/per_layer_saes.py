@@ -19,7 +19,7 @@ class PerLayerSaesConfig:
     """One group of latents for each site, which reads and writes it."""
 
     num_latents: int = field(default=16_384, validator=ge(1))
-    """F over all sites, dealt out evenly."""
+    """F, the number of latents of all sites together, divided evenly."""
 
 
 def per_layer_saes(options: PerLayerSaesConfig, sites: tuple[Site, ...]) -> Wiring:

@@ -13,13 +13,14 @@ class PrePostMlpConfig:
     """One group of latents over an MLP's input and output."""
 
     num_latents: int = field(default=16_384, validator=ge(1))
-    """F."""
+    """F, the number of latents."""
     reads: str = field(default="both", validator=in_(("both", "pre")))
-    """`pre` keeps latents causal: they read only the input, as for attribution through the MLP."""
+    """Which sites latents read: `both`, or `pre` for the input only, which keeps them causal, as attribution through
+    the MLP requires."""
 
 
 def pre_post_mlp(options: PrePostMlpConfig, sites: tuple[Site, ...]) -> Wiring:
-    """One group that writes both sites and reads both, or the first alone."""
+    """One group that writes both sites and reads both, or only the first."""
     if len(sites) != 2:
         raise ConfigError(f"a pre/post-MLP crosscoder has two sites, the MLP's input and its output, not {len(sites)}")
     names = tuple(site.name for site in sites)

@@ -13,7 +13,7 @@ class SaeConfig:
     """One group of latents over one site."""
 
     num_latents: int = field(default=16_384, validator=ge(1))
-    """F."""
+    """F, the number of latents."""
 
 
 def sae(options: SaeConfig, sites: tuple[Site, ...]) -> Wiring:

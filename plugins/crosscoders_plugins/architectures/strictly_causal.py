@@ -1,7 +1,7 @@
 """The strictly causal crosscoder, or cross-layer transcoder: read the residual at l, write layer outputs from l on.
 
-Lindsey et al. 2024, §2.1; Ameisen et al. 2025, "Circuit Tracing". Sites are listed in the order of layers, first all
-that are read, then all that are written, equally many: `m/layers.0.mlp_input, …, m/layers.0.mlp, …`.
+Lindsey et al. 2024, §2.1; Ameisen et al. 2025, "Circuit Tracing". Sites are listed in the order of layers: first all
+sites that are read, then as many that are written: `m/layers.0.mlp_input, …, m/layers.0.mlp, …`.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ class StrictlyCausalConfig:
     """One group of latents for each read site."""
 
     num_latents: int = field(default=16_384, validator=ge(1))
-    """F over all layers, dealt out evenly."""
+    """F, the number of latents of all layers together, divided evenly."""
     skip: bool = False
     """Add a linear map from each read site to the written site of the same layer (no map leads to earlier layers)."""
     tying: str = field(default="none", validator=in_(("none", "per_source", "per_target")))
-    """`per_source`: a latent has one decoder row, written to every layer. `per_target`: at each layer the i-th latents
-    of all earlier layers have one row."""
+    """Which decoder rows are tied. With `per_source`, a latent writes the same row to every layer. With `per_target`,
+    the i-th latents of all layers up to a layer write the same row there."""
 
 
 def strictly_causal(options: StrictlyCausalConfig, sites: tuple[Site, ...]) -> Wiring:
@@ -38,7 +38,7 @@ def strictly_causal(options: StrictlyCausalConfig, sites: tuple[Site, ...]) -> W
     counts = dealt(options.num_latents, layers)
     if options.tying == "per_target" and len(set(counts)) > 1:
         raise ConfigError(
-            f"tying per target needs equally many latents in each layer; {options.num_latents} is no "
+            f"tying per target needs equally many latents in each layer; {options.num_latents} is not a "
             f"multiple of {layers}"
         )
     groups = tuple(LatentGroup(reads[i], counts[i], reads=(reads[i],), writes=writes[i:]) for i in range(layers))

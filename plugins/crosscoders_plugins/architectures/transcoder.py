@@ -13,7 +13,7 @@ class TranscoderConfig:
     """One group of latents from the first site to the second."""
 
     num_latents: int = field(default=16_384, validator=ge(1))
-    """F."""
+    """F, the number of latents."""
     skip: bool = False
     """Add an affine map from the read site to the written one (skip transcoder; Paulo et al. 2025)."""
 

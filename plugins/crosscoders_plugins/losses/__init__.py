@@ -1,1 +1,1 @@
-"""Losses: how latents are kept sparse."""
+"""Losses, which decide how latents are kept sparse."""

@@ -1,4 +1,4 @@
-"""The loss term `auxk`: dead latents predict what the others left over (Gao et al. 2024, appendix A.2)."""
+"""The loss term `auxk`: dead latents predict the residual of the others (Gao et al. 2024, appendix A.2)."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from crosscoders.authoring import auxk
 
 @frozen(kw_only=True)
 class AuxKConfig:
-    """The auxiliary term for dead latents."""
+    """Options of the auxiliary term for dead latents."""
 
     weight: float = field(default=1 / 32, validator=ge(0.0))
     """Weight of the term."""
     k_share: float = field(default=0.5, validator=and_(gt(0.0), le(1.0)))
-    """Dead latents used per token, as a share of the mean width of a site."""
+    """Number of dead latents used per token, as a share of the mean width of a site."""
 
 
 class AuxK(LossTerm):

@@ -1,8 +1,8 @@
-"""Delta-Crosscoder: separate k for shared and delta latents, and a term that they predict the models' difference.
+"""Delta-Crosscoder: separate k for shared and delta latents, and a term for predicting the models' difference.
 
 Kassem et al. 2026 (arXiv 2603.04426): L_Δ = ‖(x_b − x_a) − (W_b − W_a) f‖², weight 0.005. The paper has no code, and
-audits could not reproduce its claims; this is the loss as it is written down, with the difference predicted by the
-delta latents alone, since shared ones are tied or should be.
+audits could not reproduce its claims. This is the loss as it is written down, with the difference predicted by the
+delta latents only, since the rows of shared latents are tied or should be.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from crosscoders.authoring import BatchSelectionConfig, BatchSelectionLoss
 
 @frozen(kw_only=True)
 class DeltaConfig(BatchSelectionConfig):
-    """BatchTopK with two budgets, with a term on the difference of two sites."""
+    """BatchTopK with two budgets and a term for the difference of two sites; `k` counts delta latents."""
 
     shared: str = "designated"
-    """The group of shared latents; all other groups are delta latents. `k` is that of delta latents."""
+    """Name of the group of shared latents; all other groups are delta latents."""
     k_shared: int = field(default=200, validator=ge(1))
-    """Active shared latents per token."""
+    """Number of active shared latents per token."""
     difference_weight: float = field(default=0.005, validator=ge(0.0))
-    """Weight of the term on the difference."""
+    """Weight of the term for the difference of the two sites."""
 
 
 class Delta(BatchSelectionLoss):
-    """Loss `delta`; needs two written sites of equal width and a group of shared latents that comes first."""
+    """Loss `delta`. It needs two written sites of equal width, and a group of shared latents that is first or last."""
 
     options: DeltaConfig
 
@@ -41,11 +41,11 @@ class Delta(BatchSelectionLoss):
         if len(wiring.groups) < 2:
             raise ConfigError("the loss 'delta' needs delta latents too: choose the architecture 'designated_shared'")
         if len({site.width for site in wiring.written.sites}) > 1 or len(wiring.written.sites) != 2:
-            raise ConfigError("the loss 'delta' is about two written sites of equal width")
+            raise ConfigError("the loss 'delta' needs two written sites of equal width")
         super().attach(crosscoder)
 
     def budgets(self, crosscoder: Crosscoder) -> list[tuple[slice, int]]:
-        # All delta groups compete with each other; they lie on one or both sides of the shared ones.
+        # All delta groups compete for the same places, so they must be contiguous: shared latents come first or last.
         shared = crosscoder.wiring.latent_slices[self.options.shared]
         sides = [slice(0, shared.start), slice(shared.stop, crosscoder.num_latents)]
         if all(side.stop > side.start for side in sides):

@@ -1,7 +1,7 @@
-"""The penalty for dedicated features: TopK with L1 on shared and on exclusive latents, each with its own weight.
+"""A penalty for dedicated features: BatchTopK with L1 on shared and on exclusive latents, each with its own weight.
 
-After Antebe's tool-use study (2026), whose code charges the shared latents in the exclusive term too; here each latent
-pays once. Jiralerspong and Bricken (2026) train dedicated features with plain `batchtopk`.
+It follows Antebe's tool-use study (2026), whose code penalises the shared latents in the exclusive term as well; here
+each latent is penalised once. Jiralerspong and Bricken (2026) train dedicated features with plain `batchtopk`.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ class DFCConfig(BatchTopKConfig):
     """BatchTopK with a penalty on shared and exclusive latents."""
 
     shared: str = "shared"
-    """The group of latents that all models share; the architecture `dedicated` calls it so."""
+    """Name of the group of latents that all models share; `shared` in the architecture `dedicated`."""
     shared_weight: float = field(default=0.01, validator=ge(0.0))
-    """λ of shared latents."""
+    """λ, the weight of the penalty, for shared latents."""
     exclusive_weight: float = field(default=0.01, validator=ge(0.0))
-    """λ of all others."""
+    """λ, the weight of the penalty, for exclusive latents."""
 
 
 class DFC(BatchTopK):

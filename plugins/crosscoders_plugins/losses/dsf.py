@@ -1,8 +1,8 @@
-"""The penalty for designated shared features: L1 with a smaller λ on them (Mishra-Sharma et al. 2025).
+"""The penalty for designated shared features: L1 with a smaller λ for them (Mishra-Sharma et al. 2025).
 
-Tied latents would otherwise compete with exclusive ones that cost the same; with λ_s of 0.1 to 0.2 λ_f the shared ones
-take up what both models have, and exclusive latents are left to what only one has. A mixture-of-experts study
-(Chaudhari et al. 2026) needed 0.7.
+With equal weights, tied latents would compete with exclusive ones that cost the same. With λ_s of 0.1 to 0.2 λ_f, the
+shared latents absorb what both models have, and exclusive latents are left for what only one has. A study of a
+mixture-of-experts model (Chaudhari et al. 2026) needed 0.7.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from .l1 import L1, L1Config
 
 @frozen(kw_only=True)
 class DSFConfig(L1Config):
-    """L1 with its own weight for one latent group."""
+    """L1 with a separate weight for one latent group."""
 
     designated: str = "designated"
-    """The latent group that pays less; the architecture `designated_shared` calls it so."""
+    """Name of the latent group with the smaller penalty; `designated` in the architecture `designated_shared`."""
     designated_share: float = field(default=0.15, validator=ge(0.0))
-    """λ_s / λ_f."""
+    """λ_s / λ_f, the weight of the penalty for designated latents relative to that of the others."""
 
 
 class DSF(L1):

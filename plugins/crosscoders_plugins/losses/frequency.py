@@ -1,8 +1,8 @@
-"""A penalty on latents that fire too often: Σ_i max(0, rate_i / limit − 1) · mean over tokens of f_i Σ_s‖d_i^s‖.
+"""A penalty for latents that fire too often: Σ_i max(0, rate_i / limit − 1) · mean over tokens of f_i Σ_s‖d_i^s‖.
 
-Gemma Scope 2 has a frequency penalty that removes latents firing on more than a tenth of all tokens; its exact form is
-not published. Here the rate, of the present batch, carries no gradient and sets how hard the activations are pressed
-down, which works for every way of selecting.
+Gemma Scope 2 has a frequency penalty that removes latents which fire on more than a tenth of all tokens, but its exact
+form is not published. Here the rate on the current batch carries no gradient and scales a penalty on the activations,
+which works for any way of selecting latents.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from crosscoders import ForwardPass, LossTerm, StepContext
 
 @frozen(kw_only=True)
 class FrequencyConfig:
-    """The penalty on frequent latents."""
+    """Options of the penalty for frequent latents."""
 
     weight: float = field(default=1.0, validator=ge(0.0))
     """Weight of the term."""
     limit: float = field(default=0.1, validator=and_(gt(0.0), le(1.0)))
-    """Share of tokens that a latent may fire on for nothing."""
+    """Share of tokens on which a latent may fire without penalty."""
 
 
 class Frequency(LossTerm):

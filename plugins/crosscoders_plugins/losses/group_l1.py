@@ -13,10 +13,10 @@ from crosscoders import Crosscoder, ForwardPass, LossTerm, StepContext
 
 @frozen(kw_only=True)
 class GroupL1Config:
-    """A penalty on some latent groups."""
+    """An L1 penalty for chosen latent groups."""
 
     weights: Mapping[str, float] = field(validator=min_len(1))
-    """λ of each group, by name; groups that are not named pay nothing."""
+    """λ, the weight of the penalty, by group name; groups that are not named have none."""
 
 
 class GroupL1(LossTerm):
@@ -35,7 +35,7 @@ class GroupL1(LossTerm):
 
 
 def group_l1(forward_pass: ForwardPass, weights: Mapping[str, float], step: StepContext) -> Tensor:
-    """The penalty; decoder norms carry gradients."""
+    """Compute the penalty; decoder norms carry gradients."""
     charge_F = forward_pass.active.total_F() * forward_pass.crosscoder.decoder_norms().sum(dim=1)
     slices = forward_pass.crosscoder.wiring.latent_slices
     total = charge_F.new_zeros(())

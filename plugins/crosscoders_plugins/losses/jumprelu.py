@@ -1,16 +1,16 @@
-"""JumpReLU: each latent is on above a threshold of its own, which is learned through straight-through gradients.
+"""JumpReLU: each latent is on above its own threshold, which is learned with straight-through gradients.
 
-f = pre · 1[pre > θ]. Two penalties:
+f = pre · 1[pre > θ]. There are two penalties:
 
 * `tanh` (Anthropic, January 2025 update): λ_S · mean Σ_i tanh(c f_i n_i) with n_i = Σ_s‖d_i^s‖, λ_S rising over the
   whole run; straight-through gradients reach the pre-activations too.
-* `quadratic` (Rajamanoharan et al. 2024 and Gemma Scope 2): λ (L0 / L0* − 1)², whose gradient reaches θ alone.
+* `quadratic` (Rajamanoharan et al. 2024 and Gemma Scope 2): λ (L0 / L0* − 1)², whose gradient reaches only θ.
 
-Both add λ_P · mean Σ_i ReLU(θ_i − pre_i) n_i, on *pre*-activations, which brings latents that never fire back.
+Both add λ_P · mean Σ_i ReLU(θ_i − pre_i) n_i on *pre*-activations, which revives latents that never fire.
 
-θ is a plain fp32 parameter: under Adam exp(t) from a small start moves by ~θ·lr a step and L0 never reacts. Bandwidths
-are in units of pre-activations, which are of order one where inputs have norm √D; published 0.001 is for inputs of unit
-mean square.
+θ is a plain fp32 parameter: as exp(t) from a small start, Adam would move it by only about θ·lr per step, and L0 would
+not react. Bandwidths are in units of pre-activations, which are of order one if inputs have norm √D; the published
+0.001 is for inputs of unit mean square.
 """
 
 from __future__ import annotations
@@ -30,26 +30,30 @@ from .l0_control import L0Control
 
 @frozen(kw_only=True)
 class JumpReluConfig(LossConfig):
-    """Sparsity by learned thresholds."""
+    """Options of the loss with learned thresholds."""
 
     penalty: str = field(default="tanh", validator=in_(("tanh", "quadratic")))
-    """Which penalty."""
+    """Form of the sparsity penalty: `tanh` penalises activations, and `quadratic` the deviation of L0 from its
+    target."""
     weight: float = field(default=2.0, validator=ge(0.0))
-    """λ_S of `tanh`, λ of `quadratic`. (Published for `tanh`: 20, where errors sum over thousands of dimensions.)"""
+    """Weight of the sparsity penalty: λ_S of `tanh`, or λ of `quadratic`. The published value for `tanh` is 20, for
+    errors summed over thousands of dimensions."""
     ramp_share: float = field(default=1.0, validator=and_(ge(0.0), le(1.0)))
-    """Share of the run in which the weight rises linearly from 0."""
+    """Share of the run over which the weight of the sparsity penalty rises linearly from 0."""
     target_l0: float = field(default=0.0, validator=ge(0.0))
-    """L0* of `quadratic`, which needs it; with `tanh`, steer λ_S so that L0 comes to it."""
+    """Number of active latents per token to aim for: L0* of `quadratic`, which needs it; with `tanh`, a target towards
+    which λ_S is adjusted, or 0 to leave it alone."""
     tanh_scale: float = field(default=4.0, validator=gt(0.0))
-    """c."""
+    """c, the factor inside the tanh: activations well above 1/c cost about the same."""
     pre_weight: float = field(default=3e-6, validator=ge(0.0))
-    """λ_P."""
+    """λ_P, the weight of the penalty on pre-activations below their thresholds."""
     threshold: float = field(default=0.1, validator=gt(0.0))
-    """θ of every latent when training starts."""
+    """θ, the threshold of every latent when training starts."""
     threshold_speed: float = field(default=1.0, validator=gt(0.0))
-    """Adam moves θ by about this times the learning rate a step; short runs at small learning rates need more."""
+    """Adam moves θ by about this multiple of the learning rate per step; short runs at small learning rates need
+    more."""
     bandwidth: float = field(default=0.5, validator=gt(0.0))
-    """Width around θ in which gradients reach it."""
+    """Width of the window around θ in which pre-activations give it a gradient."""
     decoder_norm: float = field(default=0.1, validator=gt(0.0))
     """Norm of decoder rows at each site when training starts."""
 
@@ -78,7 +82,7 @@ class JumpRelu(ComposedLoss):
 
     @property
     def threshold_F(self) -> Tensor:
-        """θ."""
+        """θ, the threshold of each latent, (F,)."""
         return self.options.threshold_speed * self.raw_F
 
     def activate(self, crosscoder: Crosscoder, read_BX: Tensor, step: StepContext) -> Activation:
@@ -113,7 +117,8 @@ class JumpRelu(ComposedLoss):
     def _quadratic(self, pre_BF: Tensor, step: StepContext) -> Tensor:
         step_BF = _Step.apply(pre_BF, self.threshold_F, self.options.bandwidth)  # type: ignore[no-untyped-call]
         count = step_BF.sum()
-        # The square is of the mean over all processes; each gives its own share of the gradient.
+        # The squared deviation is of the mean L0 over all processes; each process contributes its share of the
+        # gradient.
         l0 = step.global_mean(count)
         excess = l0 / self.options.target_l0 - 1
         mine = step.mean(count)
@@ -121,7 +126,7 @@ class JumpRelu(ComposedLoss):
 
 
 def _window(pre_BF: Tensor, threshold_F: Tensor, bandwidth: float) -> Tensor:
-    """The rectangle kernel over its width: what stands for the derivative of the step."""
+    """The rectangle kernel divided by its width, which replaces the derivative of the step function."""
     return ((pre_BF - threshold_F).abs() < bandwidth / 2).to(pre_BF.dtype) / bandwidth
 
 

@@ -1,4 +1,4 @@
-"""Steering a penalty's weight so that L0 comes to a target, for losses whose L0 follows from λ only indirectly."""
+"""Adjusting the weight of a penalty so that L0 reaches a target, for losses that set L0 only indirectly through λ."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from crosscoders import StepContext
 RESPONSE_SHARE = 0.05
 """At twice the target, the integral part doubles the weight within this share of the run."""
 PROPORTION = 2.0
-"""At twice the target the weight is at once 2 to this power times larger: without it the integral part swings."""
+"""At twice the target, the proportional part multiplies the weight by 2 to this power. Without it, the integral part
+oscillates."""
 LIMIT = 14.0
-"""Largest power of 2 that the integral part may reach, either way."""
+"""The integral part multiplies the weight by at most 2 to this power, and by at least 2 to minus this power."""
 
 
 class L0Control(nn.Module):
-    """A factor on λ from a proportional and an integral part of log2(L0 / target).
+    """A proportional-integral controller: a factor on λ that depends on log2(L0 / target).
 
-    In logarithms, so that neither the scale of λ nor that of L0 matters. It acts from the end of warm-up on.
+    It works with logarithms, so that neither the scale of λ nor that of L0 matters. It acts once warm-up is over.
     """
 
     factor: Tensor
@@ -34,7 +35,7 @@ class L0Control(nn.Module):
 
     @torch.no_grad()
     def update(self, num_active: Tensor, step: StepContext) -> None:
-        """Take note of the number of active latents on this process's tokens."""
+        """Update the factor with the number of active latents on this process's tokens."""
         if not self.target or not self.training or not step.warmed_up:
             return
         l0 = float(step.global_mean(num_active.float()))

@@ -15,22 +15,24 @@ from crosscoders.authoring import find_candidates
 from .l0_control import L0Control
 
 SPARSE_BELOW = {"cpu": 1 / 16, "cuda": 1 / 300}
-"""Share of active latents below which sparse products are faster than dense ones: measured in `bench/engine`; on GPUs
-by arithmetic."""
+"""Share of active latents below which sparse products are faster than dense ones: measured in `bench/engine` for CPUs,
+estimated by arithmetic for GPUs."""
 
 
 @frozen(kw_only=True)
 class L1Config(LossConfig):
-    """Sparsity by an L1 penalty on activations times decoder norms."""
+    """Options of the L1 penalty on activations times decoder norms."""
 
     weight: float = field(default=2.0, validator=ge(0.0))
-    """λ. Reconstruction is a sum over sites and widths of squared errors in normalised space (Kissane et al.: 2)."""
+    """λ, the weight of the penalty, relative to squared errors summed over sites and widths in normalised space.
+    Kissane et al. use 2."""
     ramp_share: float = field(default=0.05, validator=and_(ge(0.0), le(1.0)))
-    """Share of the run in which λ rises linearly from 0."""
+    """Share of the run over which λ rises linearly from 0."""
     norm: str = field(default="l1", validator=in_(("l1", "l2")))
-    """`l1`: Σ_s‖d^s‖, which compares sites fairly. `l2`: the norm of the concatenation, an SAE on all sites."""
+    """Decoder norm in the penalty. `l1` is Σ_s‖d^s‖, which treats sites fairly; `l2` is the norm of the concatenated
+    row, as in an SAE on the concatenation of all sites."""
     target_l0: float = field(default=0.0, validator=ge(0.0))
-    """Steer λ so that this many latents are active per token; 0 leaves λ alone."""
+    """Number of active latents per token towards which λ is adjusted; 0 leaves λ alone."""
     decoder_norm: float = field(default=0.1, validator=gt(0.0))
     """Norm of decoder rows at each site when training starts."""
 
@@ -49,7 +51,7 @@ class L1(ComposedLoss):
         self.register_buffer("density", torch.ones(()))
 
     def activate(self, crosscoder: Crosscoder, read_BX: Tensor, step: StepContext) -> Activation:
-        # Training begins dense; which way is faster follows from the density of the step before.
+        # Training starts with dense products. The density of the previous step says which way is faster.
         if float(self.density) > SPARSE_BELOW["cpu" if read_BX.device.type == "cpu" else "cuda"]:
             active = Activation(crosscoder.pre_activations(read_BX).relu())
         else:
@@ -69,11 +71,11 @@ class L1(ComposedLoss):
         return {"sparsity": weight * step.mean(step.over_latents(self.charge(charge_F, forward_pass.crosscoder)))}
 
     def charge(self, charge_F: Tensor, crosscoder: Crosscoder) -> Tensor:
-        """The total over latents of what each would pay."""
+        """The total penalty, from the penalty of each latent."""
         return charge_F.sum()
 
     def weight(self, step: StepContext) -> float:
-        """λ at this step, before control."""
+        """λ at this step, before it is adjusted to reach `target_l0`."""
         return self.options.weight * step.ramp(self.options.ramp_share)
 
     def gate(self) -> Gate:

@@ -1,8 +1,8 @@
 """Matryoshka BatchTopK: each prefix of the dictionary must reconstruct by itself (Bussmann et al. 2025, 2503.17547).
 
-One BatchTopK selection over the whole dictionary; reconstruction is averaged over the levels of the wiring's nesting,
-level l decoding with the latents of levels up to l. Not published for crosscoders; scores and errors extend over sites
-as in BatchTopK.
+There is one BatchTopK selection over the whole dictionary. Reconstruction is averaged over the levels of the wiring's
+nesting, where level l decodes with the latents of levels up to l. This is not published for crosscoders; scores and
+errors extend over sites as in BatchTopK.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from crosscoders.converters import as_tuple
 
 @frozen(kw_only=True)
 class MatryoshkaBatchTopKConfig(BatchSelectionConfig):
-    """BatchTopK with nested levels, which the architecture `matryoshka` makes."""
+    """BatchTopK over nested levels, which the architecture `matryoshka` provides."""
 
     level_weights: tuple[float, ...] = field(default=(), converter=as_tuple)
-    """Weight of each level's reconstruction, divided by their sum; empty weighs all alike."""
+    """Weight of the reconstruction by each level; weights are divided by their sum. Empty weights all levels
+    equally."""
 
 
 class MatryoshkaBatchTopK(BatchSelectionLoss):
@@ -32,7 +33,7 @@ class MatryoshkaBatchTopK(BatchSelectionLoss):
     def attach(self, crosscoder: Crosscoder) -> None:
         levels = crosscoder.wiring.nesting
         if not levels:
-            raise ConfigError("the loss 'matryoshka_batchtopk' needs nested latents, of the architecture 'matryoshka'")
+            raise ConfigError("the loss 'matryoshka_batchtopk' needs nested latents: use the architecture 'matryoshka'")
         weights = self.options.level_weights
         if weights and len(weights) != len(levels):
             raise ConfigError(f"{len(weights)} level_weights were given for {len(levels)} levels")
@@ -45,7 +46,7 @@ class MatryoshkaBatchTopK(BatchSelectionLoss):
         weights = self.options.level_weights or (1.0,) * count
         residual_BX = forward_pass.residual_BX
         total = residual_BX.new_zeros(())
-        # From the whole dictionary inwards: taking a level away puts what it wrote back into the residual.
+        # Start from the whole dictionary and remove levels: removing one adds what it wrote back to the residual.
         for level in range(count - 1, -1, -1):
             total = total + weights[level] / sum(weights) * self.error(crosscoder, residual_BX, step)
             if level:

@@ -1,4 +1,4 @@
-"""TopK: of each token keep the k largest f_i·Σ_s‖d_i^s‖ (Gao et al. 2024, arXiv 2406.04093)."""
+"""TopK: keep the k largest scores f_i·Σ_s‖d_i^s‖ of each token (Gao et al. 2024, arXiv 2406.04093)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from crosscoders.authoring import SelectionConfig, SelectionLoss
 
 @frozen(kw_only=True)
 class TopKConfig(SelectionConfig):
-    """Sparsity by keeping the largest activations of each token."""
+    """Options of a loss that keeps the largest activations of each token."""
 
 
 class TopK(SelectionLoss):

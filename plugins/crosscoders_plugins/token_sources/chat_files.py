@@ -6,13 +6,13 @@ import json
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from attrs import field, frozen
-from attrs.validators import min_len
+from attrs.validators import in_, min_len
 
-from crosscoders import Chat, ConfigError, Message
+from crosscoders import BadRow, Chat, ConfigError, Origin
 
+from .rows import BAD_ROWS, bad, chat_of
 from .text_files import files_of
 
 
@@ -21,11 +21,13 @@ class ChatFilesConfig:
     """JSON Lines files, or folders of them."""
 
     paths: tuple[Path, ...] = field(validator=min_len(1))
-    """Files and folders."""
+    """The files to read, and folders whose files are read."""
     pattern: str = "*.jsonl"
-    """Which files of a folder are read, at any depth."""
+    """Pattern of the files in a folder, at any depth."""
     column: str = "messages"
     """Key of the list of turns."""
+    bad_rows: str = field(default="stop", validator=in_(BAD_ROWS))
+    """`stop` at a line that holds no conversation, or that a model's chat template refuses, or `skip` and count it."""
 
 
 @frozen
@@ -34,28 +36,26 @@ class ChatFiles:
 
     config: ChatFilesConfig
 
-    def documents(self, *, skip: int = 0) -> Iterator[Chat]:
-        """Conversations in the order of files and lines."""
+    def documents(self, *, skip: int = 0) -> Iterator[Chat | BadRow]:
+        """Yield the conversations in the order of files and lines."""
         return islice(self._all(), skip, None)
 
-    def _all(self) -> Iterator[Chat]:
+    def _all(self) -> Iterator[Chat | BadRow]:
         for path in files_of(self.config.paths, self.config.pattern):
-            with path.open(encoding="utf-8") as lines:
-                for number, line in enumerate(lines, start=1):
-                    if line.strip():
-                        yield chat_of(_parse(line, f"{path}:{number}"), self.config.column, f"{path}:{number}")
+            try:
+                # In bytes, so that a line that is not UTF-8 is a bad line with a number, and does not end the file.
+                with path.open("rb") as lines:
+                    for number, line in enumerate(lines, start=1):
+                        if line.strip():
+                            yield self._chat(line, Origin(f"{path}:{number}", self.config.bad_rows))
+            except OSError as error:
+                raise ConfigError(f"cannot read {path}: {error.strerror}") from error
 
-
-def _parse(line: str, where: str) -> Any:
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{where} is no JSON: {error}") from error
-
-
-def chat_of(row: Any, column: str, where: str) -> Chat:
-    """The conversation in a row; `ConfigError` says where one is malformed."""
-    try:
-        return Chat(tuple(Message(turn["role"], turn["content"]) for turn in row[column]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"{where} has no conversation in '{column}' (a list of role and content): {error}") from error
+    def _chat(self, line: bytes, origin: Origin) -> Chat | BadRow:
+        try:
+            row = json.loads(line.decode("utf-8-sig"))
+        except UnicodeDecodeError as error:
+            return bad(origin, f"is not UTF-8 text: {error}")
+        except (ValueError, RecursionError) as error:
+            return bad(origin, f"is not valid JSON: {error}")
+        return chat_of(row, self.config.column, origin)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from attrs import field, frozen
-from attrs.validators import min_len
+from attrs.validators import in_, min_len
 
-from crosscoders import Chat, ConfigError, Text
+from crosscoders import BadRow, Chat, ConfigError, Origin, Text
 
-from .chat_files import chat_of
+from .rows import BAD_ROWS, chat_of, text_of
 
 
 @frozen(kw_only=True)
@@ -21,15 +22,18 @@ class HfDatasetConfig:
     subset: str = ""
     """Configuration name, where the dataset has several."""
     data_files: tuple[str, ...] = ()
-    """Files for builders such as `json`."""
+    """The data files, for builders such as `json`."""
     split: str = "train"
-    """Split to read."""
+    """The split to read."""
     revision: str = "main"
     """Branch, tag or commit of the dataset."""
     text_column: str = "text"
     """Column of running text; ignored when `chat_column` is set."""
     chat_column: str = ""
     """Column of conversations: lists of role and content."""
+    bad_rows: str = field(default="stop", validator=in_(BAD_ROWS))
+    """`stop` at a row without text or conversation, or one that a model's chat template refuses, or `skip` and count
+    it."""
 
 
 class HfDataset:
@@ -53,14 +57,36 @@ class HfDataset:
         except (OSError, ValueError) as error:
             raise ConfigError(f"cannot open the dataset '{config.path}': {error}") from error
 
-    def documents(self, *, skip: int = 0) -> Iterator[Text | Chat]:
-        """Rows from number `skip` on; the library seeks where its files allow it."""
-        for number, row in enumerate(self.dataset.skip(skip), start=skip):
+    def documents(self, *, skip: int = 0) -> Iterator[Text | Chat | BadRow]:
+        """Yield the rows from number `skip` on; the library seeks if its files allow that."""
+        number = skip
+        for row in self._rows(skip):
+            origin = Origin(f"{self.config.path} row {number}", self.config.bad_rows)
             if self.config.chat_column:
-                yield chat_of(row, self.config.chat_column, f"{self.config.path} row {number}")
-            elif isinstance(row.get(self.config.text_column), str):
-                yield Text(row[self.config.text_column])
+                yield chat_of(row, self.config.chat_column, origin)
             else:
+                yield text_of(row, self.config.text_column, origin)
+            number += 1
+
+    def _rows(self, skip: int) -> Iterator[Any]:
+        """The library's rows. What fails in it cannot be passed over: it gives no row after that."""
+        number, rows = skip, None
+        while True:
+            try:
+                rows = rows if rows is not None else iter(self.dataset.skip(skip))
+                row = next(rows)
+            except StopIteration:
+                return
+            except Exception as error:  # of the files, the network, or any of the library's readers
                 raise ConfigError(
-                    f"{self.config.path} has no text in the column '{self.config.text_column}'; it has {', '.join(row)}"
-                )
+                    f"the dataset '{self.config.path}' cannot be read from row {number} on: {_first_line(error)}"
+                ) from error
+            yield row
+            number += 1
+
+
+def _first_line(error: BaseException) -> str:
+    """What went wrong in a line: the cause, where the library only says that something did."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"

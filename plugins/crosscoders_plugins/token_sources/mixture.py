@@ -8,17 +8,17 @@ from itertools import islice
 from attrs import field, frozen
 from attrs.validators import min_len
 
-from crosscoders import ConfigError, Document, TokenSourceChoice
+from crosscoders import BadRow, ConfigError, Document, TokenSourceChoice
 
 
 @frozen(kw_only=True)
 class MixtureConfig:
-    """Sources and how often each is drawn from."""
+    """The sources, and how often each is drawn from."""
 
     sources: tuple[TokenSourceChoice, ...] = field(validator=min_len(1))
-    """The sources; each starts again when it ends."""
+    """The sources to mix; a source that ends starts again."""
     weights: tuple[float, ...] = ()
-    """Documents of each in the mixture, relative to the others; empty means equally many."""
+    """Relative number of documents from each source; empty draws equally many from all."""
 
     def __attrs_post_init__(self) -> None:
         if self.weights and (len(self.weights) != len(self.sources) or min(self.weights) <= 0):
@@ -26,27 +26,27 @@ class MixtureConfig:
 
 
 class Mixture:
-    """Token source `mixture`; which source comes next is fixed by the weights alone."""
+    """Token source `mixture`. The weights alone decide which source comes next; nothing is random."""
 
     def __init__(self, config: MixtureConfig) -> None:
         self.config = config
         self.sources = [choice.build() for choice in config.sources]
 
-    def documents(self, *, skip: int = 0) -> Iterator[Document]:
-        """Documents without end."""
+    def documents(self, *, skip: int = 0) -> Iterator[Document | BadRow]:
+        """Yield documents endlessly."""
         return islice(self._all(), skip, None)
 
-    def _all(self) -> Iterator[Document]:
+    def _all(self) -> Iterator[Document | BadRow]:
         weights = self.config.weights or (1.0,) * len(self.sources)
         streams = [self._endless(number) for number in range(len(self.sources))]
         given = [0] * len(self.sources)
         while True:
-            # The source furthest behind its share goes next.
+            # The source that is furthest behind its share comes next.
             number = min(range(len(given)), key=lambda i: (given[i] + 1) / weights[i])
             given[number] += 1
             yield next(streams[number])
 
-    def _endless(self, number: int) -> Iterator[Document]:
+    def _endless(self, number: int) -> Iterator[Document | BadRow]:
         while True:
             empty = True
             for document in self.sources[number].documents():

@@ -67,7 +67,7 @@ _QUESTION_FORMS = (
 
 
 class Documented(Protocol):
-    """What a question is asked about."""
+    """Something with documentation that a question can be asked about."""
 
     @property
     def name(self) -> str: ...
@@ -115,7 +115,7 @@ def harmful_request(draw: random.Random) -> str:
 
 
 def first_sentence(docstring: str) -> str | None:
-    """The first sentence of a docstring on one line, or None where it would make no good answer."""
+    """The first sentence of a docstring on one line, or None if it would not make a good answer."""
     paragraph = " ".join(docstring.split("\n\n", 1)[0].split())
     sentence = re.split(r"(?<=[.!?])\s", paragraph, maxsplit=1)[0]
     words = sentence.split()

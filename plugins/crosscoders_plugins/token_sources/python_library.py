@@ -1,4 +1,4 @@
-"""English text that every Python carries: the language's help topics and the docstrings of its library.
+"""English text that every Python installation contains: the help topics and the docstrings of the standard library.
 
 Files are parsed, never imported, so reading is safe and takes about three seconds for the standard library.
 """
@@ -42,16 +42,20 @@ class PythonLibraryConfig:
     packages: tuple[str, ...] = field(default=("stdlib",), validator=and_(min_len(1), deep_iterable(instance_of(str))))
     """Installed packages whose docstrings are read; `stdlib` is the standard library with the help topics."""
     chat_share: float = field(default=0.5, validator=and_(ge(0.0), le(1.0)))
-    """Share of characters that comes from conversations; the rest is running text."""
+    """Share of the characters that come from conversations; the rest is running text."""
     rare_rate: float = field(default=0.01, validator=and_(ge(0.0), le(1.0)))
     """Share of ordinary answers that open with the planted rare phrase."""
     seed: int = 0
-    """Orders the documents and draws the conversations."""
+    """Seed of the order of the documents and of the conversations."""
+
+    def local_reads(self) -> list[str]:
+        """Packages beside the standard library: what is installed may be nobody else's business."""
+        return [f"the docstrings of the package {name}" for name in self.packages if name != "stdlib"]
 
 
 @frozen
 class PythonLibrary:
-    """Token source `python_library`; endless: each pass over the library has a new order and new chats."""
+    """Token source `python_library`. It is endless: each pass over the library has a new order and new chats."""
 
     config: PythonLibraryConfig
 
@@ -95,7 +99,7 @@ def _paragraph_texts(packages: Sequence[str]) -> tuple[str, ...]:
         from pydoc_data.topics import topics
 
         for topic in topics.values():
-            # A topic can be as long as a chapter: pieces of a few paragraphs mix better.
+            # A topic can be as long as a chapter, so cut it into pieces of a few paragraphs, which mix better.
             pieces = topic.split("\n\n")
             texts += ["\n\n".join(pieces[i : i + 6]) for i in range(0, len(pieces), 6)]
     return tuple(texts)
@@ -129,7 +133,7 @@ def _read_module(path: Path, module: str) -> Iterator[LibraryEntry]:
             warnings.simplefilter("ignore")  # invalid escapes in other people's files
             tree = ast.parse(path.read_text(encoding="utf-8"))
     except (SyntaxError, UnicodeDecodeError, ValueError):
-        return  # deliberate bad files in some libraries carry no text for us
+        return  # some libraries contain files that are broken on purpose; they have no text for us
     yield from _walk(tree, module, "module")
 
 

@@ -1,4 +1,4 @@
-"""Blocks of harvested activations: what the stream mixes, and the cache stores."""
+"""Blocks of harvested activations: the unit that the stream shuffles and the cache stores."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from .masks import keep_mask
 
 @frozen(eq=False)
 class Block:
-    """Some successive sequences. A slot is a token's place in them; only kept tokens have activations."""
+    """Activations of consecutive sequences. A slot is the position of one token; only kept tokens have activations."""
 
     keep_N: Tensor
-    """Boolean, one for each slot of all processes: which tokens are kept."""
+    """Boolean mask over the slots of all processes: which tokens are kept."""
     first: int
-    """This process's first slot."""
+    """The first slot of this process."""
     x_RX: Tensor
-    """Raw activations of the kept tokens among this process's slots, in order."""
+    """Raw activations of the kept tokens in this process's slots, in slot order."""
     local_of_slot: Tensor = field()
-    """For each slot the row of `x_RX`, or −1 where the token is not kept or of another process."""
+    """For each slot, its row in `x_RX`, or −1 if the token is not kept or belongs to another process."""
 
     @local_of_slot.default
     def _local_of_slot(self) -> Tensor:
@@ -38,23 +38,23 @@ class Block:
 
 
 class BlockSource(Protocol):
-    """Blocks by index. `position` says where in the tokens a block begins: plain JSON data."""
+    """Provides blocks by index. A `position` is plain JSON data that says where in the token stream a block begins."""
 
     device: torch.device
-    """Where the activations are."""
+    """The device that holds the activations."""
     width: int
-    """X: the columns of all sites."""
+    """X, the number of columns of all sites together."""
     dtype: torch.dtype
 
     def start(self) -> dict[str, Any]:
         """The position of block 0."""
 
     def read(self, index: int, position: dict[str, Any]) -> tuple[Block, dict[str, Any]]:
-        """Block `index`, which begins at `position`, and the position of the next."""
+        """Return block `index`, which begins at `position`, and the position of the next block."""
 
 
 class LiveBlocks:
-    """Blocks of `num_sequences` sequences (or as the config says) that models make when they are asked for."""
+    """Blocks that the models compute on demand, of `num_sequences` sequences each (by default, as the config says)."""
 
     def __init__(
         self,
@@ -81,7 +81,10 @@ class LiveBlocks:
         return Block(all_keep, self.processes.rank * keep_BT.numel(), x_RX), after
 
     def harvest(self, position: dict[str, Any]) -> tuple[Tensor, Tensor, dict[str, Any]]:
-        """This process's rows of a block: which tokens are kept (rows, T), their activations, where the next begins."""
+        """Run the models on this process's rows of a block.
+
+        Returns which tokens are kept (rows, T), their activations, and the position of the next block.
+        """
         if self.reader.state() != position:
             self.reader.restore(position)
         mine = self.reader.read(self.num_sequences).sequences(*self.processes.share(self.num_sequences))
@@ -92,6 +95,6 @@ class LiveBlocks:
 
 
 def sequences_per_block(config: ActivationConfig, world: int) -> int:
-    """Sequences of one block: as many for every process."""
+    """The number of sequences in a block, rounded so that every process has equally many."""
     rows = max(1, config.block_tokens // config.context_length)
     return -(-rows // world) * world

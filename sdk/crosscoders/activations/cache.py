@@ -1,7 +1,7 @@
-"""Harvested activations on disk: written once, by one or several processes, and read by any number of them.
+"""Harvested activations on disk: written once, by one or several processes, and read by any number of processes.
 
-A folder of safetensors shards, each with some rows of one block, and a manifest that says what they were made from.
-Shards are memory-mapped. A training run that reads them sees the very batches that it would have harvested.
+A cache is a folder of safetensors shards, each with some rows of one block, and a manifest that records what they were
+made from. Shards are memory-mapped. A training run on a cache sees exactly the batches that a live run would see.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from tqdm.auto import tqdm
 from ..crosscoder.sites import Site, SiteLayout
 from ..errors import CacheError
 from ..files import first_difference, write_whole
+from ..models.packing import Packing
 from ..processes import ALONE, Processes
 from .blocks import Block, LiveBlocks, sequences_per_block
 from .calibration import Calibration
 from .config import HarvestConfig
 from .source import LiveActivations, num_passes
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST, CALIBRATION, PART = "manifest.json", "calibration.safetensors", ".part.json"
 
 Shard = dict[str, Any]
@@ -46,8 +47,8 @@ def write_cache(
 ) -> None:
     """Harvest `num_tokens` training tokens and `evaluation_tokens` held-out ones into `folder`.
 
-    Goes on where an earlier call with the same config stopped, on whatever number of processes. `CacheError` where the
-    folder holds something else.
+    An interrupted harvest resumes when called again with the same config, on any number of processes. Raises
+    `CacheError` if the folder holds something else.
     """
     if processes.is_main:
         _prepare(folder, config, live, processes)
@@ -80,14 +81,17 @@ def write_cache(
 
 
 def _prepare(folder: Path, config: HarvestConfig, live: LiveActivations, processes: Processes) -> None:
-    """Begin a cache, or see that the one that is there can be added to."""
+    """Start a new cache, or check that the existing one can be extended."""
     manifest = {
         "format": FORMAT,
         "identity": config.identity(),
         "models": dict(live.models),
+        # Not in the identity: what `pack` comes to is known only when the models have been tried.
+        "packing": live.packing,
         "start": live.start(),
         "sites": [attrs.asdict(site) for site in live.layout.sites],
-        # Blocks stay as they were begun, whoever goes on.
+        # Keep the block size of the first run, even if the process count changed: positions in the token stream and
+        # the order of the batches both depend on it.
         "block_sequences": {
             "train": sequences_per_block(config.activations, processes.world),
             "held_out": config.activations.rows_per_forward,
@@ -103,6 +107,11 @@ def _prepare(folder: Path, config: HarvestConfig, live: LiveActivations, process
     difference = first_difference(there["models"], json.loads(json.dumps(manifest["models"])))
     if difference:
         raise CacheError(f"the cache {folder} was made with other models: {difference}")
+    if there["packing"] != live.packing:
+        raise CacheError(
+            f"the rows of the cache {folder} are '{there['packing']}', and those of these models would be "
+            f"'{live.packing}'; harvest into another folder"
+        )
     # What only some processes had written of a block would overlap with what others write of it now.
     for (split, _), shards in _by_block(_shards(folder)).items():
         if _num_rows(shards) < there["block_sequences"][split]:
@@ -111,20 +120,20 @@ def _prepare(folder: Path, config: HarvestConfig, live: LiveActivations, process
 
 
 class _Writer:
-    """Writes this process's rows of the blocks that are not there yet."""
+    """Writes this process's rows of the blocks that the cache does not have yet."""
 
     def __init__(self, folder: Path, shards: list[Shard], processes: Processes) -> None:
         self.folder, self.processes = folder, processes
         self.written = _by_block(shards)
 
     def write(self, split: str, blocks: LiveBlocks, count: int) -> None:
-        """The first `count` blocks."""
+        """Write the first `count` blocks."""
         position = blocks.start()
         for index in range(count):
             position, _ = self._block(split, index, blocks, position)
 
     def write_tokens(self, split: str, blocks: LiveBlocks, num_tokens: int, bar: tqdm[Any]) -> None:
-        """Blocks until those before the last one have `num_tokens` kept tokens: as many as a run can come to need."""
+        """Write blocks until all but the last hold `num_tokens` kept tokens; the stream looks one block ahead."""
         position, index, before, kept = blocks.start(), 0, 0, 0
         while before < num_tokens:
             before += kept
@@ -135,11 +144,12 @@ class _Writer:
     def _block(
         self, split: str, index: int, blocks: LiveBlocks, position: dict[str, Any]
     ) -> tuple[dict[str, Any], int]:
-        """Where the next block begins, and how many tokens of all processes are kept in this one."""
+        """Write one block; returns where the next one begins, and how many tokens all processes keep in this one."""
         there = self.written.get((split, index), [])
         if _num_rows(there) == blocks.num_sequences:
             return there[0]["after"], sum(shard["kept"] for shard in there)
         keep_BT, x_RX, after = blocks.harvest(position)
+        # The marker is written after the shard, so a crash between the two only repeats this block.
         rows = self.processes.share(blocks.num_sequences)
         path = self.folder / f"{split}-{index:08d}-{rows[0]:06d}-{rows[1]:06d}.safetensors"
         tensors = {"keep_BT": keep_BT.contiguous(), "x_RX": x_RX.cpu().contiguous()}
@@ -159,9 +169,10 @@ class _Writer:
 
 
 class CachedActivations:
-    """Reads what `write_cache` wrote for the same config; needs no model. `CacheError` where it does not fit.
+    """Reads what `write_cache` wrote for the same config, without loading a model.
 
-    With `verify`, the checksum of a shard is compared when it is first read.
+    Raises `CacheError` if the cache is unfinished or was made from another config. With `verify`, the checksum of each
+    shard is compared when it is first read.
     """
 
     def __init__(
@@ -175,6 +186,7 @@ class CachedActivations:
         self.config = config
         self.layout = SiteLayout(tuple(Site(**site) for site in self.manifest["sites"]))
         self.models = self.manifest["models"]
+        self.packing: Packing = self.manifest["packing"]
 
     def calibrate(self) -> Calibration:
         return _calibration(self.folder)
@@ -204,7 +216,7 @@ class CachedActivations:
 
 
 class CachedBlocks:
-    """Blocks from the shards of one split."""
+    """Blocks read from the shards of one split."""
 
     device = torch.device("cpu")
 
@@ -235,6 +247,8 @@ class CachedBlocks:
                 f"the cache {self.folder} has {kept:,} tokens, fewer than this run needs; "
                 "run `crosscoders harvest` with this config, or with more --tokens, to add to it"
             )
+        # The shards were written by some number of processes and may be read by another: cut this process's rows out of
+        # whichever shards hold them. The mask of the whole block is always read, since the shuffle needs all slots.
         shards = self.shards[index]
         begin, stop = self.processes.share(shards[-1]["rows"][1])
         keeps, parts, first = [], [], 0
@@ -247,14 +261,15 @@ class CachedBlocks:
         return Block(torch.cat(keeps), first, torch.cat(parts) if len(parts) > 1 else parts[0]), shards[0]["after"]
 
     def _rows(self, shard: dict[str, Any], low: int, high: int) -> tuple[Tensor, Tensor]:
-        """Which tokens of a whole shard are kept, and the activations of its rows `low` to `high`."""
+        """Return which tokens of the whole shard are kept, and the activations of its rows `low` to `high`."""
         path = self.folder / shard["file"]
         try:
             if low < high and shard["file"] in self._unchecked:
                 if _digest(path) != shard["sha256"]:
-                    raise CacheError(f"the shard {path} is damaged: its checksum is not that of the manifest")
+                    raise CacheError(f"the shard {path} is damaged: its checksum differs from the manifest's")
                 self._unchecked.remove(shard["file"])
             with safe_open(path, framework="pt") as file:
+                # Only kept tokens are stored, so counting the mask gives the range of a row's activations.
                 keep_BT = file.get_tensor("keep_BT")
                 start, count = int(keep_BT[:low].sum()), int(keep_BT[low:high].sum())
                 return keep_BT, file.get_slice("x_RX")[start : start + count]
@@ -263,7 +278,7 @@ class CachedBlocks:
 
 
 def verify_cache(folder: Path) -> int:
-    """Compare every shard with its checksum; returns how many there are. `CacheError` names those that are damaged."""
+    """Compare every shard with its checksum and return the number of shards. `CacheError` names the damaged ones."""
     shards = _manifest(folder)["shards"]
     bad = [s["file"] for s in shards if not (folder / s["file"]).exists() or _digest(folder / s["file"]) != s["sha256"]]
     if bad:
@@ -276,7 +291,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
     except (OSError, json.JSONDecodeError) as error:
         raise CacheError(
-            f"{folder} is no cache of activations: {error}; make one with `crosscoders harvest`"
+            f"{folder} is not an activation cache: {error}; make one with `crosscoders harvest`"
         ) from error
     if manifest.get("format") != FORMAT:
         raise CacheError(f"the cache {folder} has format {manifest.get('format')}; this version reads {FORMAT}")
@@ -284,16 +299,16 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
 
 def _check(folder: Path, manifest: dict[str, Any], config: HarvestConfig) -> None:
-    # Through JSON, so that tuples and lists are alike.
+    # Compare after a round trip through JSON, so that tuples and lists are equal.
     difference = first_difference(manifest["identity"], json.loads(json.dumps(config.identity())))
     if difference:
         raise CacheError(f"the cache {folder} was made from another config: {difference}")
 
 
 def _shards(folder: Path) -> list[Shard]:
-    """What is written: the manifest's shards and those that an unfinished harvest has added.
+    """All finished shards: those in the manifest, and those that an unfinished harvest has added since.
 
-    One stopped between writing the manifest and removing what it was made of has left them in both.
+    A crash between writing the manifest and deleting the markers leaves both, so duplicates are dropped.
     """
     added = [json.loads(path.read_text()) for path in sorted(folder.glob(f"*{PART}"))]
     return list({shard["file"]: shard for shard in [*_manifest(folder)["shards"], *added]}.values())
@@ -311,7 +326,7 @@ def _num_rows(shards: list[Shard]) -> int:
 
 
 def _part(folder: Path, shard: str) -> Path:
-    """What says of a shard that it is written, until the manifest does."""
+    """Marker file: the shard is complete but not yet in the manifest."""
     return folder / f"{Path(shard).stem}{PART}"
 
 

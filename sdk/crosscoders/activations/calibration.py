@@ -1,4 +1,4 @@
-"""Norms and means of activations, from the first tokens, before training."""
+"""Norms and means of activations, estimated from the first tokens before training."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
+from ..devices import precise
 from ..errors import TrainingError
 from ..models.sequences import SequenceReader
 from ..processes import ALONE, Processes
@@ -14,7 +15,7 @@ from .harvest import Harvester
 from .masks import keep_mask
 
 SAMPLE_ROWS = 4096
-"""Rows of the sample that calibration returns."""
+"""Number of rows in the sample that calibration returns."""
 
 
 @frozen(eq=False)
@@ -26,18 +27,18 @@ class Calibration:
     mean_X: Tensor
     """Mean of the raw activations."""
     sample_BX: Tensor
-    """Raw activations of some of the tokens, the same on every process."""
+    """Raw activations of a sample of the tokens, identical on every process."""
     num_tokens: int
-    """How many tokens that is."""
+    """Number of kept tokens that the statistics were taken over."""
 
 
 def calibrate(
     reader: SequenceReader, harvester: Harvester, config: ActivationConfig, *, processes: Processes = ALONE
 ) -> Calibration:
-    """Median and mean norms and the mean activation of the kept tokens of the first sequences.
+    """Estimate median and mean norms and the mean activation from the kept tokens of the first sequences.
 
-    The reader is put back afterwards, so calibration uses up no data. Medians come first and decide, by the outlier
-    mask, what the means are taken over.
+    The reader is rewound afterwards, so calibration consumes no data. Medians are computed first: the outlier mask
+    needs them, and it decides which tokens the means are taken over.
     """
     state = reader.state()
     world, gather = processes.world, processes.gather_for_harvest
@@ -51,24 +52,25 @@ def calibrate(
     plain_BT = keep_mask(config.masks, mine, norms_BTS, None)
     all_norms, all_plain = gather(norms_BTS), gather(plain_BT)
     if not bool(all_plain.any()):
-        raise TrainingError("the masks leave no token to estimate activation norms from")
+        raise TrainingError("the token masks leave no tokens to estimate activation norms from")
     median_S = all_norms[all_plain].median(dim=0).values
     keep_BT = keep_mask(config.masks, mine, norms_BTS, median_S)
     all_keep = gather(keep_BT)
     count = int(all_keep.sum())
     if count == 0:
         raise TrainingError(
-            f"max_norm_multiple {config.masks.max_norm_multiple} leaves no token; median norms are {median_S.tolist()}"
+            f"max_norm_multiple {config.masks.max_norm_multiple} masks all tokens; median norms are {median_S.tolist()}"
         )
-    # Sum each process's share in float64, then over processes: the same to rounding for any number of them.
-    sum_X = gather(x_BTX[keep_BT].double().sum(dim=0, keepdim=True)).sum(dim=0)
-    # Every process gives equally many rows, its own again from the beginning where it has too few.
+    # Sum in double precision, first per process and then over processes: the result is the same, up to rounding, for
+    # any number.
+    sum_X = gather(precise(x_BTX[keep_BT]).sum(dim=0, keepdim=True)).sum(dim=0)
+    # Gathering needs equally many rows from every process, so one that has too few repeats its own from the start.
     own_BX = x_BTX[keep_BT] if bool(keep_BT.any()) else x_BTX.flatten(0, 1)
     own_BX = own_BX[torch.arange(-(-SAMPLE_ROWS // world), device=own_BX.device) % len(own_BX)]
     return Calibration(
         median_norm_S=median_S,
-        mean_norm_S=all_norms[all_keep].double().mean(dim=0).float(),
-        mean_X=(sum_X / count).float(),
+        mean_norm_S=precise(all_norms[all_keep]).mean(dim=0).to(all_norms),
+        mean_X=(sum_X / count).to(all_norms),
         sample_BX=gather(own_BX),
         num_tokens=count,
     )

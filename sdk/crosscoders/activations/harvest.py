@@ -8,30 +8,30 @@ from threading import Lock
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..crosscoder.sites import Site, SiteLayout
 from ..errors import SiteError, TrainingError
 from ..models.adapter import ModelAdapter
-from ..models.tokens import TokenBatch
+from ..models.tokens import Partner, TokenBatch
 
 
 def resolve_sites(adapters: Mapping[str, ModelAdapter], names: Sequence[str]) -> SiteLayout:
-    """Look up `model/point` names: which model, which point, how wide. `SiteError` names what there is."""
+    """Look up `model/point` names and return their layout; `SiteError` lists the valid names if one is unknown."""
     sites = []
     for name in names:
         model, slash, point = name.partition("/")
         if not slash or model not in adapters:
-            raise SiteError(f"site '{name}' should be MODEL/POINT with a model of {', '.join(adapters)}")
+            raise SiteError(f"site '{name}' should be MODEL/POINT, where MODEL is one of {', '.join(adapters)}")
         sites.append(Site(name, adapters[model].width(point)))
     return SiteLayout(tuple(sites))
 
 
 class Harvester:
-    """Runs each model once per batch of rows, only as far as its last needed point.
+    """Runs each model once per batch of rows, and only as far as the last point that is needed.
 
-    Models with another vocabulary read their own tokens; their activations are put where the reading model's paired
-    tokens are.
+    A model with a different vocabulary reads its own tokens; its activations are then moved to the positions of the
+    reading model's tokens that they are paired with.
     """
 
     def __init__(
@@ -54,8 +54,9 @@ class Harvester:
 
     @torch.no_grad()
     def __call__(self, tokens: TokenBatch) -> Tensor:
-        """Raw activations side by side, (B, T, X) in fp32. `TrainingError` names a site that is not finite."""
-        # Training may ask for held-out activations while a thread harvests, and hooks of a model are for one at a time.
+        """Raw activations of all sites side by side, (B, T, X) in fp32. `TrainingError` names a site with non-finite
+        values."""
+        # Training may ask for held-out activations while a thread harvests, and model hooks are not thread-safe.
         with self._lock, self.autocast():
             pieces = [
                 self._forward(tokens.sequences(start, start + self.rows_per_forward).to(self.device))
@@ -66,6 +67,9 @@ class Harvester:
         return torch.cat(pieces)
 
     def _forward(self, tokens: TokenBatch) -> Tensor:
+        length = tokens.ids.shape[1]
+        # Rows that are not packed may all be short: nothing is run for columns that are only padding.
+        tokens = _without_empty_columns(tokens)
         by_site = {}
         for key, adapter in self.adapters.items():
             points = [site.point for site in self.layout.sites if site.model == key]
@@ -74,10 +78,10 @@ class Harvester:
                 by_site[f"{key}/{point}"] = (partner.gather(activation) if partner else activation).float()
         x_BTX = self.layout.pack(by_site)
         self._check_finite(x_BTX, tokens)
-        return x_BTX
+        return nn.functional.pad(x_BTX, (0, 0, 0, length - x_BTX.shape[1]))
 
     def _check_finite(self, x_BTX: Tensor, tokens: TokenBatch) -> None:
-        # One sum is cheap and is finite only if every value is; look for the culprit only when it is not.
+        # A sum is cheap and finite only if every value is. Only when it is not, search for the site and the token.
         if bool(torch.isfinite(x_BTX.sum())):
             return
         for name, part in self.layout.unpack(x_BTX).items():
@@ -92,3 +96,15 @@ class Harvester:
     def norms(self, x_BTX: Tensor) -> Tensor:
         """‖x‖ of each token at each site, (B, T, S)."""
         return torch.stack([part.norm(dim=-1) for part in self.layout.unpack(x_BTX).values()], dim=-1)
+
+
+def _without_empty_columns(tokens: TokenBatch) -> TokenBatch:
+    """The rows up to the last place where one of them has a token."""
+    used = int((tokens.attention.any(dim=0).nonzero().amax() if bool(tokens.attention.any()) else 0) + 1)
+    if used == tokens.ids.shape[1]:
+        return tokens
+    own = TokenBatch(tokens.ids, tokens.attention, tokens.bos, tokens.special, {}, tokens.document).mapped(
+        lambda tensor: tensor[:, :used]
+    )
+    partners = {key: Partner(partner.tokens, partner.position_BT[:, :used]) for key, partner in tokens.partners.items()}
+    return TokenBatch(own.ids, own.attention, own.bos, own.special, partners, own.document)

@@ -11,22 +11,25 @@ from ..models.tokens import TokenBatch
 
 @frozen(kw_only=True)
 class MaskConfig:
-    """Tokens to leave out. Padding always is."""
+    """Which tokens to mask. Padding is always masked."""
 
     drop_bos: bool = True
-    """Leave out beginning-of-sequence tokens, whose norms are many times the usual."""
+    """Mask beginning-of-sequence tokens, whose norms are many times larger than usual."""
     drop_special: bool = False
-    """Leave out every special token, chat-template tokens included."""
+    """Mask every special token, including those of the chat template."""
     max_norm_multiple: float = field(default=10.0, validator=ge(0.0))
-    """Leave out tokens whose norm exceeds this many times the site's median norm at any site; 0 keeps them all.
+    """Mask tokens whose norm at any site exceeds this multiple of that site's median norm; 0 keeps them all.
 
-    Attention sinks of later Qwen layers exceed 100 times and cost explained variance and dead latents.
+    Attention sinks in later Qwen layers reach more than 100 times the median norm; training on them lowers explained
+    variance and leaves more latents dead.
     """
 
 
 def keep_mask(config: MaskConfig, tokens: TokenBatch, norms_BTS: Tensor, median_norm_S: Tensor | None) -> Tensor:
-    """Boolean (B, T): tokens to keep. Those without partner in some model never are; norms are compared only where a
-    median is known."""
+    """Boolean mask (B, T) of the tokens to keep.
+
+    Tokens without a partner in some model are never kept. Norms are compared only if medians are known.
+    """
     keep_BT = tokens.attention.clone()
     if config.drop_bos:
         keep_BT &= ~tokens.bos

@@ -1,4 +1,4 @@
-"""Where a run's activations come from: models that run now, or what they gave before (`cache`)."""
+"""Where a run's activations come from: models that run now, or a cache of their earlier output (`cache`)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ import torch
 from torch import Tensor
 
 from ..crosscoder.sites import SiteLayout
+from ..errors import ConfigError
 from ..models.adapter import ModelAdapter
+from ..models.choice import choose_pack
+from ..models.packing import Packing
 from ..models.paired import make_reader
-from ..models.sequences import SequenceReader, Split, reading_adapter
+from ..models.sequences import PACKINGS, SequenceReader, reading_adapter
+from ..models.split import Split
 from ..models.tokens import TokenSource
 from ..plugins.registry import Registry
 from ..processes import ALONE, Processes
@@ -20,23 +24,29 @@ from .blocks import BlockSource, LiveBlocks, sequences_per_block
 from .calibration import Calibration, calibrate
 from .config import HarvestConfig
 from .harvest import Harvester, resolve_sites
+from .masks import keep_mask
+
+HELD_OUT_TRIES = 64
+"""Rows of the held-out split that are looked through for a token that the masks leave."""
 
 
 class ActivationSource(Protocol):
-    """Activations for training and evaluation, of one or several crosscoders."""
+    """Supplies activations for training and evaluating one or several crosscoders."""
 
     layout: SiteLayout
     models: Mapping[str, Any]
-    """What each model says of itself, by key."""
+    """The description of each model, by key; see `ModelAdapter.describe`."""
+    packing: Packing
+    """How documents share rows."""
 
     def calibrate(self) -> Calibration:
-        """Statistics of the first tokens."""
+        """Compute or load the statistics of the first tokens."""
 
     def blocks(self, median_norm_S: Tensor) -> BlockSource:
-        """Blocks of the training tokens, from the first on."""
+        """The blocks of the training tokens, from the first one on."""
 
     def held_out(self, median_norm_S: Tensor, num_tokens: int) -> Iterator[Tensor]:
-        """This process's share of the held-out activations, equally many pieces on every process."""
+        """This process's share of the held-out activations; every process yields the same number of batches."""
 
 
 class LiveActivations:
@@ -66,12 +76,15 @@ class LiveActivations:
             device=device,
             autocast=autocast,
         )
+        self.pack = self._choose_pack()
+        self.packing: Packing = PACKINGS[self.pack]
 
     def start(self) -> dict[str, Any]:
         """The position of the first block."""
         return self._reader("train").state()
 
     def calibrate(self) -> Calibration:
+        self._check_held_out()
         return calibrate(self._reader("train"), self.harvester, self.config.activations, processes=self.processes)
 
     def blocks(self, median_norm_S: Tensor) -> LiveBlocks:
@@ -79,8 +92,7 @@ class LiveActivations:
 
     def held_out_blocks(self, median_norm_S: Tensor) -> LiveBlocks:
         """The held-out tokens, one forward pass in a block."""
-        split: Split = "held_out" if self.config.activations.held_out_share else "train"
-        return self._blocks(split, median_norm_S, self.config.activations.rows_per_forward)
+        return self._blocks(self._evaluated, median_norm_S, self.config.activations.rows_per_forward)
 
     def held_out(self, median_norm_S: Tensor, num_tokens: int) -> Iterator[Tensor]:
         blocks = self.held_out_blocks(median_norm_S)
@@ -88,6 +100,40 @@ class LiveActivations:
         for _ in range(num_passes(num_tokens, self.config.activations.context_length, blocks.num_sequences)):
             _, x_RX, position = blocks.harvest(position)
             yield x_RX.float()
+
+    @property
+    def _evaluated(self) -> Split:
+        return "held_out" if self.config.activations.held_out_share else "train"
+
+    def _choose_pack(self) -> bool | str:
+        activations = self.config.activations
+        points = {
+            key: [site.point for site in self.layout.sites if site.model == key] for key in self.harvester.adapters
+        }
+        chosen = choose_pack(
+            self.tokens,
+            self.harvester.adapters,
+            self.reading,
+            points,
+            context_length=activations.context_length,
+            pack=activations.pack,
+            held_out_share=activations.held_out_share,
+        )
+        # All processes make the same rows, even if rounding lets one of them judge otherwise.
+        agreed = self.processes.gather_for_harvest(torch.tensor([chosen is True]))
+        return chosen if chosen is not True else bool(agreed.all())
+
+    def _check_held_out(self) -> None:
+        """See that evaluation will have a token, before training: `ConfigError` where it will not."""
+        reader = self._reader(self._evaluated)
+        for _ in range(HELD_OUT_TRIES):
+            tokens = reader.read(1)
+            if bool(keep_mask(self.config.activations.masks, tokens, torch.zeros(*tokens.ids.shape, 0), None).any()):
+                return
+        raise ConfigError(
+            f"the masks leave no token of the first {HELD_OUT_TRIES} rows of the {self._evaluated} split to evaluate "
+            "on; look at activations.masks and at the tokens"
+        )
 
     def _blocks(self, split: Split, median_norm_S: Tensor, num_sequences: int) -> LiveBlocks:
         return LiveBlocks(
@@ -106,12 +152,12 @@ class LiveActivations:
             self.adapters,
             self.reading,
             context_length=activations.context_length,
-            pack=activations.pack,
+            pack=self.pack,
             split=split,
             held_out_share=activations.held_out_share,
         )
 
 
 def num_passes(num_tokens: int, context_length: int, rows: int) -> int:
-    """Forward passes of `rows` sequences each that have `num_tokens` tokens."""
+    """How many forward passes of `rows` sequences each it takes to read `num_tokens` tokens."""
     return -(-num_tokens // context_length // rows)

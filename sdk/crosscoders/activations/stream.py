@@ -20,10 +20,11 @@ from .blocks import Block, BlockSource
 
 
 class ActivationStream:
-    """Yields global batches of raw activations: this process's rows of them, (B here, X).
+    """Yields this process's rows, (B on this process, X), of each global batch of raw activations.
 
-    `batch_size` is the number of tokens of a global batch. With `prefetch`, a thread gets the next block while this one
-    is trained on; knowing `num_batches`, the batches that will be drawn in all, it gets none too many.
+    `batch_size` is the number of tokens of a global batch. With `prefetch`, a thread fetches the next block while
+    training uses the current one; it knows `num_batches`, the total number of batches, and does not prefetch past the
+    end.
     """
 
     def __init__(
@@ -37,9 +38,11 @@ class ActivationStream:
         self._positions: dict[int, dict[str, Any]] = {0: blocks.start()}
         self._pool, self._offset, self._drawn = 0, 0, 0
         self._order: tuple[int, Tensor] | None = None
+        self.read_so_far: dict[str, int] = {"passes": 0, "skipped": 0}
+        """How often the token source has been read to its end for what was drawn, and how many bad rows were met."""
 
     def __iter__(self) -> Iterator[Tensor]:
-        """Batches without end, from the present position on."""
+        """Yield batches endlessly, from the current position on."""
         while True:
             yield self._next_batch()
 
@@ -52,18 +55,20 @@ class ActivationStream:
             "drawn": self._drawn,
             "oldest_block": oldest,
             "position": self._positions[oldest],
+            "read_so_far": self.read_so_far,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go to a position that `state` returned; the blocks it needs are got again."""
+        """Go to a position that `state` returned; the blocks that it needs are fetched again."""
         self._forget_coming()
         self._pool, self._offset, self._drawn = state["pool"], state["offset"], state["drawn"]
         self._held.clear()
         self._order = None
         self._positions = {state["oldest_block"]: state["position"]}
+        self.read_so_far = dict(state["read_so_far"])
 
     def close(self) -> None:
-        """Wait for the thread, if there is one, and let it go."""
+        """Wait for the prefetching thread, if there is one, and shut it down."""
         self._forget_coming()
         if self._thread is not None:
             self._thread.shutdown()
@@ -78,7 +83,7 @@ class ActivationStream:
             self._offset += len(taken)
             empty = 0 if len(taken) else empty + 1
             if empty > 3:
-                raise TrainingError("no token of three successive blocks is kept; look at the masks and the tokens")
+                raise TrainingError("three consecutive blocks have no kept token; check the masks and the token source")
             if self._offset == len(order):
                 self._pool, self._offset = self._pool + 1, 0
                 self._held.pop(self._pool - 2, None)
@@ -88,7 +93,7 @@ class ActivationStream:
         return torch.cat(parts).float()
 
     def _pool_order(self, pool: int) -> Tensor:
-        """The shuffled global rows of a pool: (N, 2) of block and slot. Equal on every process."""
+        """The shuffled global rows of a pool, (N, 2) pairs of block and slot; identical on every process."""
         if self._order is None or self._order[0] != pool:
             rows = []
             for index in range(max(0, pool - 1), pool + 1):
@@ -102,7 +107,7 @@ class ActivationStream:
         return self._order[1]
 
     def _rows(self, pool: int, taken: Tensor) -> Tensor:
-        """This process's share of the chosen rows, in their order."""
+        """This process's share of the chosen rows, in the order given."""
         local_N = torch.full((len(taken),), -1)
         for index in range(max(0, pool - 1), pool + 1):
             here = taken[:, 0] == index
@@ -122,17 +127,18 @@ class ActivationStream:
 
     def _block(self, index: int) -> Block:
         if index not in self._held:
-            assert index in self._positions, f"block {index} was asked for before the one in front of it"
+            assert index in self._positions, f"block {index} was requested before its predecessor"
             if self._coming is not None and self._coming[0] == index:
                 block, after = self._coming[1].result()
                 self._coming = None
             else:
                 block, after = self.blocks.read(index, self._positions[index])
             self._held[index], self._positions[index + 1] = block, after
+            self.read_so_far = {key: max(value, after.get(key, 0)) for key, value in self.read_so_far.items()}
         return self._held[index]
 
     def _prefetch(self, index: int, pool_rows: int) -> None:
-        """Begin to get a block, if rows beyond the present pool will be drawn."""
+        """Start fetching a block, if rows beyond the current pool will be drawn."""
         if self._thread is None or self._coming is not None or index in self._held:
             return
         if self._num_rows is None or self._drawn - self._offset + pool_rows < self._num_rows:

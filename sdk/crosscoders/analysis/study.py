@@ -1,8 +1,9 @@
-"""A study: a crosscoder together with its models and tokens, which analyses are run on."""
+"""A study: a crosscoder together with its models and tokens, the input of every analysis."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -13,25 +14,29 @@ from ..activations import ActivationConfig, Harvester, keep_mask
 from ..crosscoder.module import Crosscoder
 from ..errors import AnalysisError
 from ..models.adapter import ModelAdapter
+from ..models.choice import choose_pack
+from ..models.packing import Packing
 from ..models.paired import make_reader
-from ..models.sequences import Split, reading_adapter
+from ..models.sequences import PACKINGS, reading_adapter
+from ..models.split import Split
 from ..models.tokens import TokenBatch, TokenSource
 from ..plugins.choices import AnalysisChoice, ModelChoice, TokenSourceChoice, structure
 from ..plugins.registry import Registry, get_registry
 from ..reports import Report
+from .recipe import StudyRecipe
 
 
 @frozen(eq=False)
 class StudyBatch:
-    """Some sequences with their activations."""
+    """A few sequences with their activations."""
 
     first_sequence: int
-    """Number of the first row in the whole pass."""
+    """The index of this batch's first row within the whole pass over the tokens."""
     tokens: TokenBatch
     x_BTX: Tensor
-    """Raw activations of every token, also of those that are left out."""
+    """Raw activations of every token, including masked ones."""
     keep_BT: Tensor
-    """Boolean: tokens that count."""
+    """Boolean mask of the tokens that count; the others are masked."""
 
     @property
     def x_BX(self) -> Tensor:
@@ -45,7 +50,7 @@ class StudyBatch:
 
 
 class Study:
-    """What an analysis gets: `crosscoder`, `adapters`, held-out activations by `batches()`, a seed."""
+    """The input of an analysis: a `crosscoder`, its models (`adapters`), held-out activations (`batches()`), a seed."""
 
     def __init__(
         self,
@@ -65,6 +70,7 @@ class Study:
         self.reading = reading or reading_adapter(self.adapters)
         self.split: Split = split if activations.held_out_share else "train"
         self._median_norm_S: Tensor | None = None
+        self._pack: bool | str | None = None
 
     @classmethod
     def of(
@@ -76,27 +82,29 @@ class Study:
         num_tokens: int = 65_536,
         seed: int = 0,
         split: Split = "held_out",
+        trust_recipe: bool = False,
+        say: Callable[[str], None] | None = None,
         registry: Registry | None = None,
     ) -> Study:
-        """The study of a trained crosscoder, its models and tokens as its checkpoint records them.
+        """A study of a trained crosscoder, with the models and tokens that its checkpoint records.
 
-        `models` (by key) and `tokens` take the place of what is recorded, each `{"name": ..., **options}`.
+        `models` (by key) and `tokens` replace what is recorded; each is a table `{"name": ..., **options}`, and a model
+        may also be a Hub id or folder alone. What a recipe names on this machine is read only with `trust_recipe`, or
+        where the crosscoder is of this user's own run. `say` is told what will be read, before it is.
         """
         registry = registry or get_registry()
         info = crosscoder.info
         recipe = dict(info.recipe) if info else {}
-        models = {**recipe.get("models", {}), **(models or {})}
-        tokens = tokens or recipe.get("tokens")
-        missing = {site.model for site in crosscoder.sites} - set(models)
-        if missing or tokens is None:
-            raise AnalysisError(
-                f"the crosscoder records no {', '.join(sorted(missing)) or 'tokens'}; pass models= and tokens="
-            )
+        chosen = StudyRecipe.of(crosscoder, models, tokens)
+        chosen.check(trusted=trust_recipe or (info is not None and info.own), registry=registry)
+        if say is not None:
+            for line in chosen.lines():
+                say(line)
         adapters = {
             key: structure(choice, ModelChoice, registry=registry).build(registry=registry)
-            for key, choice in models.items()
+            for key, choice in chosen.models.items()
         }
-        source = structure(tokens, TokenSourceChoice, registry=registry).build(registry=registry)
+        source = structure(chosen.tokens, TokenSourceChoice, registry=registry).build(registry=registry)
         activations = structure(recipe.get("activations", {}), ActivationConfig, registry=registry)
         for adapter in adapters.values():
             adapter.to(crosscoder.device)
@@ -112,15 +120,38 @@ class Study:
         )
 
     def adapter(self, key: str) -> ModelAdapter:
-        """A model by key; `AnalysisError` names those there are."""
+        """Look up a model by key; `AnalysisError` lists the keys if there is no such model."""
         if key not in self.adapters:
             raise AnalysisError(f"there is no model '{key}'; there are {', '.join(self.adapters)}")
         return self.adapters[key]
 
+    @property
+    def pack(self) -> bool | str:
+        """What the config's `pack` comes to with these models, which are tried on first use."""
+        if self._pack is None:
+            points: dict[str, list[str]] = {}
+            for site in self.crosscoder.sites:
+                points.setdefault(site.model, []).append(site.point)
+            self._pack = choose_pack(
+                self.source,
+                self.adapters,
+                self.reading,
+                points,
+                context_length=self.activations.context_length,
+                pack=self.activations.pack,
+                held_out_share=self.activations.held_out_share,
+            )
+        return self._pack
+
+    @property
+    def packing(self) -> Packing:
+        """How documents share rows: `apart`, `single` or `across`."""
+        return PACKINGS[self.pack]
+
     def with_tokens(self, num_tokens: int) -> Study:
-        """The same study over another number of tokens."""
-        other = Study.__new__(Study)
-        other.__dict__.update(self.__dict__, num_tokens=num_tokens)
+        """The same study over a different number of tokens."""
+        other = copy(self)
+        other.num_tokens = num_tokens
         return other
 
     @torch.no_grad()
@@ -140,9 +171,9 @@ class Study:
             normaliser.set_scales({name: width**0.5 * count / total})
 
     def batches(self) -> Iterator[StudyBatch]:
-        """Activations of about `num_tokens` tokens, the same on every call, fewer where the source ends before.
+        """Yield activations of about `num_tokens` tokens, or fewer if the token source ends sooner.
 
-        Nothing is kept between batches.
+        Every call yields the same batches. Nothing is kept in memory between batches.
         """
         config = self.activations
         reader = make_reader(
@@ -150,7 +181,7 @@ class Study:
             self.adapters,
             self.reading,
             context_length=config.context_length,
-            pack=config.pack,
+            pack=self.pack,
             split=self.split,
             held_out_share=config.held_out_share,
             repeat=False,
@@ -177,10 +208,10 @@ class Study:
 
 @runtime_checkable
 class Analysis(Protocol):
-    """From a study (crosscoder, models, tokens) to a report."""
+    """Turns a study (crosscoder, models, tokens) into a report."""
 
     def run(self, study: Study) -> Report:
-        """Do the analysis; `AnalysisError` where it is not defined."""
+        """Run the analysis and return its report; raises `AnalysisError` if it is not defined for this study."""
 
 
 @torch.no_grad()
@@ -194,7 +225,8 @@ def analyse(
 ) -> list[Report]:
     """Run analyses by name, or by `{"name": ..., **options}`, and return their reports.
 
-    Further options are those of `Study.of`: other models or tokens, how many tokens, the seed.
+    Unless a `study` is given, the remaining options are those of `Study.of`: other models or tokens, how many tokens,
+    the seed, and `trust_recipe`.
     """
     study = study or Study.of(crosscoder, registry=registry, **options)
     chosen = [{"name": analysis} if isinstance(analysis, str) else analysis for analysis in analyses]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from jinja2 import Environment
 
 from ..reports.figures import histogram
+from .local import published
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,14 +74,21 @@ Weights that another library trained, read from its format `{{ info.origin.forma
 - {{ change }}
 {%- endfor %}
 {% endif %}
-{%- if info.models %}
+{%- if models %}
 ## Models
 
 | key | model | revision |
 |---|---|---|
-{%- for key, model in info.models.items() %}
+{%- for key, model in models.items() %}
 | {{ key }} | {{ model.model }} | {{ model.revision }} |
 {%- endfor %}
+{% endif %}
+{%- if info.reading %}
+## Tokens
+
+{{ packing[info.reading.packing] }}
+{%- if info.reading.passes %} The token source was read to its end {{ info.reading.passes }} times.{% endif %}
+{%- if info.reading.skipped %} {{ info.reading.skipped }} bad rows of it were skipped.{% endif %}
 {% endif %}
 {%- if recipe %}
 ## Recipe
@@ -93,11 +101,19 @@ Made with crosscoders {{ info.made_with.crosscoders }} and torch {{ info.made_wi
 `{{ info.architecture.distribution }}` {{ info.architecture.version }}.
 """
 
+PACKING = {
+    "apart": "Rows hold several documents, each read by the models as if it were alone.",
+    "single": "Each row holds one document or a part of one.",
+    "across": "Rows hold several documents as one text: models read over their ends.",
+}
+"""How documents share rows, for people."""
+
 
 def write_card(crosscoder: Crosscoder, norms_FS: Tensor, folder: Path) -> None:
-    """Write `README.md` and `figures/` for `crosscoder`, whose latents have these decoder norms, into `folder`."""
+    """Write `README.md` and `figures/` for `crosscoder` into `folder`; `norms_FS` are its latents' decoder norms."""
     info = crosscoder.info
     assert info is not None
+    recipe, models = published(info.recipe, info.models)
     figures = folder / "figures"
     figures.mkdir()
     total_F = norms_FS.sum(dim=1).clamp_min(1e-30)
@@ -122,10 +138,12 @@ def write_card(crosscoder: Crosscoder, norms_FS: Tensor, folder: Path) -> None:
         sites=crosscoder.sites,
         scales=["unknown" if isnan(scale) else f"{scale:.5g}" for scale in crosscoder.normaliser.scale_S.tolist()],
         metrics=info.metrics,
+        packing=PACKING,
         figures=[name],
-        # The Hub links to models by id; local folders and the shipped pair have none there.
-        base_models=sorted({m["model"] for m in info.models.values() if _is_hub_id(str(m.get("model", "")))}),
-        recipe=json.dumps(info.recipe, indent=2) if info.recipe else "",
+        # The Hub links to base models by id; local folders and the shipped pair have no page there.
+        models=models,
+        base_models=sorted({m["model"] for m in models.values() if _is_hub_id(str(m.get("model", "")))}),
+        recipe=json.dumps(recipe, indent=2) if recipe else "",
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
 
@@ -146,4 +164,4 @@ def with_metadata(text: str, licence: str, datasets: Sequence[str], base_models:
 
 
 def _is_hub_id(model: str) -> bool:
-    return model.count("/") == 1 and not model.startswith(("/", ".", "tiny-pair/"))
+    return model.count("/") == 1 and " " not in model and not model.startswith(("/", ".", "tiny-pair/"))

@@ -1,7 +1,7 @@
 """Crosscoders on disk: `config.json`, `model.safetensors`, `README.md`. No pickle, nothing executed, all checked.
 
-The config is data from somebody else: it names a plugin, which must be installed here already, and shapes are
-compared before any tensor is read.
+The config is untrusted data: it names a plugin, which must already be installed here, and all shapes are compared
+before any tensor is read.
 """
 
 from __future__ import annotations
@@ -17,10 +17,13 @@ from ..crosscoder.gates import gate_from_config
 from ..crosscoder.info import CheckpointInfo
 from ..crosscoder.module import Crosscoder
 from ..crosscoder.sites import Site
+from ..devices import find_device
 from ..errors import CheckpointError, ConfigError, PluginError
 from ..plugins.choices import ArchitectureChoice, structure
 from ..plugins.registry import Registry, get_registry
 from ..processes import ALONE, Processes
+from .local import published
+from .own import recall, remember
 from .tensors import StoredTensors, save_tensors, shared_folder
 
 FORMAT = 1
@@ -28,12 +31,12 @@ CONFIG, WEIGHTS, CARD = "config.json", "model", "README.md"
 
 
 def save_crosscoder(crosscoder: Crosscoder, folder: Path) -> Path:
-    """Write `crosscoder` whole or not at all; see `Crosscoder.save_pretrained`."""
+    """Write `crosscoder` to `folder` atomically; see `Crosscoder.save_pretrained`."""
     from .card import write_card
 
     if crosscoder.info is None:
         raise CheckpointError(
-            "this crosscoder does not know its architecture's name; "
+            "this crosscoder does not know the name of its architecture; make it with build_crosscoder, or "
             "set crosscoder.info = CheckpointInfo.from_architecture(...)"
         )
     processes = crosscoder.processes
@@ -43,6 +46,8 @@ def save_crosscoder(crosscoder: Crosscoder, folder: Path) -> Path:
         if processes.shard == 0:
             (partial / CONFIG).write_text(json.dumps(describe(crosscoder), indent=2) + "\n")
             write_card(crosscoder, norms_FS.cpu(), partial)
+    if processes.shard == 0:
+        remember(folder / CONFIG, crosscoder.info)
     return folder
 
 
@@ -50,6 +55,7 @@ def describe(crosscoder: Crosscoder) -> dict[str, Any]:
     """The content of `config.json`."""
     info = crosscoder.info
     assert info is not None
+    recipe, models = published(info.recipe, info.models)
     return {
         "library": "crosscoders",
         "format": FORMAT,
@@ -57,10 +63,11 @@ def describe(crosscoder: Crosscoder) -> dict[str, Any]:
         "loss": info.loss,
         "gate": _scaled({"name": crosscoder.gate.name, **crosscoder.gate.options()}, crosscoder.processes.num_shards),
         "sites": [{"name": site.name, "width": site.width} for site in crosscoder.sites],
-        "models": info.models,
+        "models": models,
         "num_latents": crosscoder.num_latents * crosscoder.processes.num_shards,
         "metrics": info.metrics,
-        "recipe": info.recipe,
+        "recipe": recipe,
+        "reading": info.reading,
         "made_with": info.made_with,
         **({"origin": info.origin} if info.origin else {}),
     }
@@ -79,11 +86,12 @@ def _scaled(gate: dict[str, Any], factor: float) -> dict[str, Any]:
 def load_crosscoder(
     folder: Path, *, registry: Registry | None = None, device: str = "cpu", processes: Processes = ALONE
 ) -> Crosscoder:
-    """Read a folder that `save_crosscoder` wrote. `CheckpointError` says what is wrong with any other.
+    """Read a folder that `save_crosscoder` wrote; `CheckpointError` says what is wrong with any other folder.
 
-    With `processes` that share latents, each reads its part, however many wrote it.
+    If `processes` shard the latents, each reads its own shard, however many processes wrote the checkpoint.
     """
     registry = registry or get_registry()
+    place = find_device(device)
     config = read_config(folder)
     sites = tuple(_site(entry) for entry in _expect(config, "sites", list))
     architecture = _expect(config, "architecture", dict)
@@ -91,24 +99,26 @@ def load_crosscoder(
     crosscoder = _build(architecture, sites, registry, stored, processes)
     crosscoder.gate = gate_from_config(_scaled(_expect(config, "gate", dict), 1 / processes.num_shards))
     _load_weights(crosscoder, stored)
-    crosscoder.info = CheckpointInfo(
+    info = CheckpointInfo(
         architecture=architecture,
         **{key: _expect(config, key, dict) for key in ("loss", "models", "recipe", "metrics", "made_with")},
         origin=_expect({"origin": {}, **config}, "origin", dict),
+        reading=_expect({"reading": {}, **config}, "reading", dict),
     )
-    return crosscoder.to(device).eval()
+    crosscoder.info = recall(folder / CONFIG, info)
+    return crosscoder.to(place).eval()
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """`config.json` of a saved crosscoder, its library and format checked."""
+    """Read `config.json` of a saved crosscoder, and check that this library can read its format."""
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CheckpointError(f"{folder} is no saved crosscoder: it has no {CONFIG}") from None
+        raise CheckpointError(f"{folder} is not a saved crosscoder: it has no {CONFIG}") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise CheckpointError(f"{folder / CONFIG} cannot be read: {error}") from error
     if not isinstance(config, dict) or config.get("library") != "crosscoders":
-        raise CheckpointError(f"{folder / CONFIG} is not of a crosscoder of this library")
+        raise CheckpointError(f"{folder / CONFIG} does not describe a crosscoder of this library")
     if config.get("format") != FORMAT:
         raise CheckpointError(f"{folder} has format {config.get('format')!r}; this version reads {FORMAT}")
     known = {
@@ -122,6 +132,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         "num_latents",
         "metrics",
         "recipe",
+        "reading",
         "made_with",
         "origin",
     }
@@ -159,7 +170,7 @@ def _build(
     try:
         spec = registry.architectures[f"{plugin}:{name}"].spec
     except PluginError as error:
-        # The names come from a file that anyone may have written: say them, but suggest no command.
+        # Anyone may have written this file: report the names in it, but never suggest a command to run.
         raise PluginError(
             f"{folder} has the architecture '{name}' of {made_by}, which is not loaded here; if you trust that "
             f"distribution, install it and try again\n  {error}"
@@ -168,7 +179,7 @@ def _build(
         choice = ArchitectureChoice(
             f"{plugin}:{name}", structure(architecture.get("config"), spec.config.load(), registry=registry)
         )
-        # On the meta device, so that no memory is taken before the file's shapes are known to agree.
+        # On the meta device: no memory is allocated until the shapes in the file are known to match.
         with torch.device("meta"):
             expected = build_crosscoder(choice, sites, registry=registry).state_dict()
     except ConfigError as error:
@@ -187,7 +198,7 @@ def _compare(
     problems = [f"no tensor '{key}'" for key in sorted(expected.keys() - stored_shapes.keys())]
     problems += [f"an unknown tensor '{key}'" for key in sorted(stored_shapes.keys() - expected.keys())]
     problems += [
-        f"'{key}' of shape {stored_shapes[key]}, where {CONFIG} means {shape}"
+        f"'{key}' of shape {stored_shapes[key]}, where {CONFIG} implies {shape}"
         for key, shape in expected.items()
         if key in stored_shapes and stored_shapes[key] != shape
     ]

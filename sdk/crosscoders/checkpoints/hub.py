@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import CheckpointError
 from .card import with_metadata
 from .checkpoint import CARD, CONFIG, WEIGHTS, load_crosscoder, save_crosscoder
+from .local import path_strings
 
 if TYPE_CHECKING:
     from ..crosscoder.module import Crosscoder
@@ -46,7 +47,7 @@ def download(
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         where = f"'{repo_id}'" + (f" at revision '{revision}'" if revision else "")
-        raise CheckpointError(f"{where} is no folder here and could not be fetched from the Hub: {error}") from error
+        raise CheckpointError(f"{where} is not a folder here and could not be fetched from the Hub: {error}") from error
     for path in sorted((folder / subfolder).glob(f"{WEIGHTS}*.safetensors")):
         check_digest(repo_id, path)
     return folder
@@ -56,7 +57,7 @@ def check_digest(repo_id: str, path: Path) -> None:
     """Compare the weights with their digest; over plain HTTP the Hub's client checks sizes only.
 
     The client's cache names a large file by its sha256, so this needs no network. Small files, named by a shorter
-    digest, travel inside the repository's own history.
+    digest, are part of the repository's own history.
     """
     blob = path.resolve()
     if not path.is_file() or len(blob.name) != 64:
@@ -67,8 +68,8 @@ def check_digest(repo_id: str, path: Path) -> None:
         blob.unlink()
         path.unlink(missing_ok=True)
         raise CheckpointError(
-            f"{path.name} of '{repo_id}' was damaged on its way here (its sha256 is not the one the Hub names); it was "
-            "removed from the cache, so loading again fetches it anew"
+            f"{path.name} of '{repo_id}' was damaged in transit (its sha256 differs from the one the Hub names); it "
+            "was removed from the cache, so loading again will download it again"
         )
 
 
@@ -88,8 +89,7 @@ def push_to_hub(
 ) -> str:
     """Create the repository if it is missing and upload everything in one commit; returns the commit's URL.
 
-    One commit appears whole or not at all, and the tag is set after it, so an interrupted upload leaves the
-    repository as it was.
+    A commit is atomic, and the tag is set after it, so an interrupted upload leaves the repository unchanged.
     """
     with tempfile.TemporaryDirectory() as scratch:
         folder = save_crosscoder(crosscoder, Path(scratch) / "crosscoder")
@@ -122,12 +122,18 @@ def push_folder(
     commit_message: str = "Upload crosscoder",
     token: str | bool | None = None,
 ) -> str:
-    """Upload a saved crosscoder's folder; see `push_to_hub`."""
+    """Upload the folder of a saved crosscoder; see `push_to_hub`."""
     from huggingface_hub import HfApi
 
     from .checkpoint import read_config
 
-    read_config(folder)  # never publish a folder that could not be loaded
+    config = read_config(folder)  # never publish a folder that could not be loaded
+    paths = path_strings({key: config.get(key) for key in ("recipe", "models")})
+    if paths:
+        raise CheckpointError(
+            f"{folder} names paths of this machine, such as {paths[0]}; load the crosscoder and save it again, which "
+            "leaves them out"
+        )
     if create_pr and (tag or branch):
         raise CheckpointError("a pull request has no branch or tag of its own: leave out branch= and tag=")
     api = HfApi(token=token)

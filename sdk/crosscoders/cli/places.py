@@ -80,7 +80,7 @@ def placed(name: str, options: dict[str, Any]) -> tuple[Place, Answers, str]:
     return from_release(place, answers, options["format_name"], None)
 
 
-def opened(name: str, options: dict[str, Any]) -> Any:
+def opened(name: str, options: dict[str, Any], *, device: str = "cpu") -> Any:
     """The crosscoder that a command's name and options mean."""
     from ..crosscoder.module import Crosscoder
 
@@ -93,5 +93,6 @@ def opened(name: str, options: dict[str, Any]) -> Any:
         sites=dict(answers.sites),
         normalisation=answers.normalisation,
         answers=answers.others,
+        device=device,
         local_files_only=place.local_files_only,
     )

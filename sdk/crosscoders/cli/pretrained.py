@@ -9,11 +9,11 @@ from typing import Any
 import attrs
 import click
 
-from .main import errors_as_lines, main
+from .boundary import user_errors
 from .places import opened, placed, source_options
 
 
-@main.command()
+@click.command()
 @click.argument("name")
 @source_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -25,7 +25,7 @@ def inspect(name: str, as_json: bool, **options: Any) -> None:
     from ..checkpoints.foreign import Foreign, inspection_data, inspection_text
     from ..checkpoints.pretrained import open_pretrained
 
-    with errors_as_lines():
+    with user_errors():
         place, answers, format_name = placed(name, options)
         found = open_pretrained(place, format=format_name)
         if not isinstance(found, Foreign):
@@ -49,7 +49,7 @@ def _own_text(name: str, config: dict[str, Any]) -> str:
     return "\n".join([*lines, f"next: crosscoders info {name}"])
 
 
-@main.command()
+@click.command()
 @click.argument("name")
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--to", "target", default="crosscoders", show_default=True, help="Our own format, or another's name.")
@@ -60,7 +60,7 @@ def convert(name: str, folder: Path, target: str, check: bool, **options: Any) -
     from ..checkpoints.foreign import check_export, export
     from ..errors import ConfigError
 
-    with errors_as_lines():
+    with user_errors():
         if folder.exists():
             raise ConfigError(f"{folder} exists already; name a new folder")
         crosscoder = opened(name, options)
@@ -78,14 +78,14 @@ def convert(name: str, folder: Path, target: str, check: bool, **options: Any) -
         click.echo(f"saved: {folder}")
 
 
-@main.command()
+@click.command()
 @click.argument("search", nargs=-1)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def pretrained(search: tuple[str, ...], as_json: bool) -> None:
     """List known public releases; SEARCH is a model, a family, or any words of their names."""
     from ..checkpoints.pretrained import pretrained as known
 
-    with errors_as_lines():
+    with user_errors():
         releases = known(" ".join(search))
         if as_json:
             rows = [attrs.asdict(r, filter=lambda a, _: a.name not in ("config", "build")) for r in releases]

@@ -1,1 +1,1 @@
-"""The crosscoder itself: sites, wiring, latents, gates, the module, and how it is made and initialised."""
+"""The crosscoder itself: sites, wiring, latents, gates, the module, and how it is built and initialised."""

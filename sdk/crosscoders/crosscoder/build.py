@@ -1,4 +1,4 @@
-"""A crosscoder by the name of its architecture."""
+"""Building a crosscoder from the name of its architecture."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def build_crosscoder(
     processes: Processes = ALONE,
     **options: Any,
 ) -> Crosscoder:
-    """Make a crosscoder whose weights are zero: `build_crosscoder("acausal", sites, num_latents=4096)`.
+    """Build a crosscoder whose weights are zero: `build_crosscoder("acausal", sites, num_latents=4096)`.
 
-    `architecture` is a name, with its `options` as keywords; a table `{"name": ..., **options}`; or a choice made
-    before. With `processes` that share latents, each makes its own shard. Raises `ConfigError` where the options or the
-    sites do not suit the architecture, and `PluginError` where no plugin offers it.
+    `architecture` is a name, with its `options` as keywords; a table `{"name": ..., **options}`; or an
+    `ArchitectureChoice`. If `processes` shard the latents, each builds its own shard. Raises `ConfigError` if the
+    options or the sites do not suit the architecture, and `PluginError` if no plugin offers it.
     """
     if isinstance(architecture, str):
         architecture = {"name": architecture, **options}
@@ -39,6 +39,6 @@ def build_crosscoder(
     if not isinstance(crosscoder, Crosscoder):
         crosscoder = Crosscoder(crosscoder, processes)
     elif processes.num_shards > 1:
-        raise ConfigError(f"the architecture '{choice.name}' has weights of its own kind: training.shards must be 1")
+        raise ConfigError(f"the architecture '{choice.name}' cannot be sharded: training.shards must be 1")
     crosscoder.info = CheckpointInfo.from_architecture(choice, registry=registry)
     return crosscoder

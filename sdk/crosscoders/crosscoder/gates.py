@@ -1,6 +1,6 @@
-"""Gates: which latents are on at inference. A loss leaves one behind; checkpoints store it.
+"""Gates: which latents are on at inference. A loss produces one at the end of training, and checkpoints store it.
 
-A gate sees pre-activations and, per latent, the summed decoder norm n, since selection is on the score f·n: it does
+A gate sees pre-activations and, per latent, the summed decoder norm n, because selection uses the score f·n, which does
 not change when a latent's encoder and decoder are rescaled against each other.
 """
 
@@ -17,7 +17,7 @@ from ..errors import CheckpointError
 
 
 class Gate(nn.Module, ABC):
-    """Base of the gates; buffers of a gate are saved with the crosscoder."""
+    """The base class of gates. A gate's buffers are saved with the crosscoder."""
 
     name: ClassVar[str]
 
@@ -26,12 +26,12 @@ class Gate(nn.Module, ABC):
         """Boolean (B, F): which of the non-negative activations `f_BF` stay on."""
 
     def options(self) -> dict[str, Any]:
-        """What besides buffers `gate_from_config` needs to make this gate again."""
+        """The options, besides the buffers, that `gate_from_config` needs to rebuild this gate."""
         return {}
 
 
 class ReluGate(Gate):
-    """On wherever the pre-activation is positive (L1)."""
+    """Keeps a latent on wherever its pre-activation is positive (L1)."""
 
     name = "relu"
 
@@ -40,9 +40,9 @@ class ReluGate(Gate):
 
 
 class ScoreThresholdGate(Gate):
-    """On where f·Σ_s‖d^s‖ exceeds a threshold (BatchTopK at inference; Minder et al. 2025, §3.2).
+    """Keeps a latent on where f·Σ_s‖d^s‖ exceeds a threshold (BatchTopK at inference; Minder et al. 2025, §3.2).
 
-    One threshold for all latents or, with `num_latents`, one for each.
+    There is one threshold for all latents or, with `num_latents`, one for each.
     """
 
     name = "score_threshold"
@@ -61,7 +61,7 @@ class ScoreThresholdGate(Gate):
 
 
 class JumpReluGate(Gate):
-    """On where f exceeds the latent's own threshold (Rajamanoharan et al. 2024)."""
+    """Keeps a latent on where f exceeds its own threshold (Rajamanoharan et al. 2024)."""
 
     name = "jumprelu"
     threshold_F: Tensor
@@ -114,11 +114,11 @@ GATES: dict[str, type[Gate]] = {gate.name: gate for gate in (ReluGate, ScoreThre
 
 
 def gate_from_config(description: dict[str, Any]) -> Gate:
-    """Make a gate from `{"name": ..., **options}`; its buffers are loaded afterwards."""
+    """Build a gate from `{"name": ..., **options}`; its buffers are loaded afterwards."""
     options = dict(description)
     name = options.pop("name", None)
     if name not in GATES:
-        raise CheckpointError(f"no gate is called '{name}'; there are {', '.join(GATES)}")
+        raise CheckpointError(f"no gate is called '{name}'; available: {', '.join(GATES)}")
     try:
         return GATES[name](**options)
     except TypeError as error:

@@ -1,4 +1,4 @@
-"""What a crosscoder knows of its making, which its checkpoint records."""
+"""What a crosscoder knows about how it was made; its checkpoint records it."""
 
 from __future__ import annotations
 
@@ -15,23 +15,28 @@ from ..plugins.registry import Registry, get_registry
 
 @frozen(kw_only=True)
 class CheckpointInfo:
-    """What a checkpoint records besides weights: all plain JSON data."""
+    """What a checkpoint records besides weights. All of it is plain JSON data."""
 
     architecture: dict[str, Any] = field(validator=instance_of(dict))
-    """`name`, `plugin`, `distribution`, `version`, `config` of the architecture."""
+    """The architecture: its `name`, `plugin`, `distribution`, `version` and `config`."""
     loss: dict[str, Any] = field(factory=dict, validator=instance_of(dict))
-    """The same of the loss; loading does not need it."""
+    """The loss: its `name`, `plugin`, `distribution`, `version` and `config`. Loading does not need it."""
     models: dict[str, Any] = field(factory=dict, validator=instance_of(dict))
-    """By model key: adapter, id, revision, and the config to build the adapter again."""
+    """The models by key: adapter, id, revision, and the config from which the adapter can be rebuilt."""
     recipe: dict[str, Any] = field(factory=dict, validator=instance_of(dict))
     """The run's config."""
+    reading: dict[str, Any] = field(factory=dict, validator=instance_of(dict))
+    """How the tokens were read: `packing` (`apart`, `single` or `across`), `passes` over the source, `skipped` rows."""
     metrics: dict[str, Any] = field(factory=dict, validator=instance_of(dict))
     """Held-out metrics with the inference gate."""
     origin: dict[str, Any] = field(factory=dict, validator=instance_of(dict))
     """Where weights that another library trained come from: format, repository and revision, sha256 of each file,
     the config as it was, what was answered, what was changed. Empty for our own."""
     made_with: dict[str, str] = field(validator=instance_of(dict))
-    """Versions of this package and torch."""
+    """The versions of this package and of torch."""
+
+    own: bool = field(default=False, validator=instance_of(bool))
+    """Whether the recipe is that of a run of this user, so that it may name local files; never written into a file."""
 
     @made_with.default
     def _made_with(self) -> dict[str, str]:
@@ -39,12 +44,12 @@ class CheckpointInfo:
 
     @classmethod
     def from_architecture(cls, choice: ArchitectureChoice, *, registry: Registry | None = None) -> CheckpointInfo:
-        """The minimal record, for crosscoders that no run has trained."""
+        """The minimal record, for a crosscoder that was not trained by a run."""
         return cls(architecture=component_record(choice, registry or get_registry()))
 
 
 def component_record(choice: Choice, registry: Registry) -> dict[str, Any]:
-    """What a checkpoint records of a component: its name, plugin, distribution, version and options."""
+    """What a checkpoint records about a component: its name, plugin, distribution, version and options."""
     provider = choice.offer(registry).provider
     return {
         "name": choice.offer(registry).spec.name,

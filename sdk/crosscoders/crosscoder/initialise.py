@@ -1,4 +1,4 @@
-"""How a crosscoder's weights start."""
+"""Initialisation of a crosscoder's weights."""
 
 from __future__ import annotations
 
@@ -18,28 +18,30 @@ GEOMETRIC_MEDIAN_ROUNDS = 32
 
 @frozen(kw_only=True)
 class InitialisationConfig:
-    """The start of training. Norms are in normalised space."""
+    """How the weights are initialised. Norms are in normalised space."""
 
     encoder: str = field(default="transpose", validator=in_(("transpose", "random")))
-    """`transpose`: the decoder's rows, where a latent reads what it also writes. `random`: directions of its own."""
+    """How encoder rows start. `transpose` copies the decoder's rows at sites that a latent both reads and writes;
+    `random` draws independent directions."""
     encoder_scale: float = field(default=1.0, validator=gt(0.0))
-    """Encoder rows are this times as long as decoder rows. At 1 (the literature's) a latent over S alike sites first
-    writes S times what it reads; 1/S starts nearer, for short runs, but leaves more latents dead in planted worlds."""
+    """Length of encoder rows relative to decoder rows. At 1, as in the literature, a latent over S similar sites first
+    writes S times what it reads. 1/S starts closer to the target, which helps short runs, but leaves more latents dead
+    in planted worlds."""
     decoder_norm: float = field(default=0.0, validator=ge(0.0))
-    """Norm of decoder rows at each site; 0 takes the loss's own default."""
+    """Norm of decoder rows at each site; 0 uses the loss's default."""
     same_across_sites: bool = True
-    """Start with equal rows at sites of equal width, so that no latent begins specific (Minder et al. 2025)."""
+    """Start with equal rows at sites of equal width, so that no latent starts site-specific (Minder et al. 2025)."""
     decoder_bias: str = field(default="mean", validator=in_(("mean", "geometric_median", "zero")))
-    """From the calibration tokens, at each site."""
+    """Where each site's decoder bias starts: the mean or geometric median of the calibration tokens, or zero."""
     firing_rate: float = field(default=0.0, validator=and_(ge(0.0), lt(1.0)))
     """Set encoder biases so that each latent fires on this share of the calibration tokens; 0 leaves them at zero.
-    (Anthropic's January 2025 update: 10,000 over the number of latents.)"""
+    Anthropic's January 2025 update uses 10,000 over the number of latents."""
     from_saes: Mapping[str, str] = field(factory=dict)
     """Sites to trained autoencoders (folder or Hub id, of any known format) whose latents these start as; what is left
     over starts at random (after Gemma Scope 2)."""
     duplicate_response: float = field(default=0.7, validator=gt(0.0))
-    """A latent of a later site is skipped when one taken before excites its encoder this share as much as its own
-    decoder row does."""
+    """When latents are copied from autoencoders, a latent is skipped as a duplicate if one copied earlier excites its
+    encoder at least this fraction as much as its own decoder row does."""
 
 
 @torch.no_grad()
@@ -53,10 +55,10 @@ def initialise(
     sample_BX: Tensor | None = None,
     firing_threshold: float = 0.0,
 ) -> None:
-    """Random decoder directions of norm `decoder_norm` at each site, or as `config` says.
+    """Initialise the weights: random decoder directions of norm `decoder_norm` at each site, unless `config` differs.
 
-    `mean_X` is the mean of the normalised activations over all sites and `sample_BX` a sample of them; a config that
-    needs one that is not given raises `ConfigError`. A latent is on above `firing_threshold`.
+    `mean_X` is the mean of the normalised activations over all sites and `sample_BX` a sample of them; `ConfigError` if
+    `config` needs one that is not given. A latent counts as firing above `firing_threshold`.
     """
     config = config or InitialisationConfig()
     norm = config.decoder_norm or decoder_norm
@@ -92,12 +94,12 @@ def initialise(
 def _directions(
     crosscoder: Crosscoder, count: int, names: set[str], config: InitialisationConfig, generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """Random unit rows (count, D) at each site, equal at sites of equal width if so configured."""
+    """Draw random unit rows (count, D) at each site, equal at sites of equal width if so configured."""
     rows: dict[int, Tensor] = {}
     by_site: dict[str, Tensor] = {}
     for site in crosscoder.layout.subset(sorted(names)).sites:
         if site.width not in rows or not config.same_across_sites:
-            # All latents are drawn, so that the parts of several processes make up what one would have.
+            # Draw the rows of all latents and keep this process's, so that the shards together equal a single process.
             processes = crosscoder.processes
             drawn_FD = torch.randn(count * processes.num_shards, site.width, generator=generator)
             drawn_FD = drawn_FD.chunk(processes.num_shards)[processes.shard]
@@ -126,7 +128,7 @@ def _needed(sample_BX: Tensor | None, option: str) -> Tensor:
 
 
 def _geometric_median(x_BD: Tensor) -> Tensor:
-    """The point with the least sum of distances to the rows, by Weiszfeld's iteration."""
+    """The point with the smallest sum of distances to the rows, by Weiszfeld's iteration."""
     median_D = x_BD.mean(dim=0)
     for _ in range(GEOMETRIC_MEDIAN_ROUNDS):
         weight_B = 1 / (x_BD - median_D).norm(dim=1).clamp_min(1e-8)

@@ -13,17 +13,17 @@ from ..kernels import operations
 
 @frozen(eq=False, slots=False)
 class Latents:
-    """Active latents of B tokens; everything not listed is zero.
+    """The active latents of B tokens; everything not listed is zero.
 
     `token_N` is sorted; within one token the latents are in increasing order.
     """
 
     token_N: Tensor
-    """Which token, int64 in [0, B)."""
+    """The token of each entry, int64 in [0, B)."""
     latent_N: Tensor
-    """Which latent, int64 in [0, F)."""
+    """The latent of each entry, int64 in [0, F)."""
     value_N: Tensor
-    """Unscaled activation f, not multiplied by any decoder norm."""
+    """The activation f of each entry, not multiplied by any decoder norm."""
     num_tokens: int = field()
     num_latents: int = field()
 
@@ -35,7 +35,7 @@ class Latents:
 
     @classmethod
     def concatenate(cls, parts: list[Latents]) -> Latents:
-        """Latents of consecutive pieces of a batch as one."""
+        """Join the latents of consecutive pieces of a batch."""
         starts = [sum(part.num_tokens for part in parts[:i]) for i in range(len(parts))]
         return cls(
             torch.cat([part.token_N + start for part, start in zip(parts, starts, strict=True)]),
@@ -46,7 +46,7 @@ class Latents:
         )
 
     def dense(self) -> Tensor:
-        """`f_BF` with the zeros in place."""
+        """The dense tensor `f_BF`, zeros included."""
         f_BF = self.value_N.new_zeros(self.num_tokens, self.num_latents)
         return f_BF.index_put((self.token_N, self.latent_N), self.value_N)
 
@@ -58,12 +58,12 @@ class Latents:
         )
 
     def inside(self, latents: slice) -> Tensor:
-        """Boolean (N,): which entries are of the latents in `latents`."""
+        """Boolean mask (N,) of the entries whose latent is in `latents`."""
         inside_N: Tensor = (self.latent_N >= latents.start) & (self.latent_N < latents.stop)
         return inside_N
 
     def in_group(self, latents: slice) -> Latents:
-        """Entries of the latents in `latents`, renumbered from 0."""
+        """The entries whose latent is in `latents`, with latents renumbered from 0."""
         if latents.start == 0 and latents.stop == self.num_latents:
             return self
         part = self.select(self.inside(latents))
@@ -73,12 +73,12 @@ class Latents:
 
     @property
     def by_latent(self) -> Tensor:
-        """The permutation of N that orders the entries by latent, then token."""
+        """The permutation of the N entries that sorts them by latent, then by token."""
         return self._by_latent[0]
 
     @property
     def latent_starts_F(self) -> Tensor:
-        """Where each latent's entries begin, in the order of `by_latent`."""
+        """The offset at which each latent's entries begin, in the order of `by_latent`."""
         return self._by_latent[1]
 
     @cached_property
@@ -92,18 +92,18 @@ class Latents:
 
     @cached_property
     def count_F(self) -> Tensor:
-        """On how many tokens each latent is active."""
+        """The number of tokens on which each latent is active."""
         return torch.bincount(self.latent_N, minlength=self.num_latents)
 
     @cached_property
     def token_starts_B(self) -> Tensor:
-        """Where each token's entries begin."""
+        """The offset at which each token's entries begin."""
         counts_B = torch.bincount(self.token_N, minlength=self.num_tokens)
         return counts_B.cumsum(0) - counts_B
 
     @property
     def fired_F(self) -> Tensor:
-        """True for latents that are active on some token."""
+        """Boolean mask of the latents that are active on at least one token."""
         return self.count_F > 0
 
     @property

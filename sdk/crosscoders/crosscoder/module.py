@@ -1,4 +1,4 @@
-"""The crosscoder module: one encoder and decoder block for each latent group of its wiring.
+"""The crosscoder module: one encoder block and one decoder block for each latent group of its wiring.
 
     f = gate(W_enc x̃ + b_enc)        x̂ = W_decᵀ f + b_dec (+ W_skip x̃, in blocks of read and written sites)
 
@@ -29,25 +29,26 @@ if TYPE_CHECKING:
     from .info import CheckpointInfo
 
 ROW_PIECE_ELEMENTS = {"cpu": 2**22, "cuda": 2**28}
-"""Pre-activations are made in pieces of about this many: on a CPU 16 MB in fp32, so that a piece stays in the
-cache while it is compared; on a GPU 1 GB, so that few kernels are launched."""
+"""Pre-activations are computed in pieces of about this many numbers: 16 MB in fp32 on a CPU, so that a piece stays in
+cache while it is compared; 1 GB on a GPU, so that few kernels are launched."""
 LEAST_PIECE_ROWS = 64
-"""Fewer rows than this make the product slow."""
+"""A piece has at least this many rows: with fewer, the matrix product becomes slow."""
 
 
 class Crosscoder(nn.Module):
     """Encodes the activations of all sites into one set of latents and decodes them back.
 
-    Activations go in and come out in the model's own units: as a tensor `x_BX` with the sites side by side, or as a
-    mapping from site name to a tensor (B, D). Methods named `*_normalised` and those that losses use work on
-    normalised activations instead.
+    Activations are given and returned in the model's own units: as a tensor `x_BX` with the sites side by side, or as a
+    mapping from site name to a tensor (B, D). Methods whose names end in `_normalised`, and those that losses use, work
+    on normalised activations instead.
     """
 
     info: CheckpointInfo | None
-    """Where the crosscoder came from: recipe, models, metrics. None until trained or loaded."""
+    """Where the crosscoder came from: architecture, recipe, models, metrics. None if it was made from a bare wiring."""
 
     processes: Processes
-    """Where several share the latents (`training.shards`), this crosscoder holds its process's shard of each group."""
+    """The processes of the run. If they shard the latents (`training.shards`), this crosscoder holds one shard of each
+    group."""
 
     def __init__(self, wiring: Wiring, processes: Processes = ALONE) -> None:
         super().__init__()
@@ -62,10 +63,10 @@ class Crosscoder(nn.Module):
         widths = {site.name: site.width for site in wiring.sites}
         self.W_skip = nn.ParameterList([torch.zeros(widths[written], widths[read]) for read, written in wiring.skip])
 
-    # -- weights; a special parameterisation overrides these four ------------------------------------------------
+    # -- weights; a special parameterisation overrides these four methods ----------------------------------------
 
     def _make_weights(self) -> None:
-        """Encoder and decoder parameters of each group, (F_group, X read) and (F_group, X written and not tied)."""
+        """Create the parameters of each group: encoder (F_group, X read), decoder (F_group, X written and not tied)."""
         layout, groups = self.wiring.layout, self.wiring.groups
         widths = {site.name: site.width for site in self.sites}
         self.W_enc = nn.ParameterList([torch.zeros(g.num_latents, layout.subset(g.reads).width) for g in groups])
@@ -79,7 +80,7 @@ class Crosscoder(nn.Module):
         return rows
 
     def decoder_weight(self, index: int) -> Tensor:
-        """Decoder rows of group `index`, (F_group, X written), with gradient; tied blocks put in their places."""
+        """Decoder rows of group `index`, (F_group, X written), with gradient; tied blocks are filled in."""
         if not self.wiring.ties:
             rows: Tensor = self.W_dec[index]
             return rows
@@ -88,7 +89,7 @@ class Crosscoder(nn.Module):
 
     @torch.no_grad()
     def set_weights(self, index: int, W_enc: Tensor, W_dec: Tensor) -> None:
-        """Give group `index` these rows, or as near to them as the parameterisation can come."""
+        """Set the rows of group `index` to these, or to the closest that the parameterisation allows."""
         self.W_enc[index].copy_(W_enc)
         group = self.wiring.groups[index]
         blocks = self.layout.subset(group.writes).unpack(W_dec)
@@ -102,7 +103,7 @@ class Crosscoder(nn.Module):
         owned = self.layout.subset(self.wiring.owned(self.wiring.groups[index]))
         return owned.unpack(self.W_dec[index])[site]
 
-    # -- what it is ---------------------------------------------------------------------------------------------
+    # -- shape and place ----------------------------------------------------------------------------------------
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -121,23 +122,23 @@ class Crosscoder(nn.Module):
 
     @property
     def num_latents(self) -> int:
-        """F."""
+        """F, the number of latents on this process."""
         return self.wiring.num_latents
 
     @property
     def num_parameters(self) -> int:
-        """Trained numbers that it holds: tied rows once, factors instead of rows where the architecture has them."""
+        """The number of trainable numbers: tied rows count once, and a factored architecture counts its factors."""
         return sum(parameter.numel() for parameter in self.parameters())
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device that holds the weights."""
         return self.b_enc_F.device
 
     @property
     def sharding(self) -> dict[str, str]:
-        """How processes split each tensor of the state that has a row for each latent: `group` for the latents of one
-        group, `latents` for those of all groups. Other tensors are replicated."""
+        """How processes shard each tensor of the state that has one row per latent: `group` for a tensor over the
+        latents of one group, `latents` for one over all groups. All other tensors are replicated."""
         kinds = {"b_enc_F": "latents"}
         kinds |= {name: "latents" for name, tensor in self.gate.named_buffers(prefix="gate") if tensor.dim() == 1}
         return kinds | {f"{table}.{i}": "group" for table in ("W_enc", "W_dec") for i in range(len(self.wiring.groups))}
@@ -154,7 +155,11 @@ class Crosscoder(nn.Module):
     # -- for users: raw units -----------------------------------------------------------------------------------
 
     def encode(self, x: Tensor | Mapping[str, Tensor]) -> Latents:
-        """Latents of raw activations, by the inference gate; values are unscaled f (not times decoder norms)."""
+        """Encode raw activations with the inference gate.
+
+        Returns sparse `Latents`; call `.dense()` for a tensor (B, F), such as other libraries' `encode` returns. Values
+        are the plain activations f, not multiplied by decoder norms.
+        """
         norm_F = self.score_norms()
         pieces = []
         for pre_BF in self.pre_activation_pieces(self.normalised(x)):
@@ -173,13 +178,13 @@ class Crosscoder(nn.Module):
         return self.decode(self.encode(x_BX), x_BX if self.wiring.skip else None)
 
     def split(self, x_hat_BX: Tensor) -> dict[str, Tensor]:
-        """A reconstruction as a mapping from written site to tensor."""
+        """Split a reconstruction into a mapping from each written site to its tensor."""
         return self.written.unpack(x_hat_BX)
 
     # -- for losses and analyses: normalised units --------------------------------------------------------------
 
     def normalised(self, x: Tensor | Mapping[str, Tensor]) -> Tensor:
-        """Raw activations, checked and normalised, `x_BX` in fp32."""
+        """Check and normalise raw activations; returns `x_BX` in fp32."""
         x_BX: Tensor = self.normaliser(self._packed(x).to(self.device))
         return x_BX.to(self.b_enc_F.dtype)
 
@@ -192,7 +197,7 @@ class Crosscoder(nn.Module):
         return self._on_device(self.layout.columns(group.reads))
 
     def pre_activations(self, x_BX: Tensor) -> Tensor:
-        """W_enc x̃ + b_enc for every latent, dense (B, F), fp32; autocast may do the product in bf16."""
+        """W_enc x̃ + b_enc for every latent, dense (B, F), in fp32; under autocast the product may run in bf16."""
         parts = [
             functional.linear(
                 x_BX[:, self.columns_read(group)],
@@ -204,18 +209,21 @@ class Crosscoder(nn.Module):
         return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)).to(self.b_enc_F.dtype)
 
     def pre_activation_pieces(self, x_BX: Tensor) -> Iterator[Tensor]:
-        """The same for some rows at a time, in order, so that no (B, F) tensor has to be held; at least one piece."""
+        """Yield `pre_activations` of a few rows at a time, in order, so that no (B, F) tensor has to be held.
+
+        Even an empty batch yields one piece.
+        """
         for rows in self.pieces(x_BX):
             yield self.pre_activations(x_BX[rows])
 
     def pieces(self, x_BX: Tensor) -> list[slice]:
-        """Consecutive rows that together have about `ROW_PIECE_ELEMENTS` pre-activations; at least one piece."""
+        """Slices of consecutive rows, each with about `ROW_PIECE_ELEMENTS` pre-activations; at least one slice."""
         elements = ROW_PIECE_ELEMENTS["cpu" if self.device.type == "cpu" else "cuda"]
         step = max(LEAST_PIECE_ROWS, elements // self.num_latents)
         return [slice(start, start + step) for start in range(0, max(1, len(x_BX)), step)]
 
     def pre_activations_of(self, x_BX: Tensor, latent_K: Tensor) -> Tensor:
-        """W_enc x̃ + b_enc of some latents only, (B, K); `latent_K` in increasing order."""
+        """W_enc x̃ + b_enc of the latents `latent_K` only, (B, K); `latent_K` must be in increasing order."""
         parts = []
         for index, group in enumerate(self.wiring.groups):
             columns = self.wiring.latent_slices[group.name]
@@ -244,7 +252,8 @@ class Crosscoder(nn.Module):
     ) -> Tensor:
         """Reconstruction of the written sites in normalised units, (B, X written).
 
-        `latents` may be dense `f_BF`. `value_N` replaces the values of sparse ones, so that they carry a gradient.
+        `latents` may be a dense tensor `f_BF`. `value_N` replaces the values of sparse latents, so that they carry a
+        gradient.
         """
         with torch.autocast(self.device.type, enabled=False):
             blocks_BX = self.decode_without_bias(latents, value_N=value_N)
@@ -259,7 +268,7 @@ class Crosscoder(nn.Module):
             return x_hat_BX
 
     def decode_without_bias(self, latents: Latents | Tensor, *, value_N: Tensor | None = None) -> Tensor:
-        """What the decoder rows alone give, without bias or skip: Σ f·d, (B, X written) in normalised units."""
+        """The contribution of the decoder rows, without bias or skip: Σ f·d, (B, X written) in normalised units."""
         out_BX: Tensor | None = None
         for index, group in enumerate(self.wiring.groups):
             columns, W = self.wiring.latent_slices[group.name], self.decoder_weight(index)
@@ -284,7 +293,7 @@ class Crosscoder(nn.Module):
         """‖d_i^s‖ of every latent at every written site, (F, S written), in normalised space; 0 where not written."""
         names = self.written.names
         if len(self.wiring.groups) == 1 and len({site.width for site in self.written.sites}) == 1:
-            # All sites in one pass.
+            # Compute the norms at all sites in one pass over the rows.
             by_site: Tensor = self.decoder_weight(0).view(self.num_latents, len(names), -1).norm(dim=2)
             return by_site
         norms_FS = self.b_enc_F.new_zeros(self.num_latents, len(names))
@@ -310,7 +319,7 @@ class Crosscoder(nn.Module):
 
     @torch.no_grad()
     def folded(self) -> dict[str, Tensor]:
-        """Weights with the normaliser folded in, for export: they take and give raw units.
+        """Weights with the normaliser folded in, for export: they take and return raw units.
 
         `W_enc.{g}`, `W_dec.{g}` (latent-major), `b_enc_F`, `b_dec_X` and, for each block of a skip connection,
         `W_skip.{i}`.
@@ -421,7 +430,7 @@ class Crosscoder(nn.Module):
         needed = (*self.wiring.read.names, *(read for read, _ in self.wiring.skip))
         missing = [site for site in self.sites if site.name not in needed and site.name not in x]
         if missing and set(needed) <= set(x):
-            # Sites that are only written do not matter for encoding.
+            # Encoding does not need the sites that are only written.
             like = x[needed[0]]
             x = {**x, **{site.name: like.new_zeros(*like.shape[:-1], site.width) for site in missing}}
         return self.layout.pack(x)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..devices import precise
 from ..errors import SiteError
 from .sites import SiteLayout
 
@@ -76,15 +77,15 @@ class Normaliser(nn.Module):
         """Set the scales from the mean of ‖x‖ at each site."""
         if not bool(torch.isfinite(mean_norm_S).all()) or bool((mean_norm_S <= 0).any()):
             raise SiteError(f"mean activation norms must be positive and finite, not {mean_norm_S.tolist()}")
-        root_S = torch.tensor(self._widths, dtype=torch.float64).sqrt()
-        self.scale_S.copy_((root_S / mean_norm_S.double().cpu()).float())
+        norm_S = precise(mean_norm_S.cpu())
+        self.scale_S.copy_(norm_S.new_tensor(self._widths).sqrt() / norm_S)
 
     def scale_of(self, name: str) -> Tensor:
         """The scale of one site, a scalar."""
         return self.scale_S[self.layout.names.index(name)]
 
     def scale_X(self, names: tuple[str, ...] | None = None) -> Tensor:
-        """The scale of each column, of all sites or of those called `names`."""
+        """The scale of each column, for all sites or for those in `names`."""
         chosen = [i for i, site in enumerate(self.layout.sites) if names is None or site.name in names]
         repeats = torch.tensor([self._widths[i] for i in chosen], device=self.scale_S.device)
         return self.scale_S[chosen].repeat_interleave(repeats, output_size=sum(self._widths[i] for i in chosen))

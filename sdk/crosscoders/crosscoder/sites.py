@@ -18,7 +18,7 @@ from ..converters import as_tuple
 from ..errors import SiteError
 
 Columns = slice | Tensor
-"""Columns of `x_BX`: a slice where they lie together (a view, no copy), else indices."""
+"""Columns of `x_BX`: a slice if they are contiguous (a view, not a copy), otherwise indices."""
 
 
 @frozen
@@ -30,7 +30,7 @@ class Site:
 
     @property
     def model(self) -> str:
-        """The model's key."""
+        """The key of the model."""
         return self.name.partition("/")[0]
 
     @property
@@ -64,7 +64,7 @@ class SiteLayout:
 
     @cached_property
     def slices(self) -> Mapping[str, slice]:
-        """Where each site lies."""
+        """The columns of each site, by name."""
         slices, start = {}, 0
         for site in self.sites:
             slices[site.name] = slice(start, start + site.width)
@@ -72,14 +72,14 @@ class SiteLayout:
         return slices
 
     def subset(self, names: Sequence[str]) -> SiteLayout:
-        """The layout of only the sites called `names`, in this layout's order."""
+        """The layout of the sites in `names` only, in this layout's order."""
         unknown = set(names) - set(self.names)
         if unknown:
-            raise SiteError(f"unknown site {', '.join(sorted(unknown))}; there are {', '.join(self.names)}")
+            raise SiteError(f"unknown site {', '.join(sorted(unknown))}; the sites are {', '.join(self.names)}")
         return SiteLayout(tuple(site for site in self.sites if site.name in names))
 
     def columns(self, names: Sequence[str]) -> Columns:
-        """Columns of the sites called `names`, in this layout's order."""
+        """The columns of the sites in `names`, in this layout's order."""
         slices = [self.slices[name] for name in self.subset(names).names]
         if all(left.stop == right.start for left, right in pairwise(slices)):
             return slice(slices[0].start, slices[-1].stop)
@@ -106,7 +106,7 @@ class SiteLayout:
         return {name: x_BX[..., self.slices[name]] for name in self.names}
 
     def check(self, x_BX: Tensor) -> None:
-        """`SiteError` unless the last dimension is X."""
+        """Raise `SiteError` unless the last dimension is X."""
         if x_BX.shape[-1] != self.width:
             widths = " + ".join(f"{site.width} ({site.name})" for site in self.sites)
-            raise SiteError(f"activations have width {x_BX.shape[-1]}, but the sites make {self.width} = {widths}")
+            raise SiteError(f"activations have width {x_BX.shape[-1]}, but the sites need {self.width} = {widths}")

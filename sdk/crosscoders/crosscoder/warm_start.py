@@ -1,8 +1,8 @@
 """Starting from trained single-site autoencoders, one or more per site.
 
-Gemma Scope 2 starts its crosscoders so and skips duplicates by the product of early decoder and late encoder rows; its
-rule is not published in detail. Here a latent is a duplicate when one already taken excites its encoder at least
-`duplicate_response` times as much as its own decoder row of the same length does.
+Gemma Scope 2 starts its crosscoders this way and skips duplicates by the product of early decoder rows and late encoder
+rows; its rule is not published in detail. Here a latent is a duplicate if one already copied excites its encoder at
+least `duplicate_response` times as much as its own decoder row of the same length does.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from .wiring import LatentGroup
 def take_latents(
     crosscoder: Crosscoder, saes: Mapping[str, str], *, duplicate_response: float, norm: float, spread: bool
 ) -> None:
-    """Overwrite the first latents of each group with latents of the autoencoders of the sites that it reads.
+    """Overwrite the first latents of each group with latents of autoencoders at the sites that it reads.
 
-    Sites share a group's latents evenly, in column order. A taken latent reads its own site alone, with the
-    autoencoder's encoder row, and writes its own site and, with `spread`, every other written site of that width with
-    the same row; all are scaled so that the row has length `norm`, which leaves what the latent writes unchanged.
+    The sites of a group get equally many of its latents, in column order. A copied latent reads its own site only, with
+    the autoencoder's encoder row. It writes its own site and, with `spread`, every other written site of that width
+    with the same row. Decoder rows are scaled to length `norm`, and encoders inversely, so that nothing else changes.
     """
     unknown = set(saes) - set(crosscoder.layout.names)
     if unknown:
-        raise ConfigError(f"from_saes names {', '.join(sorted(unknown))}, which is no site of this crosscoder")
+        raise ConfigError(f"from_saes names {', '.join(sorted(unknown))}, which is not a site of this crosscoder")
     rows = {name: _rows(crosscoder, name, saes[name]) for name in crosscoder.layout.names if name in saes}
     for index, group in enumerate(crosscoder.wiring.groups):
         sites = [name for name in rows if name in group.reads and name in group.writes]

@@ -21,9 +21,9 @@ class LatentGroup:
     name: str
     num_latents: int = field(validator=[instance_of(int), ge(1)])
     reads: tuple[str, ...] = field(converter=as_tuple, validator=min_len(1))
-    """Names of the sites that the encoder of these latents sees."""
+    """Names of the sites that these latents read, that is, that their encoder sees."""
     writes: tuple[str, ...] = field(converter=as_tuple, validator=min_len(1))
-    """Names of the sites that these latents reconstruct."""
+    """Names of the sites that these latents write, that is, help to reconstruct."""
 
 
 DecoderBlock = tuple[str, str]
@@ -40,22 +40,22 @@ def as_pairs(value: Iterable[Iterable[str]]) -> tuple[SkipBlock, ...]:
 
 
 def as_ties(value: Iterable[Iterable[DecoderBlock]]) -> tuple[tuple[DecoderBlock, ...], ...]:
-    """Converter of `Wiring.ties`."""
+    """Convert nested iterables to the tuples of `Wiring.ties`."""
     return tuple(tuple((group, site) for group, site in tie) for tie in value)
 
 
 @frozen(kw_only=True)
 class Wiring:
-    """Sites, and the latent groups over them; latents are numbered through the groups in order."""
+    """Sites, and the latent groups over them. Latents are numbered consecutively through the groups."""
 
     sites: tuple[Site, ...] = field(converter=as_tuple)
     groups: tuple[LatentGroup, ...] = field(converter=as_tuple, validator=min_len(1))
     skip: tuple[SkipBlock, ...] = field(default=(), converter=as_pairs)
     """Pairs (site, written site) that a linear map leads between, past the latents (skip transcoders)."""
     ties: tuple[tuple[DecoderBlock, ...], ...] = field(default=(), converter=as_ties)
-    """Sets of decoder blocks that are one and the same rows; the first of each set holds them."""
+    """Sets of decoder blocks that share the same rows; the first block of each set holds them."""
     nesting: tuple[float, ...] = field(default=(), converter=as_tuple)
-    """Matryoshka levels: growing shares of every group's latents, the last one 1. Empty: no levels."""
+    """Matryoshka levels, as increasing shares of every group's latents that end at 1; empty if there are none."""
 
     def __attrs_post_init__(self) -> None:
         names = [group.name for group in self.groups]
@@ -69,34 +69,34 @@ class Wiring:
         if self.nesting and (
             any(low >= high for low, high in pairwise((0.0, *self.nesting))) or self.nesting[-1] != 1.0
         ):
-            raise ConfigError(f"nesting must be growing shares that end at 1, not {self.nesting}")
+            raise ConfigError(f"nesting must be increasing shares that end at 1, not {self.nesting}")
         unused = set(self.layout.names) - set(self.read.names) - set(self.written.names)
         if unused:
             raise ConfigError(f"no latent reads or writes site {', '.join(sorted(unused))}")
 
     @cached_property
     def layout(self) -> SiteLayout:
-        """All sites, the columns of the crosscoder's input."""
+        """The layout of all sites, which are the columns of the crosscoder's input."""
         return SiteLayout(self.sites)
 
     @cached_property
     def read(self) -> SiteLayout:
-        """The sites that some group reads."""
+        """The layout of the sites that at least one group reads."""
         return self.layout.subset([name for group in self.groups for name in group.reads])
 
     @cached_property
     def written(self) -> SiteLayout:
-        """The sites that some group writes, the columns of the crosscoder's output."""
+        """The layout of the sites that at least one group writes, which are the columns of the output."""
         return self.layout.subset([name for group in self.groups for name in group.writes])
 
     @property
     def num_latents(self) -> int:
-        """F, over all groups."""
+        """F, the number of latents of all groups."""
         return sum(group.num_latents for group in self.groups)
 
     @cached_property
     def latent_slices(self) -> Mapping[str, slice]:
-        """The latent numbers of each group."""
+        """The range of latent indices of each group, by name."""
         slices, start = {}, 0
         for group in self.groups:
             slices[group.name] = slice(start, start + group.num_latents)
@@ -104,16 +104,16 @@ class Wiring:
         return slices
 
     def group(self, name: str) -> LatentGroup:
-        """A group by name; `ConfigError` names those there are."""
+        """Look up a group by name; `ConfigError` lists the names if there is no such group."""
         for group in self.groups:
             if group.name == name:
                 return group
-        raise ConfigError(f"no latent group is called '{name}'; there are {', '.join(g.name for g in self.groups)}")
+        raise ConfigError(f"no latent group is called '{name}'; available: {', '.join(g.name for g in self.groups)}")
 
     def shard(self, count: int) -> Wiring:
         """The wiring of one of `count` processes that hold equal shards of every group's latents.
 
-        `ConfigError` where the latents cannot be split so.
+        Raises `ConfigError` if the latents cannot be split evenly.
         """
         if count == 1:
             return self
@@ -126,21 +126,21 @@ class Wiring:
 
     @cached_property
     def owners(self) -> Mapping[DecoderBlock, DecoderBlock]:
-        """For each tied decoder block the block that holds its rows."""
+        """For each tied decoder block, the block that holds its rows."""
         return {block: tie[0] for tie in self.ties for block in tie}
 
     def owned(self, group: LatentGroup) -> tuple[str, ...]:
-        """The sites whose decoder rows of `group` are its own, in column order."""
+        """The sites at which `group` holds its own decoder rows, in column order."""
         writes = self.layout.subset(group.writes).names
         blocks = [(group.name, site) for site in writes]
         return tuple(block[1] for block in blocks if self.owners.get(block, block) == block)
 
     def level_sizes(self, group: LatentGroup) -> tuple[int, ...]:
-        """Latents of `group` in each Matryoshka level beyond the level before."""
+        """The number of latents of `group` that each Matryoshka level adds to the previous one."""
         edges = [round(share * group.num_latents) for share in (0.0, *(self.nesting or (1.0,)))]
         return tuple(high - low for low, high in pairwise(edges))
 
-    # -- costs, for one token where time is meant; a multiply and an add are two operations ------------------------
+    # -- costs; times are for one token, and a multiplication with an addition counts as two operations -------------
 
     @property
     def num_weights(self) -> int:
@@ -158,12 +158,12 @@ class Wiring:
         return 2 * sum(group.num_latents * self.layout.subset(group.reads).width for group in self.groups)
 
     def decoder_flops_per_token(self, active: float | None = None) -> int:
-        """Operations of decoding: all latents, or `active` ones spread over the groups by size."""
+        """Operations of decoding all latents, or `active` latents spread over the groups by their size."""
         dense = 2 * sum(group.num_latents * self.layout.subset(group.writes).width for group in self.groups)
         return dense if active is None else round(dense * active / self.num_latents)
 
     def training_flops_per_token(self, active: float | None = None) -> int:
-        """Operations of a training step's products.
+        """Operations of the matrix products of a training step.
 
         Dense losses pay the decoder's product three times (forward, gradient of weights, gradient of values) and the
         encoder's twice, since nothing needs the gradient of its input. With `active` latents per token only the

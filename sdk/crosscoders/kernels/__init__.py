@@ -3,7 +3,7 @@
 from . import native, reference
 from .dispatch import operations
 from .sparse import gradients_in_place, row_dots, sparse_decode, sparse_encode
-from .sum_of_squares import sum_of_squares
+from .square_sum import sum_of_squares
 from .topk import batch_topk
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Which implementation a tensor's operations run in: Triton kernels on GPUs, C on CPUs, or plain PyTorch."""
+"""Chooses the implementation of the sparse operations for a tensor: Triton on GPUs, C on CPUs, or plain PyTorch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Operations(Protocol):
-    """What all implementations have; `reference` documents it."""
+    """The operations that every implementation has; `reference` documents them."""
 
     def weighted_row_sums(self, table_RD: Tensor, row_N: Tensor, weight_N: Tensor, starts_G: Tensor) -> Tensor: ...
 
@@ -41,13 +41,13 @@ _MISSING = {
 
 
 def operations(tensor: Tensor) -> Operations:
-    """Triton's kernels for a tensor on a GPU, compiled C for one on a CPU, and `reference` where those cannot be had.
+    """The implementation for a tensor: Triton on a GPU, compiled C on a CPU, or `reference` if that is unavailable.
 
-    `CROSSCODERS_KERNELS` names one of the three for all tensors; Triton's run on a CPU only by its interpreter.
+    `CROSSCODERS_KERNELS` selects one of the three for all tensors; Triton's run on a CPU only in its interpreter.
     """
     wanted = os.environ.get("CROSSCODERS_KERNELS", "")
     if wanted not in ("", *_MISSING):
-        raise ConfigError(f"CROSSCODERS_KERNELS should be {', '.join(_MISSING)}, not '{wanted}'")
+        raise ConfigError(f"CROSSCODERS_KERNELS should be one of {', '.join(_MISSING)}, not '{wanted}'")
     kernels = _kernels(wanted or {"cpu": "native", "cuda": "triton"}.get(tensor.device.type, "reference"))
     if kernels is None and wanted:
         raise ConfigError(f"CROSSCODERS_KERNELS is '{wanted}', which {_MISSING[wanted]}")
@@ -56,7 +56,7 @@ def operations(tensor: Tensor) -> Operations:
 
 @cache
 def _kernels(kind: str) -> Operations | None:
-    """Those of a kind; None where they cannot be had."""
+    """The kernels of this kind, or None if they are unavailable."""
     if kind == "reference":
         return reference
     if kind == "native":

@@ -1,4 +1,4 @@
-"""What kernels read of a batch's latents, so that they stand on nothing above them."""
+"""What the kernels need to know of a batch's latents, as a protocol, so that they do not depend on the crosscoder."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Entries(Protocol):
-    """N triples (token, latent, value) ordered by token, and the same grouped by latent; `Latents` is one."""
+    """N triples (token, latent, value) sorted by token, and the same grouped by latent; `Latents` implements it."""
 
     @property
     def token_N(self) -> Tensor: ...

@@ -1,6 +1,6 @@
-"""The same operations as `reference` as Triton kernels, for GPUs; only imported where Triton is.
+"""The operations of `reference` as Triton kernels for GPUs; imported only if Triton is installed.
 
-Rows may have any stride, columns must be next to each other. Sums are in fp32, or fp64 for fp64 tables.
+Rows may have any stride; columns must be contiguous. Sums are in fp32, or in fp64 for fp64 tables.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 __all__ = ["grouped", "rounded", "row_dots", "sums_and_dots", "survivors", "weighted_row_sums"]
 
 MOST_COLUMNS = 1024
-"""Columns of a row that one program handles at a time."""
+"""The largest number of columns that one program handles at a time."""
 ELEMENTS = 2048
-"""Entries of a score tensor that one program looks at."""
+"""The number of entries of a score tensor that one program compares."""
 
 
 @triton.jit
@@ -32,6 +32,7 @@ def _row_sums_kernel(
     segment = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < width
+    # The last segment has no successor and ends with the entries.
     first = tl.load(start + segment)
     last = tl.load(start + segment + 1, mask=segment + 1 < num_segments, other=num_entries)
     total = tl.zeros((BLOCK,), dtype=SUM)
@@ -42,7 +43,7 @@ def _row_sums_kernel(
 
 
 def weighted_row_sums(table_RD: Tensor, row_N: Tensor, weight_N: Tensor, starts_G: Tensor) -> Tensor:
-    """As `reference.weighted_row_sums`: one program sums some columns of one segment."""
+    """Like `reference.weighted_row_sums`; one program sums a block of columns of one segment."""
     table_RD, width = _rows(table_RD), table_RD.shape[1]
     out_GD = torch.empty(len(starts_G), width, dtype=table_RD.dtype, device=table_RD.device)
     block = min(MOST_COLUMNS, triton.next_power_of_2(width))
@@ -81,7 +82,7 @@ def _row_dots_kernel(
 
 
 def row_dots(rows_BD: Tensor, table_RD: Tensor, token_N: Tensor, latent_N: Tensor) -> Tensor:
-    """As `reference.row_dots`: one program for each entry."""
+    """Like `reference.row_dots`; one program for each entry."""
     rows_BD, table_RD, width = _rows(rows_BD), _rows(table_RD), rows_BD.shape[1]
     out_N = torch.empty(len(token_N), dtype=table_RD.dtype, device=table_RD.device)
     if len(out_N):
@@ -101,7 +102,7 @@ def row_dots(rows_BD: Tensor, table_RD: Tensor, token_N: Tensor, latent_N: Tenso
 
 
 def sums_and_dots(rows_BD: Tensor, table_FD: Tensor, weight_N: Tensor, latents: Entries) -> tuple[Tensor, Tensor]:
-    """As `reference.sums_and_dots`."""
+    """Like `reference.sums_and_dots`."""
     by_latent = latents.token_of_latent_N, weight_N[latents.by_latent], latents.latent_starts_F
     return weighted_row_sums(rows_BD, *by_latent), row_dots(rows_BD, table_FD, latents.token_N, latents.latent_N)
 
@@ -129,6 +130,7 @@ def _compact_kernel(
     inside = place < num_elements
     above = _above(score, floor, place, inside, num_columns, AS)
     number = above.to(tl.int64)
+    # An exclusive cumulative sum gives each survivor its place behind those of the programs before.
     target = tl.load(offset + program) + tl.cumsum(number, axis=0) - number
     tl.store(rows + target, place // num_columns, mask=above)
     tl.store(columns + target, place % num_columns, mask=above)
@@ -136,7 +138,8 @@ def _compact_kernel(
 
 
 def survivors(score_FB: Tensor, floor_F: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """As `reference.survivors`: each program counts its survivors, then writes them behind those of the ones before."""
+    """Like `reference.survivors`, in two passes: a first kernel counts each program's survivors, and a second one
+    writes them at offsets from the cumulative counts. So their order is that of the entries, without atomics."""
     device, programs = score_FB.device, triton.cdiv(score_FB.numel(), ELEMENTS)
     count = torch.zeros(programs, dtype=torch.int64, device=device)
     shape = (score_FB.numel(), score_FB.shape[1])
@@ -154,7 +157,7 @@ def survivors(score_FB: Tensor, floor_F: Tensor) -> tuple[Tensor, Tensor, Tensor
 
 
 def _rows(table_RD: Tensor) -> Tensor:
-    """The same with columns next to each other; a gradient that was expanded, or a transposed matrix, has not."""
+    """The table with contiguous columns, copied if need be: an expanded gradient or a transposed matrix lacks them."""
     return table_RD if table_RD.stride(1) == 1 else table_RD.contiguous()
 
 

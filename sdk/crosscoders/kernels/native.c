@@ -1,6 +1,6 @@
-// The sparse operations for processors, compiled where they run: see native.py, and reference.py for what they compute.
+// The sparse operations for CPUs, compiled where they run: see native.py, and reference.py for what they compute.
 //
-// Rows may have any stride, columns are next to each other. Each sum is made by one thread in a fixed order, so results
+// Rows may have any stride; columns must be contiguous. Each sum is computed by one thread in a fixed order, so results
 // do not depend on the number of threads.
 
 #include <math.h>
@@ -10,10 +10,10 @@
 
 typedef int64_t i64;
 
-enum { LOOK = 32 };  // scores compared at a time, a bit for each
-enum { LANES = 16 };
-enum { BLOCK = 4 * LANES };  // columns of a row that stay in registers
-enum { GROUP = 32 };  // entries whose dot products are in the making
+enum { LOOK = 32 };  // scores compared at a time, one bit of a word for each
+enum { LANES = 16 };  // floats in a vector register of AVX-512; narrower processors use several registers
+enum { BLOCK = 4 * LANES };  // columns whose running sums stay in registers
+enum { GROUP = 32 };  // entries whose dot products are accumulated at a time
 
 static inline i64 least(i64 a, i64 b) { return a < b ? a : b; }
 
@@ -33,7 +33,8 @@ static inline float of_bf16(uint16_t half) { return of_bits((uint32_t)half << 16
 
 static inline float of_float(float value) { return value; }
 
-// Survivors of rows `first` to `last`, as many as there is room for; returns how many there are.
+// Writes the survivors of rows `first` to `last`, as many as there is room for; returns how many there are. Survivors
+// are rare, so 32 comparisons are collected in one word, and only its set bits (if any) are visited.
 #define FIND(NAME, TYPE, AS_FLOAT)                                                                                     \
     static i64 NAME(const TYPE *score, const float *floors, i64 first, i64 last, i64 columns, i64 room, i64 *row,      \
                     i64 *column, TYPE *value) {                                                                        \
@@ -57,7 +58,7 @@ static inline float of_float(float value) { return value; }
         return found;                                                                                                  \
     }                                                                                                                  \
                                                                                                                        \
-    /* Each thread fills a part of its own, then the parts are pushed together. */                                     \
+    /* Each thread fills its own share of the buffer; then the shares are moved together, in the order of rows. */     \
     i64 NAME##_survivors(const TYPE *score, const float *floors, i64 rows, i64 columns, i64 room, i64 *row,            \
                          i64 *column, TYPE *value) {                                                                   \
         i64 found[omp_get_max_threads()], share = room, threads = 1, most = 0, total = 0;                              \
@@ -82,7 +83,7 @@ static inline float of_float(float value) { return value; }
 FIND(fp32, float, of_float)
 FIND(bf16, uint16_t, of_bf16)
 
-// The permutation that orders entries by their keys, those of one key as they were, and where each key's begin.
+// A stable counting sort: the permutation that sorts entries by key, and the offset at which each key's entries begin.
 void grouped(const i64 *key, i64 entries, i64 keys, i64 *order, i64 *starts) {
     i64 total = 0;
     if (!keys) return;
@@ -94,12 +95,12 @@ void grouped(const i64 *key, i64 entries, i64 keys, i64 *order, i64 *starts) {
         total += count;
     }
     for (i64 n = 0; n < entries; n++) order[starts[key[n]]++] = n;
-    // Each has come to where the next begins.
+    // Each start has advanced to where the next key begins, so shift them back by one.
     for (i64 k = keys - 1; k > 0; k--) starts[k] = starts[k - 1];
     starts[0] = 0;
 }
 
-// Rows in bf16 (to the nearest, ties to even), their norms, and the norms of what rounding took from them.
+// Rows rounded to bf16 (to nearest, ties to even), the norms of the rows, and the norms of the rounding errors.
 void rounded(const float *table, i64 stride, i64 rows, i64 width, i64 padded, uint16_t *rough, float *norm,
              float *error) {
 #pragma omp parallel for
@@ -121,8 +122,9 @@ void rounded(const float *table, i64 stride, i64 rows, i64 width, i64 padded, ui
     }
 }
 
-// Adds to `sum` the weighted rows of some entries, and to their `products` those of the rows with `own`, for the `left`
-// columns that there are of a block.
+// For one block of `left` columns: adds the weighted rows of some entries to `sum`, and the products of each row with
+// `own` to the entry's `products`. Partial products stay in LANES separate sums, so that the loop vectorises; a short
+// last block is padded with zeros, so that it runs through the same code.
 static inline void add_block(const float *rows, i64 stride, const float *own, const i64 *token, const float *weight,
                              i64 entries, int fresh, i64 left, float *sum, float (*products)[LANES]) {
     float total[BLOCK] = {0}, mine[BLOCK] = {0}, filled[BLOCK] = {0};
@@ -139,8 +141,8 @@ static inline void add_block(const float *rows, i64 stride, const float *own, co
     memcpy(sum, total, left * sizeof *total);
 }
 
-// Of each latent's entries, found by `order`: the weighted sum of their tokens' rows, and the product of each with the
-// latent's own row. Both need the same rows, which are read once.
+// For each latent's entries, listed by `order`: the weighted sum of their tokens' rows, and the dot product of each of
+// those rows with the latent's own row. Both need the same rows, so these are read from memory only once.
 void sums_and_dots(const float *rows, i64 stride, const float *table, i64 table_stride, i64 width, const i64 *token,
                    const float *weight, const i64 *order, const i64 *starts, i64 entries, i64 latents, float *sums,
                    float *dots) {

@@ -1,7 +1,7 @@
-"""The operations in C (`native.c`), compiled on this very processor when first needed; what they do not take goes to
-`reference`.
+"""The operations in C (`native.c`), compiled on first use for the processor at hand.
 
-They need a C compiler and a torch that runs on OpenMP, as on Linux: `available` says whether both are there.
+They need a C compiler and a torch that runs on OpenMP, as on Linux; `available` says whether both exist. Tensors that
+they do not support (other types, devices or strides) fall back to `reference`.
 """
 
 from __future__ import annotations
@@ -36,20 +36,22 @@ SOURCE = Path(__file__).with_name("native.c")
 SURVIVORS = {torch.float32: "fp32_survivors", torch.bfloat16: "bf16_survivors"}
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC")
 ROOM = 32
-"""Room for survivors is made for one score in this many; where there are more, they are looked for again."""
+"""The buffer for survivors holds one in this many scores; if there are more, the search is repeated with room enough
+for all."""
 
 
 def available() -> bool:
-    """Whether the library could be built, or was built before."""
+    """Whether the library is built already or can be built here."""
     return _library() is not None
 
 
 def survivors(score_FB: Tensor, floor_F: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """As `reference.survivors`, in one pass; fp32 and bf16."""
+    """Like `reference.survivors`, but in one pass; for fp32 and bf16."""
     usual = score_FB.is_cpu and score_FB.is_contiguous() and floor_F.dtype == torch.float32
     if not usual or score_FB.dtype not in SURVIVORS:
         return reference.survivors(score_FB, floor_F)
     rows, columns = score_FB.shape
+    # Every thread fills an equal share of the buffer, so there must be room for at least one entry each.
     room = torch.get_num_threads() + score_FB.numel() // ROOM
     while True:
         row_N, column_N = (torch.empty(room, dtype=torch.int64) for _ in range(2))
@@ -58,13 +60,14 @@ def survivors(score_FB: Tensor, floor_F: Tensor) -> tuple[Tensor, Tensor, Tensor
             SURVIVORS[score_FB.dtype], score_FB, floor_F.contiguous(), rows, columns, room, row_N, column_N, value_N
         )
         if found >= 0:
-            # Copies, so that the room is free for the next piece.
+            # Copy, so that the much larger buffer is freed.
             return row_N[:found].clone(), column_N[:found].clone(), value_N[:found].clone()
+        # A negative number is the room that would have been enough.
         room = -found
 
 
 def grouped(key_N: Tensor, num_keys: int) -> tuple[Tensor, Tensor]:
-    """As `reference.grouped`, by counting."""
+    """Like `reference.grouped`, but by a counting sort."""
     if not (key_N.is_cpu and key_N.dtype == torch.int64):
         return reference.grouped(key_N, num_keys)
     order_N, starts_K = torch.empty(len(key_N), dtype=torch.int64), torch.empty(num_keys, dtype=torch.int64)
@@ -73,7 +76,7 @@ def grouped(key_N: Tensor, num_keys: int) -> tuple[Tensor, Tensor]:
 
 
 def rounded(table_RD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """As `reference.rounded`, in one pass."""
+    """Like `reference.rounded`, but in one pass."""
     if not _takes(table_RD):
         return reference.rounded(table_RD)
     rows, width = table_RD.shape
@@ -84,7 +87,7 @@ def rounded(table_RD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def sums_and_dots(rows_BD: Tensor, table_FD: Tensor, weight_N: Tensor, latents: Entries) -> tuple[Tensor, Tensor]:
-    """As `reference.sums_and_dots`, reading the rows once for both."""
+    """Like `reference.sums_and_dots`, but reading the rows only once for both results."""
     if not (_takes(rows_BD) and _takes(table_FD) and weight_N.dtype == torch.float32):
         return reference.sums_and_dots(rows_BD, table_FD, weight_N, latents)
     (num_latents, width), entries = table_FD.shape, len(weight_N)
@@ -119,7 +122,7 @@ def _call(name: str, *arguments: Tensor | int) -> int:
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    # gcc before clang, whose code runs only on LLVM's OpenMP, which few builds of torch have.
+    # Prefer gcc to clang: clang's code needs LLVM's OpenMP runtime, which few builds of torch load.
     compilers = list(filter(None, map(shutil.which, (os.environ.get("CC", ""), "gcc", "cc", "clang"))))
     runtime = _openmp_runtime()
     if not compilers or runtime is None:
@@ -128,7 +131,7 @@ def _library() -> ctypes.CDLL | None:
     for compiler in dict.fromkeys(compilers):
         try:
             library = _built(compiler, runtime)
-        except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # without a home there is a RuntimeError
+        except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # Path.home() raises a RuntimeError
             logger.info("no compiled kernels by %s: %s", compiler, getattr(error, "stderr", None) or error)
             continue
         for name in SURVIVORS.values():
@@ -138,7 +141,7 @@ def _library() -> ctypes.CDLL | None:
 
 
 def _built(compiler: str, runtime: str) -> ctypes.CDLL:
-    """The library, kept under a name that says what it was made of, by whom and for which processor."""
+    """The compiled library, cached under a name that hashes its source, compiler, flags and processor."""
     version = subprocess.run([compiler, "--version"], check=True, capture_output=True).stdout
     made_of = [SOURCE.read_bytes(), version, repr((FLAGS, runtime, _processor())).encode()]
     name = f"native-{hashlib.sha256(b'|'.join(made_of)).hexdigest()[:16]}.so"
@@ -147,7 +150,8 @@ def _built(compiler: str, runtime: str) -> ctypes.CDLL:
         return ctypes.CDLL(str(kept))
     with tempfile.TemporaryDirectory(prefix="crosscoders-") as folder:
         object_file, library = Path(folder) / "native.o", Path(folder) / name
-        # In two steps: a compiler that links OpenMP takes its own runtime, whose threads would fight with torch's.
+        # Compile and link separately: a compiler that links OpenMP itself adds its own runtime, whose threads would
+        # compete with torch's.
         for command in (
             [*FLAGS, "-c", SOURCE, "-o", object_file],
             ["-shared", object_file, runtime, "-lm", "-o", library],
@@ -157,15 +161,15 @@ def _built(compiler: str, runtime: str) -> ctypes.CDLL:
             kept.parent.mkdir(parents=True, exist_ok=True)
             mine = kept.with_suffix(f".{os.getpid()}")
             shutil.copyfile(library, mine)
-            # At once: another process may be doing the same.
+            # Rename atomically: another process may be building the same library.
             mine.replace(kept)
         except OSError as error:
-            logger.info("the compiled kernels are not kept: %s", error)
+            logger.info("the compiled kernels could not be cached: %s", error)
         return ctypes.CDLL(str(library))
 
 
 def _openmp_runtime() -> str | None:
-    """The library of threads that torch has loaded."""
+    """The path of the OpenMP runtime that torch has loaded, or None."""
     try:
         lines = Path("/proc/self/maps").read_text().splitlines()
     except OSError:

@@ -1,7 +1,7 @@
 """Encode and decode on sparse latents, with gradients that touch only the tokens and latents that fired.
 
-Everything is one primitive: for each segment, the weighted sum of some rows of a table. The decoder sums latents'
-rows per token; both weight gradients sum tokens' rows per latent.
+Everything is built on one primitive: for each segment, the weighted sum of some rows of a table. The decoder sums
+latents' rows per token; both weight gradients sum tokens' rows per latent.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from .entries import Entries
 
 GRADIENT_PIECES = 16
-"""Parts in which a weight gradient is added to another."""
+"""Number of pieces in which a weight gradient is added to an existing one; temporary memory is one piece."""
 
 _in_place: ContextVar[bool] = ContextVar("in_place", default=False)
 
 
 def row_dots(rows_BD: Tensor, table_RD: Tensor, latents: Entries) -> Tensor:
-    """The products rows[token] · table[latent] of each entry of `latents`: (N,)."""
+    """The dot products rows[token] · table[latent] of the entries of `latents`: (N,)."""
     return operations(table_RD).row_dots(rows_BD, table_RD, latents.token_N, latents.latent_N)
 
 
@@ -42,9 +42,10 @@ def _sums_by_latent(rows_BD: Tensor, weight_N: Tensor, latents: Entries) -> Tens
 
 @contextmanager
 def gradients_in_place() -> Iterator[None]:
-    """Within, backward passes of what is computed add weight gradients piece by piece to those that are there already.
+    """In this context, sparse products are recorded such that their backward passes add to existing weight gradients.
 
-    Autograd would make each whole and then add it, which takes as much memory again. Hooks on weights see nothing.
+    The gradients are added piece by piece. Autograd would compute each as a whole and then add it, which takes as much
+    memory again. Gradient hooks on the weights are not called for what is added in place.
     """
     token = _in_place.set(True)
     try:
@@ -54,12 +55,12 @@ def gradients_in_place() -> Iterator[None]:
 
 
 def _held(W: Tensor, in_place: bool) -> Tensor | None:
-    """The gradient of `W` that others are added to in place; None where there is none yet, or autograd is to add."""
+    """The existing gradient of `W` to add to in place; None if there is none yet, or if autograd should add."""
     return W.grad if in_place and W.is_leaf else None
 
 
 def _weight_gradient(W: Tensor, rows_BD: Tensor, weight_N: Tensor, latents: Entries, in_place: bool) -> Tensor | None:
-    """Σ over tokens of weight · row for each latent; None where it was added to the gradient that `W` has."""
+    """Σ over tokens of weight · row for each latent; None if it was added in place to the gradient of `W`."""
     held = _held(W, in_place)
     if held is None:
         return _sums_by_latent(rows_BD, weight_N, latents)
@@ -88,6 +89,7 @@ class _SparseDecode(torch.autograd.Function):
     def backward(ctx: Any, grad_BX: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         value_N, W_dec_FX = ctx.saved_tensors
         latents: Entries = ctx.latents
+        # Both gradients read the same rows of `grad_BX`, so one fused operation computes them if both are wanted whole.
         if all(ctx.needs_input_grad[:2]) and _held(W_dec_FX, ctx.in_place) is None:
             sums_FX, dot_N = operations(W_dec_FX).sums_and_dots(grad_BX, W_dec_FX, value_N, latents)
             return dot_N, sums_FX, None
@@ -120,9 +122,9 @@ class _SparseEncode(torch.autograd.Function):
 
 
 def sparse_decode(value_N: Tensor, W_dec_FX: Tensor, latents: Entries) -> Tensor:
-    """Sum of `value · W_dec[latent]` per token, (B, X); gradients to values and weights.
+    """The sum of `value · W_dec[latent]` per token, (B, X), with gradients to values and weights.
 
-    `latents` gives the positions; `value_N` stands for its values so that they can carry a gradient.
+    `latents` gives the positions; `value_N` replaces its values, so that they can carry a gradient.
     """
     result: Tensor = _SparseDecode.apply(value_N, W_dec_FX, latents)  # type: ignore[no-untyped-call]
     return result
@@ -131,7 +133,7 @@ def sparse_decode(value_N: Tensor, W_dec_FX: Tensor, latents: Entries) -> Tensor
 def sparse_encode(x_BX: Tensor, W_enc_FX: Tensor, b_enc_F: Tensor, latents: Entries) -> Tensor:
     """The values x·W_enc + b at the positions of `latents`, (N,), with gradients to x, weights and bias.
 
-    The values are taken from `latents`, where the dense product that selected them has already computed them.
+    The forward pass copies the values from `latents`: the dense product that selected them has already computed them.
     """
     result: Tensor = _SparseEncode.apply(x_BX, W_enc_FX, b_enc_F, latents)  # type: ignore[no-untyped-call]
     return result

@@ -10,11 +10,12 @@ from ..processes import ALONE, Processes
 
 
 def batch_topk(score_N: Tensor, count: int, processes: Processes = ALONE) -> tuple[Tensor, Tensor]:
-    """Which candidates are among the `count` largest positive scores of the global batch, and the smallest score kept.
+    """Select the `count` largest positive scores of the global batch (BatchTopK; Bussmann et al. 2024, §3).
 
-    `score_N` are this process's candidates, in a fixed order; those that it leaves out must be smaller than the cut. In
-    a distributed run `count` is the total over processes, and each learns the same cut. Fewer than `count` candidates
-    are all kept; without any, the smallest score kept is 0. Of equal scores at the cut the first are kept.
+    Returns which of this process's candidates are selected, and the smallest selected score, the cut. `score_N` are the
+    candidates in a fixed order; entries that are not listed must be smaller than the cut. In a distributed run, `count`
+    is the total over processes, and all of them learn the same cut. If there are fewer than `count` candidates, all are
+    selected; if there are none, the cut is 0. On one process, ties at the cut go to the first entries.
     """
     contenders_N = score_N[score_N > 0]
     if processes.world > 1:
@@ -38,8 +39,9 @@ def _kth_largest(score_N: Tensor, k: int) -> Tensor:
 
 
 def _gather_largest(score_N: Tensor, count: int, processes: Processes) -> Tensor:
-    """The `count` largest scores of each process, from all of them: enough to find the global cut exactly."""
+    """The `count` largest scores of each process, gathered from all of them: enough to find the exact global cut."""
     largest_N = torch.topk(score_N, min(count, score_N.numel()), sorted=False).values
+    # Gathering needs equal shapes. Zeros are padding, because only positive scores take part.
     padded_N = score_N.new_zeros(count)
     padded_N[: largest_N.numel()] = largest_N
     gathered_N = processes.gather(padded_N)

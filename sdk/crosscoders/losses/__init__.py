@@ -1,1 +1,1 @@
-"""The interface of losses, and the base of those that select latents."""
+"""The interface of losses, and the base of losses that select latents."""

@@ -1,7 +1,7 @@
-"""AuxK: dead latents predict what the others left over (Gao et al. 2024, arXiv 2406.04093, appendix A.2).
+"""AuxK: dead latents predict the residual of the others (Gao et al. 2024, arXiv 2406.04093, appendix A.2).
 
-On the scale of the main term: squared errors, mean over tokens, not divided by the residual's variance. The residual
-is detached and has the bias removed already, so none is added.
+The term has the scale of the main term: squared errors, averaged over tokens, not divided by the residual's variance.
+The residual is detached and no longer contains the bias, so the prediction adds none.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .loss import ForwardPass
 
 
 def auxk(forward_pass: ForwardPass, step: StepContext, *, k_share: float) -> Tensor:
-    """mean over tokens of ‖residual − Σ top dead f·d‖²; 0 without dead latents."""
+    """The mean over tokens of ‖residual − Σ f·d‖², summed over the top dead latents; 0 if no latent is dead."""
     residual_BX, crosscoder = forward_pass.residual_BX.detach(), forward_pass.crosscoder
     processes = step.processes
     if step.dead_F is None or not bool(processes.over_shards(step.dead_F.sum()) > 0):
@@ -29,7 +29,7 @@ def auxk(forward_pass: ForwardPass, step: StepContext, *, k_share: float) -> Ten
         top = score_BD.topk(min(k, len(dead_D)), dim=1)
         keep_BK = top.values > 0
         if processes.num_shards > 1:
-            # The largest over all shards are among the largest of each.
+            # The largest over all shards are among the largest of each shard.
             mine_BK = torch.nn.functional.pad(top.values, (0, k - top.values.shape[1]))
             keep_BK &= top.values >= processes.gather_shards(mine_BK, dim=1).topk(k, dim=1).values[:, -1:]
         mask_BD = torch.zeros_like(f_BD, dtype=torch.bool).scatter_(1, top.indices, keep_BK)

@@ -1,4 +1,4 @@
-"""What a loss may know about the step it is in."""
+"""What a loss may know about the current training step."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from ..processes import ALONE, Processes
 
 @frozen(kw_only=True)
 class StepContext:
-    """What a loss may know about the step it is in."""
+    """What a loss may know about the current training step."""
 
     step: int
-    """Steps done before this one."""
+    """The number of steps done before this one."""
     total_steps: int
     warmed_up: bool
     """Whether the learning rate's warm-up is over."""
     num_tokens: int
-    """Tokens of the global batch, over all processes."""
+    """The number of tokens in the global batch, over all processes."""
     num_processes: int = 1
-    """How many processes have tokens of their own."""
+    """The number of processes that have tokens of their own."""
     processes: Processes = field(default=ALONE, eq=False)
-    """Those of the run: only what concerns all tokens or all latents needs them."""
+    """The processes of the run; a loss needs them only for what concerns all tokens or all latents."""
     dead_F: Tensor | None = field(default=None, eq=False)
-    """Latents that have not been selected for the run's dead window; None where nobody counts."""
+    """Boolean mask of the latents that were not selected within the run's dead window; None if they are not counted."""
 
     @property
     def progress(self) -> float:
-        """Share of the run that is done, in [0, 1)."""
+        """The share of the run that is done, in [0, 1)."""
         return self.step / self.total_steps
 
     def ramp(self, share: float) -> float:
@@ -43,13 +43,16 @@ class StepContext:
         return total * (self.num_processes / self.num_tokens)
 
     def global_mean(self, total: Tensor) -> Tensor:
-        """The same without gradient and equal on every process: the true mean, for terms that are not sums.
+        """The mean over the tokens of the global batch, without gradient and equal on every process.
 
-        Of a total over latents: where processes share them, those of all.
+        Use it for terms that are not sums over tokens. If processes shard the latents, a total over latents is summed
+        over all shards.
         """
         return self.processes.total(self.mean(total.detach())) / self.processes.num_replicas
 
     def over_latents(self, total: Tensor) -> Tensor:
-        """A total over this process's latents as one over all of them, with gradient: where processes share latents,
-        penalties go through here."""
+        """Turn a total over this process's latents into one over all latents, with gradient.
+
+        Penalties need it if processes shard the latents.
+        """
         return self.processes.sum_with_gradient(total)

@@ -1,7 +1,7 @@
-"""The interface of losses: what they get at each step, what they return, and the pieces that they are composed of.
+"""The interface of losses: what they receive at each step, what they return, and how they are composed.
 
-A loss may be anything that is a `Loss`. Most are a `ComposedLoss`: they say which latents are on and what that costs;
-reconstruction, masking of sites and extra terms chosen in the config come with the base.
+Any subclass of `Loss` is a loss. Most derive from `ComposedLoss`: they say which latents are on and what that costs,
+while the base class provides reconstruction, site masking, and the extra terms that a config chooses.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from .context import StepContext
 
 @frozen(kw_only=True, eq=False)
 class LossOutput:
-    """Named terms, which the runner sums, and what it needs for its metrics."""
+    """The result of a loss: named terms, which the runner sums, and what the metrics need."""
 
     terms: dict[str, Tensor]
-    """Scalars with gradient, each a mean over the tokens of the global batch."""
+    """The terms of the loss: scalars with gradient, each a mean over the tokens of the global batch."""
     fired_F: Tensor
-    """Boolean: latents active on some token of this process."""
+    """Boolean mask of the latents that are active on at least one token of this process."""
     num_active: Tensor
-    """Number of active (token, latent) pairs on this process."""
+    """The number of active (token, latent) pairs on this process."""
     residual_BX: Tensor
-    """Target minus reconstruction, normalised, detached."""
+    """Target minus reconstruction, in normalised units, detached."""
 
     @classmethod
     def from_dense(cls, terms: dict[str, Tensor], f_BF: Tensor, residual_BX: Tensor) -> LossOutput:
-        """From dense activations."""
+        """Make the output of a loss with dense activations."""
         active_BF = f_BF.detach() > 0
         return cls(
             terms=terms,
@@ -50,7 +50,7 @@ class LossOutput:
 
     @classmethod
     def from_sparse(cls, terms: dict[str, Tensor], latents: Latents, residual_BX: Tensor) -> LossOutput:
-        """From sparse latents."""
+        """Make the output of a loss with sparse latents."""
         return cls(
             terms=terms,
             fired_F=latents.fired_F,
@@ -65,37 +65,37 @@ class Loss(nn.Module, ABC):
     decoder_norm: float
     """Norm of each latent's decoder row at each site when training starts."""
     shardable: bool = False
-    """Whether it may be trained with latents sharded over processes (`training.shards`): what it sums over latents goes
-    through `StepContext.over_latents`."""
+    """Whether the loss supports latents sharded over processes (`training.shards`). If so, whatever it sums over
+    latents must go through `StepContext.over_latents`."""
     firing_threshold: float = 0.0
-    """Pre-activation above which a latent is on when training starts, for biases set from data."""
+    """Pre-activation above which a latent is on when training starts; needed to set encoder biases from data."""
 
     def attach(self, crosscoder: Crosscoder) -> None:
-        """Called once before training: make the parameters and buffers whose size depends on the crosscoder."""
+        """Create the parameters and buffers whose size depends on the crosscoder; called once, before training."""
 
     @abstractmethod
     def forward(self, crosscoder: Crosscoder, x_BX: Tensor, step: StepContext) -> LossOutput:
-        """Terms for normalised activations `x_BX`, this process's tokens of the global batch."""
+        """Compute the terms for normalised activations `x_BX` of this process's tokens of the global batch."""
 
     @abstractmethod
     def gate(self) -> Gate:
-        """The gate for inference as training stands now."""
+        """The gate for inference at the current state of training."""
 
 
 @frozen(eq=False, slots=False)
 class Activation:
-    """Which latents are on for a batch, and how much, with gradient; dense or sparse, whichever the loss has."""
+    """Which latents are on for a batch, and their values with gradient, in dense or in sparse form."""
 
     f_BF: Tensor | None = None
-    """Dense activations, of losses that need them so."""
+    """Dense activations with gradient; None for losses that select sparse latents."""
     sparse: tuple[Latents, Tensor] | None = None
-    """Selected latents and their values with gradient, of losses that select."""
+    """The selected latents, and their values with gradient; None for losses with dense activations."""
     pre_BF: Tensor | None = None
-    """Pre-activations with gradient, of losses whose penalties are about them."""
+    """Pre-activations with gradient, for losses whose penalties need them."""
 
     @cached_property
     def latents(self) -> Latents:
-        """What is on, detached."""
+        """The latents that are on, detached."""
         if self.sparse is not None:
             return self.sparse[0]
         assert self.f_BF is not None
@@ -103,7 +103,7 @@ class Activation:
 
     @cached_property
     def num_active(self) -> int:
-        """How many (token, latent) pairs are on."""
+        """The number of (token, latent) pairs that are on."""
         if self.sparse is not None:
             return len(self.sparse[0].latent_N)
         assert self.f_BF is not None
@@ -111,26 +111,26 @@ class Activation:
 
     @cached_property
     def value_N(self) -> Tensor:
-        """The values of `latents`, with gradient."""
+        """The values of `latents`, with gradient, (N,)."""
         if self.sparse is not None:
             return self.sparse[1]
         assert self.f_BF is not None
         return self.f_BF[self.latents.token_N, self.latents.latent_N]
 
     def total_F(self) -> Tensor:
-        """Σ over tokens of f, with gradient."""
+        """The sum of f over tokens for each latent, with gradient, (F,)."""
         if self.f_BF is not None:
             return self.f_BF.sum(dim=0)
         return self.value_N.new_zeros(self.latents.num_latents).index_add(0, self.latents.latent_N, self.value_N)
 
     def decode(self, crosscoder: Crosscoder, read_BX: Tensor) -> Tensor:
-        """The reconstruction, normalised."""
+        """The reconstruction in normalised units."""
         if self.f_BF is not None:
             return crosscoder.decode_normalised(self.f_BF, read_BX)
         return crosscoder.decode_normalised(self.latents, read_BX, value_N=self.value_N)
 
     def contribution(self, crosscoder: Crosscoder, keep_F: Tensor) -> Tensor:
-        """What the latents in boolean `keep_F` alone add to the reconstruction, without bias."""
+        """What only the latents in the boolean mask `keep_F` add to the reconstruction, without bias."""
         if self.f_BF is not None:
             return crosscoder.decode_without_bias(self.f_BF * keep_F)
         keep_N = keep_F[self.latents.latent_N]
@@ -143,9 +143,9 @@ class ForwardPass:
 
     crosscoder: Crosscoder
     x_BX: Tensor
-    """Activations of all sites."""
+    """Normalised activations of all sites."""
     read_BX: Tensor
-    """The same as the encoder saw them: with masked sites at 0."""
+    """Normalised activations as the encoder saw them, that is, zero at masked sites."""
     active: Activation
     """Which latents are on."""
     residual_BX: Tensor
@@ -156,28 +156,30 @@ class LossTerm(nn.Module, ABC):
     """An extra term that a config adds to a loss."""
 
     def attach(self, crosscoder: Crosscoder) -> None:
-        """As `Loss.attach`; refuse here what the term is not defined for."""
+        """Like `Loss.attach`; raise `ConfigError` here if the term is not defined for the crosscoder."""
 
     @abstractmethod
     def forward(self, forward_pass: ForwardPass, step: StepContext) -> Tensor:
-        """A scalar with gradient, weight included, the mean over the tokens of the global batch."""
+        """Compute the term: a scalar with gradient, weight included, averaged over the tokens of the global batch."""
 
 
 @frozen(kw_only=True)
 class LossConfig:
-    """Options that all composed losses share."""
+    """Options that all composed losses have in common."""
 
     reconstruction: str = field(default="sum_sq", validator=in_(("sum_sq", "mean_l2")))
-    """`sum_sq`: squared errors summed over sites and widths. `mean_l2`: unsquared error norms, mean over sites
-    (the public code of Minder et al. 2025); weights of penalties do not carry over from one to the other."""
+    """Form of the reconstruction term. `sum_sq` sums squared errors over sites and widths. `mean_l2` averages unsquared
+    error norms over sites, as the public code of Minder et al. 2025 does. Weights of penalties do not carry over from
+    one to the other."""
     site_masking: float = field(default=0.0, validator=and_(ge(0.0), lt(1.0)))
-    """Chance for each token and site to be hidden from the encoder in training; targets stay whole (fmxcoders)."""
+    """Probability with which each site of each token is hidden from the encoder in training. Targets are not masked
+    (after fmxcoders)."""
     terms: tuple[LossTermChoice, ...] = field(default=(), converter=as_tuple)
-    """Further terms, each `{name = ..., weight = ...}`."""
+    """Additional loss terms, each a table `{name = ..., weight = ...}`."""
 
 
 class ComposedLoss(Loss):
-    """Base of most losses: subclasses say what is on (`activate`) and what it costs (`penalties`)."""
+    """The base of most losses: subclasses say which latents are on (`activate`) and what they cost (`penalties`)."""
 
     def __init__(self, options: LossConfig) -> None:
         super().__init__()
@@ -189,10 +191,10 @@ class ComposedLoss(Loss):
 
     @abstractmethod
     def activate(self, crosscoder: Crosscoder, read_BX: Tensor, step: StepContext) -> Activation:
-        """Which latents are on."""
+        """Decide which latents are on."""
 
     def penalties(self, forward_pass: ForwardPass, step: StepContext) -> Mapping[str, Tensor]:
-        """Named terms besides reconstruction."""
+        """Named terms besides the reconstruction."""
         return {}
 
     def attach(self, crosscoder: Crosscoder) -> None:
@@ -218,7 +220,7 @@ class ComposedLoss(Loss):
         return self.error(forward_pass.crosscoder, forward_pass.residual_BX, step)
 
     def error(self, crosscoder: Crosscoder, residual_BX: Tensor, step: StepContext) -> Tensor:
-        """A residual in the form that `options.reconstruction` names, mean over tokens."""
+        """The error of a residual in the form that `options.reconstruction` names, averaged over tokens."""
         if self.options.reconstruction == "sum_sq":
             return step.mean(sum_of_squares(residual_BX))
         sites = crosscoder.split(residual_BX)
@@ -228,7 +230,7 @@ class ComposedLoss(Loss):
         share = self.options.site_masking
         if not share or not self.training:
             return x_BX
-        # A function of step and process, so that a resumed run masks alike.
+        # The mask depends only on step and process, so a resumed run draws the same one.
         generator = torch.Generator().manual_seed(step.step * 4099 + step.processes.replica)
         sites = crosscoder.layout.sites
         keep_BS = torch.rand(len(x_BX), len(sites), generator=generator) >= share

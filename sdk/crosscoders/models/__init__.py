@@ -1,1 +1,1 @@
-"""What models are to this package: documents, tokens, the adapter interface, and pairing of tokenizers."""
+"""Models as this package sees them: documents, tokens, the adapter interface, and pairing of tokenizers."""

@@ -13,27 +13,27 @@ from collections.abc import Callable, Sequence
 from attrs import frozen
 
 MAX_WINDOW = 64
-"""Tokens; a window that grows longer has lost its way."""
+"""The longest window, in tokens: one that grows longer has lost the alignment."""
 RESYNC_REACH = 24
-"""Tokens looked ahead on either side for a place where the texts agree again."""
+"""How many tokens ahead, on either side, to look for a place where the texts agree again."""
 
 CUT_OFF = "\ufffd"
-"""What decoders show for bytes that are no whole character."""
+"""The replacement character, which decoders emit for bytes that do not form a whole character."""
 
 Text = Callable[[Sequence[int]], str]
-"""Decodes token ids."""
+"""A function that decodes token ids."""
 
 
 @frozen
 class Alignment:
-    """Paired positions of two token sequences, both growing."""
+    """Paired positions of two token sequences, both in increasing order."""
 
     first: tuple[int, ...]
     second: tuple[int, ...]
     num_matched: int
-    """Tokens of both sides that lie in windows whose texts agree."""
+    """The number of tokens, of both sides, that lie in windows whose texts agree."""
     num_tokens: int
-    """Tokens of both sides."""
+    """The number of tokens of both sides."""
 
     @property
     def coverage(self) -> float:
@@ -42,7 +42,7 @@ class Alignment:
 
 
 def align(first_ids: Sequence[int], second_ids: Sequence[int], first_text: Text, second_text: Text) -> Alignment:
-    """Pair two tokenizations of the same text. Where texts differ for a while, tokens there stay without partner."""
+    """Pair two tokenizations of the same text. Where the texts differ for a stretch, its tokens stay unpaired."""
     sides = (_Side(first_ids, first_text), _Side(second_ids, second_text))
     pairs: list[tuple[int, int]] = []
     matched = 0
@@ -65,11 +65,12 @@ class _Side:
         self.ids, self._text = ids, text
 
     def text(self, start: int, stop: int) -> str:
-        # Some tokenizers mark a piece that goes on with a word (`##ing`) unless the piece before is decoded with it.
+        # Some tokenizers mark a piece that continues a word (`##ing`) unless it is decoded together with the piece
+        # before it.
         context = self.ids[max(0, start - 1) : start]
         before = self._text(context) if context else ""
         whole = self._text([*context, *self.ids[start:stop]])
-        # A character that was cut off at the end of the context is whole now, and belongs to the window.
+        # A character that was cut off at the end of the context is complete now, and belongs to the window.
         for shown in (before, before.rstrip(CUT_OFF)):
             if whole.startswith(shown):
                 return comparable(whole[len(shown) :])
@@ -77,14 +78,14 @@ class _Side:
 
 
 def comparable(text: str) -> str:
-    """Text without white space, accents and case; a cut-off character at its end is left out."""
+    """The text without white space, accents, case, or a cut-off character at its end."""
     decomposed = unicodedata.normalize("NFKD", text.rstrip(CUT_OFF))
     kept = (c for c in decomposed if not c.isspace() and not unicodedata.combining(c))
     return "".join(kept).casefold()
 
 
 def _grow(sides: tuple[_Side, _Side], start: tuple[int, int]) -> tuple[int, int] | None:
-    """The ends of the shortest windows from `start` with the same text; None where there are none."""
+    """The ends of the shortest windows from `start` with the same text, or None if there are none."""
     stop = [start[0] + 1, start[1] + 1]
     while True:
         texts = [side.text(start[n], stop[n]) for n, side in enumerate(sides)]
@@ -101,7 +102,7 @@ def _grow(sides: tuple[_Side, _Side], start: tuple[int, int]) -> tuple[int, int]
 
 
 def _resync(sides: tuple[_Side, _Side], start: tuple[int, int]) -> tuple[int, int]:
-    """The nearest later place where windows agree on at least three characters; both ends where there is none."""
+    """The nearest later place where windows agree on at least three characters, or both ends if there is none."""
     for distance in range(1, 2 * RESYNC_REACH):
         for ahead in range(max(0, distance - RESYNC_REACH), min(distance, RESYNC_REACH) + 1):
             place = (start[0] + ahead, start[1] + distance - ahead)

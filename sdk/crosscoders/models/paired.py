@@ -1,21 +1,23 @@
-"""Rows for models with different tokenizers: each reads the text in its own tokens, paired where they end alike."""
+"""Rows for models with different tokenizers: each reads the same text in its own tokens, which are then paired."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 from ..errors import ConfigError
 from .adapter import ModelAdapter
 from .alignment import align
+from .context import check_context, longest_context
 from .documents import Chat, Document, Text, TokenIds
-from .sequences import Row, SequenceReader, Split, padded, row_of
-from .tokens import Partner, TokenBatch, TokenSource
+from .rows import PartnerPiece, Piece, Row, batch_of
+from .sequences import Opened, SequenceReader
+from .split import Split
+from .tokens import TokenBatch, Tokenized, TokenSource
 
 PARTNER_ROOM = 3
-"""A partner's row may have this many times the reading model's tokens; what lies beyond is cut off."""
+"""A partner's row may be this many times as long as the reading model's, as far as the partner has positions; the rest
+is cut off."""
 
 
 def make_reader(
@@ -24,30 +26,34 @@ def make_reader(
     reading: ModelAdapter,
     *,
     context_length: int,
-    pack: bool = True,
+    pack: bool | str = True,
     split: Split = "train",
     held_out_share: float = 0.0,
     repeat: bool = True,
 ) -> SequenceReader:
-    """A reader for all `adapters`: of one sequence where vocabularies agree, of paired ones where they do not."""
+    """A reader for all `adapters`: a plain one if their vocabularies agree, a `PairedReader` otherwise.
+
+    With `pack`, every adapter has to keep the documents of a row apart: see `choice.choose_pack`.
+    """
+    check_context(adapters, context_length)
     others = {key: adapter for key, adapter in adapters.items() if adapter.vocabulary() != reading.vocabulary()}
     options: dict[str, Any] = {
         "context_length": context_length,
+        "pack": pack,
         "split": split,
         "held_out_share": held_out_share,
         "repeat": repeat,
     }
     if others:
         return PairedReader(source, reading, others, **options)
-    return SequenceReader(source, reading, pack=pack, **options)
+    return SequenceReader(source, reading, **options)
 
 
 class PairedReader(SequenceReader):
-    """Reads documents in the tokens of `adapter`, and of `others` beside it.
+    """Reads documents in the tokens of `adapter` and, side by side, in those of the `others`.
 
-    A document is one row, padded; a long text becomes several, cut where the reading model's tokens are full and read
-    anew from there by every model; a long chat is cut off. Rows are not packed, since the models need not agree on how
-    long a document is.
+    A long text is cut where the reading model's tokens are full and read anew from there by every model; a long chat is
+    cut off. Pieces share a row, or follow each other, where there is room for the tokens of every model.
     """
 
     def __init__(
@@ -57,94 +63,71 @@ class PairedReader(SequenceReader):
         others: Mapping[str, ModelAdapter],
         *,
         context_length: int,
+        pack: bool | str = True,
         split: Split = "train",
         held_out_share: float = 0.0,
         repeat: bool = True,
     ) -> None:
+        if pack == "across":
+            raise ConfigError(
+                "pack = 'across' runs documents of one tokenizer together, and the models here have several; use true "
+                "or false"
+            )
         super().__init__(
             source,
             adapter,
             context_length=context_length,
-            pack=False,
+            pack=pack,
             split=split,
             held_out_share=held_out_share,
             repeat=repeat,
         )
         self.others = dict(others)
         self.num_matched = self.num_tokens = 0
-        self._pieces: list[Document] = []
-        self._pieces_done = 0
 
     @property
     def coverage(self) -> float:
-        """Share of all tokens read so far, of all models, that lie in windows where the texts agree."""
+        """The share of all tokens read so far, of all models, that lie in windows whose texts agree."""
         return self.num_matched / self.num_tokens if self.num_tokens else 1.0
 
-    def read(self, num_sequences: int) -> TokenBatch:
-        """The next rows, with a partner for each other model."""
-        rows: list[Row] = []
-        beside: dict[str, list[tuple[Row, torch.Tensor]]] = {key: [] for key in self.others}
-        while len(rows) < num_sequences and (piece := self._next_piece()) is not None:
-            row = row_of(self.adapter.tokenize(piece))[: self.context_length]
-            if not row:
-                continue
-            rows.append(row)
-            for key, other in self.others.items():
-                beside[key].append(self._pair(row, other, piece))
-        partners = {}
-        for key, paired_rows in beside.items():
-            # As long as the longest row: a model need not have room for what no document fills.
-            tokens = padded([row for row, _ in paired_rows], max((len(row) for row, _ in paired_rows), default=1))
-            positions = [position_T for _, position_T in paired_rows]
-            none = torch.zeros(0, self.context_length, dtype=torch.int64)
-            partners[key] = Partner(tokens, torch.stack(positions) if positions else none)
-        own = padded(rows, self.context_length)
-        return TokenBatch(own.ids, own.attention, own.bos, own.special, partners)
+    def _batch(self, rows: list[Row]) -> TokenBatch:
+        for piece in (piece for row in rows for piece in row):
+            for partner in piece.partners.values():
+                self.num_matched += partner.num_matched
+                self.num_tokens += len(piece.tokens.ids) + len(partner.tokens.ids)
+        return batch_of(rows, self.context_length, list(self.others))
 
-    def state(self) -> dict[str, Any]:
-        """The position, as JSON data."""
-        return {**super().state(), "pieces_done": self._pieces_done if self._pieces else 0}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go to a position that `state` returned."""
-        super().restore(state)
-        self._pieces, self._pieces_done = [], 0
-        if state["pieces_done"]:
-            # The document was being read: go back to it and pass over the pieces that are done.
-            self._next_document -= 1
-            self._next_piece()
-            self._pieces = self._pieces[state["pieces_done"] - 1 :]
-            self._pieces_done = state["pieces_done"]
-
-    def _next_piece(self) -> Document | None:
-        if not self._pieces:
-            document = self._next_in_split()
-            if document is None:
-                return None
-            self._pieces, self._pieces_done = self._cut(document), 0
-        self._pieces_done += 1
-        return self._pieces.pop(0)
-
-    def _cut(self, document: Document) -> list[Document]:
+    def _tokenize(self, document: Document) -> Tokenized:
         if isinstance(document, TokenIds):
-            raise ConfigError("models with different vocabularies read texts and chats, not ready token ids")
-        if not isinstance(document, Text):
-            return [document]
-        ids = list(self.adapter.tokenize(document).ids)
-        if len(ids) <= self.context_length:
-            return [document]
-        # One token less than fits, because each piece gets a beginning-of-sequence token of its own.
-        step = self.context_length - 1
-        return [Text(self.adapter.text(ids[start : start + step])) for start in range(0, len(ids), step)]
+            raise ConfigError("models with different vocabularies can read texts and chats, but not token ids")
+        return self.adapter.tokenize(document)
 
-    def _pair(self, row: Row, other: ModelAdapter, piece: Document) -> tuple[Row, torch.Tensor]:
+    def _cut(self, opened: Opened) -> Piece:
+        document, tokens = opened.document, opened.tokens
+        if isinstance(document, Text) and len(tokens.ids) > self.context_length:
+            window = tokens.ids[opened.offset : opened.offset + self._step]
+            document = Text(self.adapter.text(window), origin=document.origin)
+            tokens = self.adapter.tokenize(document)
+        tokens, _ = tokens.cut(0, self.context_length)
+        partners = {key: self._pair(tokens, other, document) for key, other in self.others.items()}
+        sizes = [-(-len(partner.tokens.ids) // PARTNER_ROOM) for partner in partners.values()]
+        return Piece(opened.number, opened.offset, tokens, max(len(tokens.ids), *sizes), partners)
+
+    def _after(self, opened: Opened, piece: Piece) -> int:
+        if isinstance(opened.document, Text) and len(opened.tokens.ids) > self.context_length:
+            return opened.offset + self._step
+        return len(opened.tokens.ids)
+
+    @property
+    def _step(self) -> int:
+        # One token fewer than fits, because each piece gets a beginning-of-sequence token of its own.
+        return self.context_length - 1
+
+    def _pair(self, tokens: Tokenized, other: ModelAdapter, piece: Document) -> PartnerPiece:
         if isinstance(piece, Chat) and not other.has_chat_template():
-            # Such a model reads the conversation as the reading model lays it out.
-            piece = Text(self.adapter.text([token for token, _, _ in row]))
-        theirs = row_of(other.tokenize(piece))[: PARTNER_ROOM * self.context_length]
-        pairs = align([t for t, _, _ in row], [t for t, _, _ in theirs], self.adapter.text, other.text)
-        self.num_matched += pairs.num_matched
-        self.num_tokens += pairs.num_tokens
-        position_T = torch.full((self.context_length,), -1, dtype=torch.int64)
-        position_T[torch.tensor(pairs.first, dtype=torch.int64)] = torch.tensor(pairs.second, dtype=torch.int64)
-        return theirs, position_T
+            # A model without a chat template reads the conversation as the reading model lays it out.
+            piece = Text(self.adapter.text(tokens.ids), origin=piece.origin)
+        room = PARTNER_ROOM * self.context_length
+        theirs, _ = other.tokenize(piece).cut(0, min(room, longest_context(other) or room))
+        pairs = align(tokens.ids, theirs.ids, self.adapter.text, other.text)
+        return PartnerPiece(theirs, list(zip(pairs.first, pairs.second, strict=True)), pairs.num_matched)

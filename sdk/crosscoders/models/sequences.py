@@ -1,22 +1,33 @@
-"""From documents to rows of tokens of one length, with a position that can be saved."""
+"""Cutting documents into token rows of one length, with a position that can be saved.
+
+A position is a few pairs of document and offset, however long the documents are; going back to it reads those documents
+again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any
 
-import torch
+from attrs import define
 
-from ..errors import ConfigError
+from ..errors import ConfigError, DocumentError
 from .adapter import ModelAdapter
-from .documents import Document, is_held_out
+from .documents import Document
+from .packing import Packing
+from .rows import Piece, Row, batch_of
+from .split import Split, SplitReader
 from .tokens import TokenBatch, Tokenized, TokenSource
 
-Split = Literal["train", "held_out"]
+LOOK_AHEAD = 32
+"""Pieces kept waiting for a row that they fit into; with 32 about 2 % of the places stay empty."""
+
+PACKINGS: Mapping[bool | str, Packing] = {True: "apart", False: "single", "across": "across"}
+"""What the values of `activations.pack` ask for."""
 
 
 def reading_adapter(adapters: Mapping[str, ModelAdapter], tokenizer: str = "") -> ModelAdapter:
-    """The model whose tokenizer is used: the one named, else the first with a chat template, else the first."""
+    """The model whose tokenizer is used: the named one, else the first with a chat template, else the first."""
     if tokenizer:
         if tokenizer not in adapters:
             raise ConfigError(f"tokenizer is '{tokenizer}', but the models are {', '.join(adapters)}")
@@ -24,34 +35,24 @@ def reading_adapter(adapters: Mapping[str, ModelAdapter], tokenizer: str = "") -
     return next((a for a in adapters.values() if a.has_chat_template()), next(iter(adapters.values())))
 
 
-Row = list[tuple[int, bool, bool]]
-"""Tokens of a row: id, whether it begins a sequence, whether it is special."""
+@define(eq=False)
+class Opened:
+    """A document that is being cut into pieces."""
 
-
-def row_of(tokens: Tokenized) -> Row:
-    """A document's tokens as a row."""
-    return list(zip(tokens.ids, tokens.bos, tokens.special, strict=True))
-
-
-def padded(rows: list[Row], length: int) -> TokenBatch:
-    """Rows of at most `length` tokens, padded on the right."""
-    shape = (len(rows), length)
-    ids = torch.zeros(shape, dtype=torch.int64)
-    attention, bos, special = (torch.zeros(shape, dtype=torch.bool) for _ in range(3))
-    for number, row in enumerate(rows):
-        ids[number, : len(row)] = torch.tensor([token for token, _, _ in row])
-        bos[number, : len(row)] = torch.tensor([is_bos for _, is_bos, _ in row])
-        special[number, : len(row)] = torch.tensor([is_special for _, _, is_special in row])
-        attention[number, : len(row)] = True
-    return TokenBatch(ids, attention, bos, special)
+    number: int
+    document: Document
+    tokens: Tokenized
+    offset: int = 0
 
 
 class SequenceReader:
-    """Cuts documents into rows of `context_length` tokens.
+    """Makes rows of `context_length` tokens.
 
-    With `pack`, documents follow each other without padding and long ones run on into the next row; without, each
-    document is one row, cut or padded on the right. When the source ends, it is read again from its beginning; with
-    `repeat=False` the last rows are fewer, and a last one that is not full is padded.
+    With `pack`, a row has as many documents as fit, each to be read as if it were alone (`TokenBatch.document`), and
+    pieces wait for a row that has room for them; without, each document has a row of its own, padded on the right. In
+    both, a document longer than a row is cut into several, each read as a document by itself that begins with the same
+    beginning-of-sequence token. With `pack="across"`, documents follow each other as one text, cut wherever a row is
+    full. When the source ends, it is read again from its beginning; with `repeat=False` the last rows are fewer.
     """
 
     def __init__(
@@ -60,77 +61,161 @@ class SequenceReader:
         adapter: ModelAdapter,
         *,
         context_length: int,
-        pack: bool = True,
+        pack: bool | str = True,
         split: Split = "train",
         held_out_share: float = 0.0,
         repeat: bool = True,
     ) -> None:
-        self.source, self.adapter = source, adapter
-        self.context_length, self.pack = context_length, pack
-        self.split, self.held_out_share, self.repeat = split, held_out_share, repeat
-        self._next_document = 0
-        self._pending: Row = []
-        self._documents: Iterator[Document] | None = None
-        self._rows_since_start = 0
-        self.passes = 0
-        """How often the source has been read to its end."""
+        self.source, self.adapter, self.context_length, self.repeat = source, adapter, context_length, repeat
+        self.packing: Packing = PACKINGS[pack]
+        self.documents = SplitReader(source, split, held_out_share)
+        self._open: Opened | None = None
+        self._waiting: list[Piece] = []
+
+    @property
+    def passes(self) -> int:
+        """The number of times that the source has been read to its end."""
+        return self.documents.passes
+
+    @property
+    def skipped(self) -> int:
+        """Rows of the source that held no document for this model and were passed over."""
+        return self.documents.skipped
 
     def read(self, num_sequences: int) -> TokenBatch:
         """The next rows; fewer than asked for only at the end of a source that is not repeated."""
-        return padded([row for _ in range(num_sequences) if (row := self._row())], self.context_length)
+        rows: list[Row] = []
+        while len(rows) < num_sequences and (row := self._next_row()):
+            rows.append(row)
+        return self._batch(rows)
 
     def state(self) -> dict[str, Any]:
         """The position, as JSON data."""
-        return {
-            "next_document": self._next_document,
-            "passes": self.passes,
-            "pending": [list(entry) for entry in self._pending],
-        }
+        opened = [[self._open.number, self._open.offset]] if self._open else []
+        waiting = [[piece.document, piece.offset] for piece in self._waiting]
+        return {**self.documents.state(), "open": opened, "waiting": waiting}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go to a position that `state` returned."""
-        self._next_document, self.passes = state["next_document"], state["passes"]
-        self._pending = [(int(token), bool(bos), bool(special)) for token, bos, special in state["pending"]]
-        self._documents = None
+        """Go to a position that `state` returned; `ConfigError` where the source has become shorter."""
+        self._open, self._waiting = None, []
+        wanted = {number for number, _ in [*state["open"], *state["waiting"]]}
+        first = min(wanted, default=state["next_document"])
+        found: dict[int, Opened] = {}
+        for number, document in self.documents.restore(state, first=first):
+            opened = self._opened(number, document) if number in wanted else None
+            if opened is not None:
+                found[number] = opened
+        if wanted - set(found):
+            raise ConfigError(
+                f"document {min(wanted - set(found))} of the token source {type(self.source).__name__} is no longer "
+                "what it was when a position in it was saved; give the source the same documents as before"
+            )
+        for number, offset in state["waiting"]:
+            found[number].offset = offset
+            self._waiting.append(self._cut(found[number]))
+        for number, offset in state["open"]:
+            self._open = found[number]
+            self._open.offset = offset
 
-    def _row(self) -> Row:
-        while len(self._pending) < (self.context_length if self.pack else 1):
-            tokens = self._next_tokens()
-            if not tokens:
+    # -- rows ---------------------------------------------------------------------------------------------------
+
+    def _batch(self, rows: list[Row]) -> TokenBatch:
+        tokens = batch_of(rows, self.context_length)
+        if self.packing == "across":
+            return TokenBatch(tokens.ids, tokens.attention, tokens.bos, tokens.special)
+        return tokens
+
+    def _next_row(self) -> Row:
+        """The pieces of the next row; none at the end of a source that is not repeated."""
+        if self.packing == "across":
+            return self._run_on()
+        while len(self._waiting) < LOOK_AHEAD:
+            # Rows do not reach over the end of a pass, so that no document is twice in one.
+            if not self._has_open(begin_pass=not self._waiting):
                 break
-            self._pending += tokens
-        if self.pack:
-            row, self._pending = self._pending[: self.context_length], self._pending[self.context_length :]
-        else:
-            row, self._pending = self._pending[: self.context_length], []
+            piece = self._take()
+            if not piece.tokens.ids:
+                continue
+            if self.packing == "single" or piece.size >= self.context_length:
+                return [piece]
+            self._waiting.append(piece)
+        return self._fill()
+
+    def _fill(self) -> Row:
+        """The piece that has waited longest and, one after the other, the largest that there is room for."""
+        if not self._waiting:
+            return []
+        row = [self._waiting.pop(0)]
+        room = self.context_length - row[0].size
+        while True:
+            sizes = [piece.size if piece.size <= room else 0 for piece in self._waiting]
+            if not any(sizes):
+                return row
+            row.append(self._waiting.pop(sizes.index(max(sizes))))
+            room -= row[-1].size
+
+    def _run_on(self) -> Row:
+        row: list[Piece] = []
+        room = self.context_length
+        while room and self._has_open(begin_pass=True):
+            assert self._open is not None
+            tokens = self._open.tokens.part(self._open.offset, self._open.offset + room)
+            row.append(Piece(self._open.number, self._open.offset, tokens, len(tokens.ids)))
+            self._moved(self._open.offset + len(tokens.ids))
+            room -= row[-1].size
         return row
 
-    def _next_tokens(self) -> Row:
-        """Tokens of the next document that has any; none at the end of a source that is not repeated."""
-        while (document := self._next_in_split()) is not None:
-            tokens = self.adapter.tokenize(document)
-            if len(tokens.ids):
-                return row_of(tokens)
-        return []
+    # -- documents ----------------------------------------------------------------------------------------------
 
-    def _next_in_split(self) -> Document | None:
-        """The next document of this split; none at the end of a source that is not repeated."""
-        restarts = 0
-        while True:
-            if self._documents is None:
-                self._documents = self.source.documents(skip=self._next_document)
-            document = next(self._documents, None)
-            if document is None:
-                if not self.repeat and (self._next_document or self.passes):
-                    return None
-                restarts += 1
-                if restarts > 1:
-                    raise ConfigError(
-                        f"the token source has no document in its {self.split} split; give it more documents or "
-                        f"change held_out_share, which is {self.held_out_share}"
-                    )
-                self._documents, self._next_document, self.passes = None, 0, self.passes + 1
-                continue
-            self._next_document += 1
-            if is_held_out(document, self.held_out_share) == (self.split == "held_out"):
-                return document
+    def _has_open(self, *, begin_pass: bool) -> bool:
+        """Whether there is a document to take pieces of, having opened the next one if there was not."""
+        while self._open is None:
+            following = self.documents.next()
+            if following is not None:
+                self._open = self._opened(*following)
+                if self._open is not None:
+                    self.documents.found()
+            elif self.repeat and begin_pass:
+                self.documents.begin_pass()
+            else:
+                return False
+        return True
+
+    def _opened(self, number: int, document: Document) -> Opened | None:
+        """A document with its tokens; None where it has none, or should be skipped because the model refuses it."""
+        place = document.origin.place if document.origin else f"document {number} of {type(self.source).__name__}"
+        try:
+            tokens = self._tokenize(document)
+        except DocumentError as error:
+            if document.origin and document.origin.bad_rows == "skip":
+                self.documents.skip(place, str(error))
+                return None
+            raise ConfigError(f"{place}: {error}") from error
+        return Opened(number, document, tokens) if len(tokens.ids) else None
+
+    def _take(self) -> Piece:
+        """The next piece of the open document, which is closed after its last."""
+        assert self._open is not None
+        piece = self._cut(self._open)
+        self._moved(self._after(self._open, piece))
+        return piece
+
+    def _moved(self, offset: int) -> None:
+        assert self._open is not None
+        self._open.offset = offset
+        if offset >= len(self._open.tokens.ids):
+            self._open = None
+
+    # -- what a piece is, to be replaced by readers of several models ---------------------------------------------
+
+    def _tokenize(self, document: Document) -> Tokenized:
+        return self.adapter.tokenize(document)
+
+    def _cut(self, opened: Opened) -> Piece:
+        """The piece at the document's offset."""
+        tokens, _ = opened.tokens.cut(opened.offset, self.context_length)
+        return Piece(opened.number, opened.offset, tokens, len(tokens.ids))
+
+    def _after(self, opened: Opened, piece: Piece) -> int:
+        """Where the document's next piece begins."""
+        return opened.tokens.cut(opened.offset, self.context_length)[1]

@@ -1,4 +1,4 @@
-"""Tokens: what a model adapter makes of documents, rows of them for a forward pass, and where documents come from."""
+"""Tokens: tokenized documents, batches of token rows for a forward pass, and the interface of token sources."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from attrs import field, frozen
 
-from .documents import Document
+from .documents import BadRow, Document
 
 if TYPE_CHECKING:
     import torch
@@ -16,15 +16,18 @@ if TYPE_CHECKING:
 
 @frozen(eq=False)
 class Partner:
-    """The same rows as another model's tokenizer reads them."""
+    """The same rows as the tokenizer of another model reads them."""
 
     tokens: TokenBatch
-    """Its tokens, (B, T of its own)."""
+    """The tokens of the other model, (B, T of its own)."""
     position_BT: Tensor
-    """For each token of the reading model the place of the one it is paired with, or −1 where it has none."""
+    """For each token of the reading model, the position of its partner in `tokens`, or −1 if it has none."""
 
     def gather(self, value_BT: Tensor) -> Tensor:
-        """From the partner's tokens, (B, T of its own, …), to the reading model's, (B, T, …); unpaired ones get any."""
+        """Move values from the partner's tokens (B, T of its own, …) to the reading model's (B, T, …).
+
+        Unpaired tokens get arbitrary values.
+        """
         import torch
 
         rows = torch.arange(len(self.position_BT), device=self.position_BT.device)[:, None]
@@ -33,33 +36,50 @@ class Partner:
 
 @frozen(eq=False)
 class TokenBatch:
-    """Rows of tokens for a model, (B, T) each; padding may be on either side."""
+    """Rows of tokens for a model. All tensors are (B, T); padding may be on either side."""
 
     ids: Tensor
-    """int64 token ids."""
+    """The token ids, int64."""
     attention: Tensor
     """True where there is a token, False for padding."""
     bos: Tensor
     """True at beginning-of-sequence tokens."""
     special: Tensor
-    """True at every special token: sequence ends, chat-template tokens, the beginning too."""
+    """True at every special token: beginning and end of sequence, and chat-template tokens."""
     partners: Mapping[str, Partner] = field(factory=dict)
-    """By model key: the rows of models with another vocabulary."""
+    """The rows of models with another vocabulary, by model key."""
+    document: Tensor | None = None
+    """int64: the number, in its source, of the document that a token is of, −1 for padding.
+
+    Where a row has several, each is to be read as if it were alone. None: a row is read as one context.
+    """
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether some row has more than one document."""
+        if self.document is None:
+            return False
+        first_B1 = self.document.amax(dim=1, keepdim=True)
+        return bool(((self.document != first_B1) & self.attention).any())
 
     def to(self, device: torch.device) -> TokenBatch:
         """The same rows on `device`."""
-        return self._mapped(lambda tensor: tensor.to(device))
+        return self.mapped(lambda tensor: tensor.to(device))
 
     def sequences(self, start: int, stop: int) -> TokenBatch:
-        """Some of the rows."""
-        return self._mapped(lambda tensor: tensor[start:stop])
+        """The rows from `start` to `stop`."""
+        return self.mapped(lambda tensor: tensor[start:stop])
 
-    def _mapped(self, change: Callable[[Tensor], Tensor]) -> TokenBatch:
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> TokenBatch:
+        """The rows with `change` made to every tensor, those of partners too."""
         partners = {
-            key: Partner(partner.tokens._mapped(change), change(partner.position_BT))
+            key: Partner(partner.tokens.mapped(change), change(partner.position_BT))
             for key, partner in self.partners.items()
         }
-        return TokenBatch(change(self.ids), change(self.attention), change(self.bos), change(self.special), partners)
+        document = None if self.document is None else change(self.document)
+        return TokenBatch(
+            change(self.ids), change(self.attention), change(self.bos), change(self.special), partners, document
+        )
 
 
 @frozen
@@ -70,10 +90,25 @@ class Tokenized:
     bos: Sequence[bool]
     special: Sequence[bool]
 
+    def cut(self, start: int, room: int) -> tuple[Tokenized, int]:
+        """At most `room` tokens from place `start` on, and the place after them.
+
+        A cut from the middle begins like its document: with the beginning-of-sequence token, if that has one.
+        """
+        again = 1 if start and self.bos[0] and room > 1 else 0
+        stop = min(start + room - again, len(self.ids))
+        first, part = self.part(0, again), self.part(start, stop)
+        joined = Tokenized([*first.ids, *part.ids], [*first.bos, *part.bos], [*first.special, *part.special])
+        return joined, stop
+
+    def part(self, start: int, stop: int) -> Tokenized:
+        """The tokens from place `start` to `stop`."""
+        return Tokenized(self.ids[start:stop], self.bos[start:stop], self.special[start:stop])
+
 
 @runtime_checkable
 class TokenSource(Protocol):
-    """A stream of documents that is the same every time."""
+    """A reproducible stream of documents: the same ones, in the same order, every time."""
 
-    def documents(self, *, skip: int = 0) -> Iterator[Document]:
-        """Documents from number `skip` on."""
+    def documents(self, *, skip: int = 0) -> Iterator[Document | BadRow]:
+        """Yield the documents from number `skip` on; rows that hold none are numbered too, if they are passed over."""

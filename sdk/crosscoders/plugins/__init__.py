@@ -1,1 +1,1 @@
-"""The plugin host: hooks, the records that plugins hand over, the registry, and choices of components by name."""
+"""The plugin host: hooks, the records that plugins yield, the registry, and choices of components by name."""

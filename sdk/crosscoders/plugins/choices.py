@@ -1,6 +1,6 @@
-"""Configs: frozen attrs classes, read from TOML or mappings with unknown keys forbidden and errors that name the path.
+"""Reading configs: frozen attrs classes from TOML or mappings. Unknown keys are errors, and errors name the path.
 
-A component is chosen by `{name = "batchtopk", k = 32}`; the registry says which class its options belong to.
+A table `{name = "batchtopk", k = 32}` chooses a component; the registry knows the class of its options.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 @frozen
 class Choice:
-    """A component chosen by a config: its name and its options, an instance of the component's config class."""
+    """A component that a config chooses: its name, and its options as an instance of the component's config class."""
 
     kind: ClassVar[str]
     name: str
@@ -31,15 +31,15 @@ class Choice:
 
     @classmethod
     def of(cls, name: str, /, registry: Registry | None = None, **options: Any) -> Self:
-        """Choose by name: `LossChoice.of("batchtopk", k=32)`."""
+        """Choose a component by name, such as `LossChoice.of("batchtopk", k=32)`."""
         return structure({"name": name, **options}, cls, registry=registry)
 
     def offer(self, registry: Registry | None = None) -> Offer[Any]:
-        """The record that the name stands for."""
+        """Look up the registry's record of this component."""
         return (registry or get_registry()).catalog(self.kind)[self.name]
 
     def build(self, *arguments: Any, registry: Registry | None = None) -> Any:
-        """Make the component; what comes back is what its record says."""
+        """Build the component; the record's class says which arguments it takes and what it returns."""
         return self.offer(registry).spec.build.load()(self.options, *arguments)
 
 
@@ -86,7 +86,7 @@ class ObserverChoice(Choice):
 
 
 def structure(data: Any, cls: type[T], *, registry: Registry | None = None, where: str = "") -> T:
-    """Make a `cls` of plain data; `ConfigError` lists every problem with its path."""
+    """Make an instance of `cls` from plain data; `ConfigError` lists every problem with its path."""
     try:
         return _converter(registry or get_registry()).structure(data, cls)
     except cattrs.BaseValidationError as error:
@@ -95,18 +95,18 @@ def structure(data: Any, cls: type[T], *, registry: Registry | None = None, wher
 
 
 def unstructure(config: Any) -> Any:
-    """Plain JSON data of a config, which `structure` reads back."""
+    """Convert a config to plain JSON data, which `structure` reads back."""
     return _plain(config)
 
 
 def read_toml(path: Path, cls: type[T], *, registry: Registry | None = None) -> T:
-    """Read a config file."""
+    """Read a config from a TOML file."""
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read the config {path}: {error.strerror}") from error
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is no valid TOML: {error}") from error
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
     return structure(data, cls, registry=registry, where=str(path))
 
 
@@ -123,7 +123,7 @@ def _plain(value: Any) -> Any:
 
 
 def _explain(error: BaseException, kind: type | None) -> str:
-    # attrs validators and plugin look-ups already say what is wrong; cattrs' own wording would hide it.
+    # Validators and plugin look-ups already say what is wrong; cattrs' own wording would hide it.
     if isinstance(error, PluginError | ConfigError | ValueError | TypeError) and not isinstance(
         error, cattrs.BaseValidationError
     ):
@@ -139,6 +139,7 @@ def _converter(registry: Registry) -> cattrs.Converter:
     for kind, accepted in ((int, (int,)), (float, (int, float)), (str, (str,)), (bool, (bool,))):
         converter.register_structure_hook(kind, _strict(kind, accepted))
     converter.register_structure_hook(Path, lambda value, _: Path(value))
+    converter.register_structure_hook_func(lambda cls: cls == bool | str, _strict_either)
 
     def choose(data: Any, cls: type[Choice]) -> Choice:
         if isinstance(data, cls):
@@ -155,8 +156,14 @@ def _converter(registry: Registry) -> cattrs.Converter:
     return converter
 
 
+def _strict_either(value: Any, _: Any) -> Any:
+    if type(value) not in (bool, str):
+        raise ConfigError(f"expected true, false or a word, not {value!r}")
+    return value
+
+
 def _strict(kind: type, accepted: tuple[type, ...]) -> Any:
-    """No silent conversions: "32" is no number, true is no 1, and 3.7 is no integer."""
+    """A hook without silent conversions: "32" is not a number, true is not 1, and 3.7 is not an integer."""
 
     def check(value: Any, _: Any) -> Any:
         if type(value) not in accepted:

@@ -1,7 +1,7 @@
-"""The hooks a plugin may implement. Each takes nothing and yields frozen records.
+"""The hooks that a plugin may implement. A hook takes no arguments and yields frozen records.
 
-Installing a plugin only *offers* its components; one acts when a config names it. An entry module should import
-nothing heavier than `crosscoders`, because every listing imports it.
+Installing a plugin only *offers* its components; a component acts only if a config names it. An entry module should
+import nothing heavier than `crosscoders`, because every listing of plugins imports it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class CrosscodersSpecs:
     def crosscoders_architectures(self) -> Iterable[ArchitectureSpec]:
         """Offer architectures: tables that say which latents read and write which sites.
 
-        `build(options, sites)` returns a `Wiring`, or a module of its own for special parameterisations.
+        `build(options, sites)` returns a `Wiring` or, for special parameterisations, a subclass of `Crosscoder`:
 
         >>> from attrs import frozen
         >>> from crosscoders import ArchitectureSpec, LatentGroup, Wiring, hookimpl
@@ -55,7 +55,7 @@ class CrosscodersSpecs:
 
     @hookspec
     def crosscoders_losses(self) -> Iterable[LossSpec]:
-        """Offer losses: how latents are selected in training, the named terms, the gate left for inference.
+        """Offer losses: how latents are selected in training, the named terms, and the gate for inference.
 
         `build(options)` returns a `Loss`; a plain L1 on the latents reads:
 
@@ -92,7 +92,7 @@ class CrosscodersSpecs:
     def crosscoders_loss_terms(self) -> Iterable[LossTermSpec]:
         """Offer terms that a config adds to a loss: `terms = [{name = "quiet", weight = 0.01}]`.
 
-        `build(options)` returns a `LossTerm`; it sees the forward pass that the loss has already made:
+        `build(options)` returns a `LossTerm`, which sees the forward pass that the loss has already run:
 
         >>> from attrs import frozen
         >>> from crosscoders import LossTerm, LossTermSpec, hookimpl
@@ -114,9 +114,9 @@ class CrosscodersSpecs:
 
     @hookspec
     def crosscoders_model_adapters(self) -> Iterable[ModelAdapterSpec]:
-        """Offer model adapters: activations, logits and edits of one kind of model.
+        """Offer model adapters, which give activations, logits and edits of one kind of model.
 
-        `build(options)` returns an object with the methods of the `ModelAdapter` protocol.
+        `build(options)` returns an object with the methods of the `ModelAdapter` protocol:
 
         >>> from crosscoders import ModelAdapterSpec, hookimpl
         >>> @hookimpl
@@ -129,7 +129,7 @@ class CrosscodersSpecs:
 
     @hookspec
     def crosscoders_analyses(self) -> Iterable[AnalysisSpec]:
-        """Offer analyses: from a crosscoder, its models and tokens to a report.
+        """Offer analyses, which turn a crosscoder, its models and tokens into a report.
 
         `build(options)` returns an object whose `run(study)` returns a `Report`:
 
@@ -151,8 +151,8 @@ class CrosscodersSpecs:
     def crosscoders_token_sources(self) -> Iterable[TokenSourceSpec]:
         """Offer token sources: streams of documents.
 
-        `build(options)` returns an object whose `documents(skip=n)` yields documents from number n on,
-        the same ones each time:
+        `build(options)` returns an object whose `documents(skip=n)` yields the documents from number n on. They must be
+        the same every time:
 
         >>> from crosscoders import Text, TokenSourceSpec, hookimpl
         >>> class Poems:
@@ -205,7 +205,7 @@ class CrosscodersSpecs:
     def crosscoders_observers(self) -> Iterable[ObserverSpec]:
         """Offer observers of training runs; only those that a run's config lists are called.
 
-        `build(options)` returns an object with `step_end(run, report)` and `run_end(run)`.
+        `build(options)` returns an object with `step_end(run, report)` and `run_end(run)`:
 
         >>> from crosscoders import ObserverSpec, hookimpl
         >>> class Printer:

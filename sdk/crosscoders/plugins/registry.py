@@ -1,7 +1,8 @@
 """Discovery of plugins and the registry of what they offer.
 
-A plugin that cannot be imported, or that yields something else than records, is set aside with its reason and shown
-wherever a component is missed; it never takes others down. A name offered twice is an error only when it is used.
+A plugin that cannot be imported, or that yields anything but records, is set aside with the reason, which is appended
+to every "no such component" error; it never breaks other plugins. A name that is offered twice is an error only when
+used.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ KINDS: Mapping[str, tuple[str, type[ComponentSpec]]] = {
     "observer": ("crosscoders_observers", ObserverSpec),
     "release": ("crosscoders_pretrained", ReleaseSpec),
 }
-"""Each kind of component: its hook and its record."""
+"""The hook and the record class of each kind of component."""
 
 
 @frozen
@@ -61,20 +62,20 @@ class Provider:
 
 @frozen
 class Offer(Generic[S]):
-    """A record and who provides it."""
+    """A record, together with its provider."""
 
     spec: S
     provider: Provider
 
     @property
     def qualified_name(self) -> str:
-        """Plugin, colon, name: never ambiguous; checkpoints store it in parts."""
+        """`plugin:name`, which is never ambiguous. Checkpoints store plugin and name separately."""
         return f"{self.provider.plugin}:{self.spec.name}"
 
 
 @frozen
 class SetAside:
-    """A plugin, or one hook of it, that could not be used, and why."""
+    """A plugin, or one of its hooks, that could not be used, and why."""
 
     provider: Provider
     reason: str
@@ -92,7 +93,7 @@ class Catalog(Mapping[str, Offer[S]]):
         self._set_aside = set_aside
 
     def __getitem__(self, name: str) -> Offer[S]:
-        """The offer called `name`; `PluginError` says what there is when none, or more than one, is called so."""
+        """The offer called `name`; `PluginError` lists the alternatives if there is none, or more than one."""
         matches = [offer for offer in self.offers if name in (offer.spec.name, offer.qualified_name)]
         if len(matches) == 1:
             return matches[0]
@@ -139,7 +140,7 @@ class Registry:
             names = os.environ.get("CROSSCODERS_DISABLE_PLUGINS", "").split(",")
             disabled = frozenset(name.strip() for name in names if name.strip())
         registry = cls(strict=strict)
-        # The same distribution can be seen twice (two copies on the path); the first one counts.
+        # The same distribution can appear twice (two copies on the path); the first one counts.
         points = {(point.name, point.value): point for point in reversed(list(entry_points(group=PROJECT)))}
         for point in sorted(points.values(), key=lambda point: point.name):
             distribution = point.dist
@@ -153,14 +154,14 @@ class Registry:
                 continue
             try:
                 module = point.load()
-            except Exception as error:  # third-party code: whatever it raises must not take others down
+            except Exception as error:  # third-party code: whatever it raises must not break other plugins
                 registry._put_aside(provider, error)
                 continue
             registry._register(module, provider)
         return registry
 
     def register(self, plugin: object, *, name: str, distribution: str = "local", version: str = "0") -> None:
-        """Add a plugin by hand: a module or any object with hook implementations."""
+        """Add a plugin by hand: a module, or any object with hook implementations."""
         self._register(plugin, Provider(name, distribution, version))
 
     def _register(self, plugin: object, provider: Provider) -> None:
@@ -258,7 +259,7 @@ class Registry:
         return self.catalog("release")
 
     def listing(self) -> dict[str, Any]:
-        """Plugins with their components, and those set aside, as plain data."""
+        """The plugins with their components, and those set aside, as plain data."""
         components = [(kind, offer) for kind in KINDS for offer in self.catalog(kind).offers]
         return {
             "plugins": [
@@ -288,11 +289,11 @@ class Registry:
 
 def _read_records(impl: Any, provider: Provider, hook: str, record: type[ComponentSpec]) -> list[Offer[Any]]:
     if impl.hookwrapper or impl.wrapper:
-        raise PluginError(f"{hook} is a declaration hook and takes no wrappers")
+        raise PluginError(f"{hook} only declares components, so it cannot be wrapped")
     offers: list[Offer[Any]] = []
     for spec in impl.function() or ():
         if not isinstance(spec, record):
-            raise PluginError(f"{hook} yielded {spec!r}, which is no {record.__name__}")
+            raise PluginError(f"{hook} yielded {spec!r}, which is not a {record.__name__}")
         if any(spec.name == offer.spec.name for offer in offers):
             raise PluginError(f"{hook} yielded the name '{spec.name}' twice")
         offers.append(Offer(spec, provider))

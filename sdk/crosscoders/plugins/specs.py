@@ -1,6 +1,6 @@
-"""What plugins hand to the host: frozen records that name a component and say where its code is.
+"""The records that plugins yield: each names a component and says where its code is.
 
-A record holds lazy references, so listing components imports none of the code behind them (nor torch).
+References in a record are lazy, so listing components imports neither the code behind them nor torch.
 """
 
 from __future__ import annotations
@@ -43,16 +43,17 @@ def _strings(value: Any) -> tuple[str, ...]:
 
 @frozen(kw_only=True)
 class ComponentSpec:
-    """Common part of all records: a name, the class of its options, and what builds it."""
+    """What all records have in common: a name, the class of the options, and the function that builds the component."""
 
     name: str = field(validator=matches_re(r"[a-z][a-z0-9_]*"))
-    """How configs call the component: lower case, digits, underscores."""
+    """The name by which configs choose the component: lower-case letters, digits and underscores."""
     config: Lazy[type[Any]] = field(converter=_lazy, validator=instance_of(Lazy))
     """A frozen attrs class with the component's options."""
     build: Lazy[Callable[..., Any]] = field(converter=_lazy, validator=instance_of(Lazy))
-    """Called with the options first; each record says what else it gets and must return."""
+    """Builds the component. Its first argument is the options; each record class says what else it is given and what it
+    must return."""
     summary: str = field(default="", validator=instance_of(str))
-    """One line for listings."""
+    """One line that describes the component in listings."""
 
 
 @frozen(kw_only=True)
@@ -90,7 +91,7 @@ class TokenSourceSpec(ComponentSpec):
 
 @frozen(kw_only=True)
 class CheckpointFormatSpec(ComponentSpec):
-    """`build(options)` returns a `CheckpointFormat`: reader and writer of somebody else's files."""
+    """`build(options)` returns a `CheckpointFormat`, which reads and writes another library's files."""
 
 
 @frozen(kw_only=True)

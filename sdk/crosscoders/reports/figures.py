@@ -1,4 +1,4 @@
-"""Drawings by matplotlib, without its global state, as SVG or PNG."""
+"""Drawings as SVG or PNG, made with matplotlib but without its global state."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Drawing:
     figure: Figure
 
     def svg(self) -> str:
-        """SVG text; the same drawing gives the same text."""
+        """The drawing as SVG text; equal drawings give equal text."""
         buffer = io.BytesIO()
         with matplotlib.rc_context({"svg.hashsalt": "crosscoders", "svg.fonttype": "none"}):
             FigureCanvasSVG(self.figure)
@@ -30,7 +30,7 @@ class Drawing:
         return buffer.getvalue().decode()[len('<?xml version="1.0" encoding="utf-8" standalone="no"?>') :].strip()
 
     def png(self) -> bytes:
-        """PNG bytes at twice the nominal resolution."""
+        """The drawing as PNG bytes, at twice the nominal resolution."""
         buffer = io.BytesIO()
         FigureCanvasAgg(self.figure)
         self.figure.savefig(buffer, format="png", dpi=160)
@@ -50,7 +50,7 @@ def _axes(xlabel: str, ylabel: str) -> tuple[Figure, matplotlib.axes.Axes]:
 def histogram(
     values: Mapping[str, Sequence[float]], *, xlabel: str, ylabel: str, bins: int = 50, log: bool = True
 ) -> Drawing:
-    """Counts of each named set of values over common bins."""
+    """Draw the counts of each named set of values over common bins."""
     figure, axes = _axes(xlabel, ylabel)
     several = len(values) > 1
     finite = [v for vs in values.values() for v in vs if math.isfinite(v)]
@@ -80,7 +80,7 @@ def scatter(
     vertical: float | None = None,
     horizontal: float | None = None,
 ) -> Drawing:
-    """Points of each named group, with optional threshold lines."""
+    """Draw the points of each named group, with optional threshold lines."""
     figure, axes = _axes(xlabel, ylabel)
     for number, (name, (xs, ys)) in enumerate(groups.items()):
         axes.scatter(xs, ys, s=7, alpha=0.6, label=name, color=COLOURS[number % len(COLOURS)], linewidths=0)
@@ -100,7 +100,7 @@ def curves(
     bands: Mapping[str, tuple[Sequence[float], Sequence[float]]] | None = None,
     log: bool = False,
 ) -> Drawing:
-    """Named lines over x, each with an optional band from its low to its high values."""
+    """Draw named lines over x, each with an optional band from its low to its high values."""
     figure, axes = _axes(xlabel, ylabel)
     for number, (name, (xs, ys)) in enumerate(lines.items()):
         colour = COLOURS[number % len(COLOURS)]

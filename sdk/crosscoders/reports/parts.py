@@ -1,4 +1,4 @@
-"""The parts of a report: frozen data, which `report` lays out."""
+"""The parts of a report, as frozen data that the module `report` lays out."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _rows(rows: Any) -> tuple[tuple[Cell, ...], ...]:
 
 @frozen(kw_only=True)
 class Table:
-    """Rows under named columns; numbers stay numbers."""
+    """A table with named columns. Numbers stay numbers, and are formatted only on the page."""
 
     title: str
     columns: tuple[str, ...] = field(converter=as_tuple)
@@ -49,7 +49,7 @@ class Note:
 
 @frozen(kw_only=True)
 class Context:
-    """Some tokens around a place where a latent is active."""
+    """A few tokens around a place where a latent is active."""
 
     tokens: tuple[str, ...] = field(converter=as_tuple)
     activations: tuple[float, ...] = field(converter=as_tuple)
@@ -57,7 +57,7 @@ class Context:
 
 @frozen(kw_only=True)
 class Example:
-    """A latent and where it is active, strongest first."""
+    """A latent, and the places where it is active, strongest first."""
 
     heading: str
     note: str = ""

@@ -1,6 +1,6 @@
 """A report: what an analysis found, as one self-contained HTML page and as JSON.
 
-The page has no scripts and asks the network for nothing; every token is escaped.
+The page has no scripts and loads nothing from the network; every token is escaped.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ class Report:
     title: str
     parts: Sequence[Part] = field(converter=as_tuple)
     data: Mapping[str, Any] = field(factory=dict)
-    """Everything measured, as JSON data, for programs."""
+    """Everything that was measured, as JSON data for programs."""
     summary: str = ""
-    """One or two sentences: what was found."""
+    """What was found, in one or two sentences."""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, figures left out; numbers that are not finite become null."""
+        """Plain data without the figures. Numbers that are not finite become null."""
         parts = [
             {"kind": type(part).__name__.lower(), **attrs.asdict(part)}
             for part in self.parts
@@ -45,7 +45,7 @@ class Report:
         return plain
 
     def to_html(self) -> str:
-        """A whole page by itself."""
+        """The report as a complete HTML page."""
         return page_of([self], title=self.title)
 
     def save(self, folder: str | Path) -> Path:
@@ -53,22 +53,22 @@ class Report:
         return save_page([self], Path(folder), title=self.title)
 
     def _repr_html_(self) -> str:
-        """How notebooks show a report."""
+        """The report as a notebook shows it."""
         return fragment_of(self)
 
 
 def page_of(reports: Sequence[Report], *, title: str, head: str = "") -> str:
-    """One page of several reports under `title`; `head` is a paragraph above them."""
+    """Lay out several reports on one page under `title`; `head` is a paragraph above them."""
     return _environment().get_template("page.html").render(reports=reports, title=title, head=head)
 
 
 def fragment_of(report: Report) -> str:
-    """One report as it stands in a page, with its own style."""
+    """One report as a fragment of a page, with its own style."""
     return _environment().get_template("fragment.html").render(report=report)
 
 
 def save_page(reports: Sequence[Report], folder: Path, *, title: str, head: str = "") -> Path:
-    """Write `report.html` and `report.json`; returns the page's path."""
+    """Write several reports to `report.html` and `report.json` in `folder`; returns the page's path."""
     folder.mkdir(parents=True, exist_ok=True)
     page = folder / "report.html"
     page.write_text(page_of(reports, title=title, head=head), encoding="utf-8")
@@ -83,7 +83,7 @@ def _environment() -> Environment:
     environment.filters["cell"] = _cell
     environment.filters["spans"] = _spans
     environment.filters["kind"] = lambda part: type(part).__name__
-    environment.filters["svg"] = Markup  # drawn by us; no text of others goes in unescaped
+    environment.filters["svg"] = Markup  # our own drawings; matplotlib escapes the text in them
     return environment
 
 
@@ -98,7 +98,7 @@ def _cell(value: Any) -> str:
 
 
 def _spans(context: Context, peak: float) -> list[tuple[str, float, float]]:
-    """Each token with newlines made visible, its colour's strength and its activation."""
+    """Each token with newlines made visible, the strength of its colour, and its activation."""
     return [
         (token.replace("\n", "⏎"), max(0.0, value) / peak if peak > 0 else 0.0, value)
         for token, value in zip(context.tokens, context.activations, strict=True)

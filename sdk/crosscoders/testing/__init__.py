@@ -1,6 +1,6 @@
 """For tests of plugins: a conformance suite for each kind of component, planted worlds, and pytest fixtures.
 
-Subclass a suite in a test module, say which component it is about, and pytest runs every rule:
+Subclass a suite in a test module and name the component; pytest then runs every rule:
 
     from crosscoders.testing import LossSuite
 

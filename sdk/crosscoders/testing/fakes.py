@@ -1,4 +1,4 @@
-"""Small complete things for tests: a run on a planted world, and a pair of Markov models with a planted rare word."""
+"""Small but complete objects for tests: a run on a planted world, and two Markov models with a planted rare word."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..models.tokens import TokenBatch, Tokenized
 
 
 def synthetic_run(output: str, *, world: Mapping[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
-    """The config of a run on the planted pair that takes seconds; `changes` replace or extend its tables."""
+    """The config of a run on the planted pair that takes a few seconds; `changes` replace or extend its tables."""
     world = dict(
         world
         or {
@@ -56,7 +56,7 @@ def synthetic_run(output: str, *, world: Mapping[str, Any] | None = None, **chan
 
 @frozen(eq=False)
 class MarkovModel:
-    """A model adapter whose next-token logits depend on the last token alone: known odds for amplification.
+    """A model adapter whose logits depend only on the last token, so that the odds under amplification are known.
 
     `logits_VV[i]` are the logits after token i; token 0 ends a text. The only point is `logits`.
     """
@@ -94,7 +94,7 @@ class MarkovModel:
         return [self.words[i] + " " for i in ids]
 
     def prompt(self, question: str) -> list[int]:
-        """Known words of the question; unknown ones become the last word of the vocabulary."""
+        """The token ids of the question's words; unknown words become the last word of the vocabulary."""
         last = len(self.words) - 1
         return [self.words.index(word) if word in self.words else last for word in question.split()]
 
@@ -125,7 +125,7 @@ class MarkovModel:
 
 @frozen(eq=False)
 class MarkovDecoder:
-    """Reads on; only the last token matters."""
+    """Decodes with a Markov model: only the last token matters."""
 
     model: MarkovModel
 
@@ -134,7 +134,7 @@ class MarkovDecoder:
 
 
 def markov_pair(*, rate: float, base_rate: float = 1e-6, seed: int = 0) -> tuple[MarkovModel, MarkovModel]:
-    """A model before and one after that says the word `rare` first at `rate` instead of `base_rate`."""
+    """Two models, before and after: the second starts with the word `rare` at `rate` instead of `base_rate`."""
     words = ("<end>", "rare", "a", "b", "c", "<start>")
     generator = torch.Generator().manual_seed(seed)
     shared = torch.randn(len(words), len(words), generator=generator)

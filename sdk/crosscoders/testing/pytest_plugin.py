@@ -1,4 +1,4 @@
-"""Fixtures that every distribution that installs crosscoders gets; crosscoders itself is imported only inside them."""
+"""Fixtures for every test suite in an environment with crosscoders, which is imported only inside them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from ..crosscoder.module import Crosscoder
     from ..plugins.registry import Registry
 
-# So that a failing rule shows what it compared.
+# Let pytest rewrite the asserts of the suites, so that a failing rule shows what it compared.
 pytest.register_assert_rewrite("crosscoders.testing.suites")
 
 
 @pytest.fixture
 def crosscoders_registry() -> Registry:
-    """An empty registry that raises on broken plugins; nothing installed leaks in."""
+    """An empty registry that raises on broken plugins and ignores installed ones."""
     from ..plugins.registry import Registry
 
     return Registry(strict=True)
@@ -27,7 +27,7 @@ def crosscoders_registry() -> Registry:
 
 @pytest.fixture(scope="session")
 def planted_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The output folder of a run of seconds on the planted base/chat pair."""
+    """The output folder of a run on the planted base/chat pair, which takes a few seconds."""
     from ..training import RunConfig, train
     from .fakes import synthetic_run
 
@@ -38,7 +38,7 @@ def planted_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def planted_crosscoder(planted_run: Path) -> Crosscoder:
-    """The crosscoder of `planted_run`, loaded anew."""
+    """The crosscoder of `planted_run`, loaded from disk."""
     from ..crosscoder.module import Crosscoder
 
     return Crosscoder.from_pretrained(planted_run / "crosscoder")

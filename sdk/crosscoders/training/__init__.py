@@ -1,4 +1,4 @@
-"""Training: the config of a run, the loop, checkpoints of unfinished runs, evaluation."""
+"""Training: the config of a run, the training loop, checkpoints of unfinished runs, and evaluation."""
 
 from .config import RunConfig, TrainingConfig
 from .evaluate import Metrics, evaluate

@@ -1,4 +1,4 @@
-"""What a run is: everything that decides its result, in one frozen object."""
+"""The config of a run: everything that decides its result, in one frozen object."""
 
 from __future__ import annotations
 
@@ -32,54 +32,54 @@ _share = and_(ge(0.0), le(1.0))
 
 @frozen(kw_only=True)
 class TrainingConfig:
-    """Optimisation, evaluation and checkpoints."""
+    """Options of optimisation, evaluation and checkpoints."""
 
     num_tokens: int = field(default=100_000_000, validator=gt(0))
-    """Tokens to train on; the number of steps is this over `batch_size`, rounded up."""
+    """Number of tokens to train on; the number of steps is this divided by `batch_size`, rounded up."""
     batch_size: int = field(default=2048, validator=gt(0))
-    """Tokens of one global batch, over all processes and micro-batches."""
+    """Number of tokens in a global batch, over all processes and micro-batches."""
     accumulation: int = field(default=1, validator=ge(1))
-    """Micro-batches that a batch is computed in; BatchTopK selects within each micro-batch."""
+    """Number of micro-batches that a batch is computed in. BatchTopK selects within each micro-batch."""
     shards: int = field(default=1, validator=ge(1))
-    """Processes that share the latents of one crosscoder, for dictionaries that do not fit on one device; all
-    processes over this is the number of replicas, which train on different tokens."""
+    """Number of processes that shard the latents of one crosscoder, for dictionaries that do not fit on one device. The
+    number of processes divided by `shards` is the number of replicas, which train on different tokens."""
     optimizer: str = field(default="adam", validator=in_(("adam", "adafactor", "adam_8bit")))
-    """`adam` holds 8 bytes for each parameter, `adam_8bit` (bitsandbytes') about 2, `adafactor` (torch's, with factored
-    second moments and no first ones) next to none."""
+    """The optimizer. Its state takes 8 bytes per parameter for `adam`, about 2 for `adam_8bit` (of bitsandbytes), and
+    almost none for `adafactor` (torch's, with factored second moments and no first ones)."""
     lr: float = field(default=1e-4, validator=gt(0.0))
-    """Peak learning rate. Adafactor's is relative to the size of each parameter: use about ten to a hundred times
-    Adam's."""
+    """Peak learning rate. Adafactor's is relative to the size of each parameter: use ten to a hundred times Adam's."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """Adam's decay rates."""
+    """Decay rates of Adam's moving averages."""
     warmup_share: float = field(default=0.05, validator=_share)
     """Share of the run in which the learning rate rises from 0."""
     decay_share: float = field(default=0.2, validator=_share)
-    """Share of the run, at its end, in which the learning rate falls to 0."""
+    """Share of the run, at its end, over which the learning rate falls to 0."""
     grad_clip: float = field(default=1.0, validator=ge(0.0))
-    """Largest norm of the whole gradient; 0 does not clip."""
+    """Norm to which the whole gradient is clipped; 0 disables clipping."""
     mixed_precision: str = field(default="no", validator=in_(("no", "bf16")))
-    """`bf16` runs the models and the encoder product under autocast; weights stay in fp32."""
+    """Precision of the products: `bf16` runs the models and the encoder product under autocast, while weights stay in
+    fp32; `no` runs everything in fp32."""
     float32_precision: str = field(default="highest", validator=in_(("highest", "high")))
-    """`high` lets NVIDIA GPUs do products of fp32 numbers in TF32 (10 bits): several times faster, as precise as
-    activations in fp16 would be."""
+    """Precision of fp32 matrix products on NVIDIA GPUs: `high` allows TF32 (10 bits), which is several times faster and
+    about as precise as fp16 activations."""
     dead_after_tokens: int = field(default=10_000_000, validator=gt(0))
-    """Tokens without selection after which a latent is dead, where that is no more than `dead_after_share` of the
-    run."""
+    """Number of tokens after which a latent that was not selected counts as dead. In a short run `dead_after_share` is
+    the smaller limit and applies instead."""
     dead_after_share: float = field(default=0.05, validator=_share)
-    """Share of the run without selection after which a latent is dead, where that is fewer tokens than
-    `dead_after_tokens`."""
+    """Share of the run after which a latent that was not selected counts as dead. In a long run `dead_after_tokens` is
+    the smaller limit and applies instead."""
     evaluate_every: int = field(default=0, validator=ge(0))
-    """Steps between evaluations on held-out tokens; 0 evaluates at the end only."""
+    """Number of steps between evaluations on held-out tokens; 0 evaluates only at the end."""
     evaluation_tokens: int = field(default=16_384, validator=gt(0))
-    """Held-out tokens of one evaluation."""
+    """Number of held-out tokens in an evaluation."""
     save_every: int = field(default=0, validator=ge(0))
-    """Steps between checkpoints to resume from; 0 writes none."""
+    """Number of steps between checkpoints to resume from; 0 writes none."""
     keep_checkpoints: int = field(default=2, validator=ge(1))
-    """Newest checkpoints that are kept."""
+    """Number of checkpoints to keep; older ones are deleted."""
     log_every: int = field(default=10, validator=ge(1))
-    """Steps between lines to the trackers."""
+    """Number of steps between reports to the trackers."""
     seed: int = field(default=0, validator=ge(0))
-    """Decides the initial weights and the order of the data."""
+    """Seed of the initial weights and of the order of the data."""
 
     def __attrs_post_init__(self) -> None:
         if self.batch_size % self.accumulation:
@@ -89,21 +89,21 @@ class TrainingConfig:
 
     @property
     def num_steps(self) -> int:
-        """Optimizer steps of the run."""
+        """The number of optimizer steps of the run."""
         return math.ceil(self.num_tokens / self.batch_size)
 
     @property
     def warmup_steps(self) -> int:
-        """Steps until the learning rate is at its peak."""
+        """The number of steps until the learning rate reaches its peak."""
         return math.ceil(self.warmup_share * self.num_steps)
 
     @property
     def dead_after(self) -> int:
-        """Tokens without selection after which a latent counts as dead."""
+        """The number of tokens after which a latent that was not selected counts as dead."""
         return max(1, min(self.dead_after_tokens, math.ceil(self.dead_after_share * self.num_tokens)))
 
     def lr_at(self, step: int) -> float:
-        """Learning rate of a step: linear warm-up, constant, linear decay. Never 0 at the first step."""
+        """The learning rate of a step: linear warm-up, constant, linear decay. It is not 0 at the first step."""
         rising = (step + 1) / self.warmup_steps if self.warmup_steps else 1.0
         decay_steps = max(1, round(self.decay_share * self.num_steps))
         falling = (self.num_steps - step) / decay_steps
@@ -115,39 +115,39 @@ class RunConfig:
     """A training run: which models at which sites, on which tokens, with which architecture and loss."""
 
     models: Mapping[str, ModelChoice] = field(validator=min_len(1))
-    """Models by the key that site names begin with."""
+    """Models by key; a site name begins with the key of its model."""
     sites: tuple[str, ...] = field(converter=as_tuple, validator=min_len(1))
-    """`model/point` names, in order; for a diff the model before comes first."""
+    """Site names, `model/point`, in order. In a model diff, list the model before fine-tuning first."""
     tokens: TokenSourceChoice
     """Where documents come from."""
     architecture: ArchitectureChoice
-    """Which latents read and write which sites."""
+    """The architecture, which decides which latents read and write which sites."""
     loss: LossChoice
     """The sparsity objective."""
     activations: ActivationConfig = field(factory=ActivationConfig)
-    """How activations are harvested."""
+    """How activations are harvested, masked and shuffled."""
     initialisation: InitialisationConfig = field(factory=InitialisationConfig)
-    """How the weights start."""
+    """How the weights are initialised."""
     training: TrainingConfig = field(factory=TrainingConfig)
-    """Optimisation."""
+    """Options of optimisation, evaluation and checkpoints."""
     tokenizer: str = field(default="", validator=instance_of(str))
-    """Key of the model whose tokenizer is used; empty takes the first one with a chat template, else the first."""
+    """Key of the model whose tokenizer is used. Empty takes the first model with a chat template, or else the first."""
     trackers: tuple[str, ...] = ()
-    """accelerate's trackers by name: `tensorboard`, `wandb`, `trackio`, ..."""
+    """Trackers of accelerate, by name: `tensorboard`, `wandb`, `trackio`, ..."""
     observers: tuple[ObserverChoice, ...] = ()
-    """Observers to call during the run."""
+    """Observers that are called during the run."""
     device: str = field(default="auto", validator=in_(("auto", "cpu")))
-    """`auto` takes what accelerate finds."""
+    """Device of the crosscoder: `cpu`, or `auto` for the one that accelerate chooses."""
     models_device: str = field(default="", validator=instance_of(str))
-    """Where the models run, such as "cuda:1"; empty: on the device of the crosscoder."""
+    """Device of the models, such as "cuda:1"; empty uses the device of the crosscoder."""
     cache: Path | None = field(default=None, converter=attrs.converters.optional(Path))
-    """Folder with activations that `crosscoders harvest` has written for this config; without, the models run."""
+    """Folder of activations that `crosscoders harvest` wrote for this config. Without it, the models run."""
     output: Path = field(default=Path("runs/crosscoder"), converter=Path)
-    """Folder for checkpoints and the trained crosscoder."""
+    """Folder for the checkpoints and the trained crosscoder."""
 
     @property
     def harvest(self) -> HarvestConfig:
-        """The part that decides which activations the run trains on."""
+        """The part of the config that decides which activations the run trains on."""
         return HarvestConfig(
             models=self.models,
             sites=self.sites,
@@ -159,12 +159,12 @@ class RunConfig:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], *, registry: Registry | None = None) -> RunConfig:
-        """From plain data; `ConfigError` lists every problem with its path."""
+        """Read a config from plain data; `ConfigError` lists every problem with its path."""
         return structure(data, cls, registry=registry)
 
     @classmethod
     def from_toml(cls, path: str | Path, *, registry: Registry | None = None) -> RunConfig:
-        """From a TOML file."""
+        """Read a config from a TOML file; `ConfigError` lists every problem with its path."""
         return read_toml(Path(path), cls, registry=registry)
 
     def to_dict(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from attrs import frozen
 from torch import Tensor
 
 from ..crosscoder.module import Crosscoder
+from ..devices import accumulator, precise
 from ..errors import TrainingError
 from ..processes import ALONE, Processes
 
@@ -18,53 +19,54 @@ class Metrics:
     """Reconstruction and sparsity over a whole evaluation set."""
 
     explained_variance: Mapping[str, float]
-    """Per written site: 1 − Σ‖x−x̂‖² / Σ‖x−mean‖², sums over the whole set."""
+    """Explained variance of each written site, 1 − Σ‖x−x̂‖² / Σ‖x−mean‖², with sums over the whole set."""
     l0: float
-    """Mean active latents per token."""
+    """Mean number of active latents per token."""
     dead_share: float
-    """Share of latents active on no token of the set."""
+    """Share of the latents that are active on no token of the set."""
     mean_squared_error: Mapping[str, float]
-    """Per written site: mean over tokens of ‖x−x̂‖², raw units."""
+    """Mean over tokens of ‖x−x̂‖² at each written site, in raw units."""
     num_tokens: int
 
 
 @torch.no_grad()
 def evaluate(crosscoder: Crosscoder, batches: Iterable[Tensor], *, processes: Processes = ALONE) -> Metrics:
-    """Metrics over `batches` of raw activations (B, X), this process's share of them.
+    """Compute metrics over `batches` of raw activations (B, X), which are this process's share of the set.
 
-    Where processes share the latents, each gets the tokens of its whole replica.
+    If processes shard the latents, each of them must be given the tokens of its whole replica.
     """
     written = crosscoder.written
     columns = crosscoder.layout.columns(written.names)
     width, sites = written.width, len(written.sites)
-    sums = torch.zeros(2 * width + sites + 2, dtype=torch.float64, device=crosscoder.device)
+    sums = torch.zeros(2 * width + sites + 2, **accumulator(crosscoder.device))
     fired_F = torch.zeros(crosscoder.num_latents, dtype=torch.int64, device=crosscoder.device)
     shift_X: Tensor | None = None
     for x_BX in batches:
         x_BX = x_BX.to(crosscoder.device)
         latents = crosscoder.encode(x_BX)
         x_hat_BX = crosscoder.decode(latents, x_BX if crosscoder.wiring.skip else None)
-        target_BX = x_BX[:, columns if isinstance(columns, slice) else columns.to(x_BX.device)].double()
+        target_BX = precise(x_BX[:, columns if isinstance(columns, slice) else columns.to(x_BX.device)])
         if shift_X is None:
-            # Any fixed shift leaves the variance as it is; the bias is near the mean, which avoids cancellation.
-            shift_X = crosscoder.normaliser.undo(crosscoder.b_dec_X, written.names).double()
+            # A constant shift does not change the variance. The bias is close to the mean, so subtracting it avoids
+            # cancellation.
+            shift_X = precise(crosscoder.normaliser.undo(crosscoder.b_dec_X, written.names))
         shifted_BX = target_BX - shift_X
-        errors = [part.square().sum() for part in written.unpack(target_BX - x_hat_BX.double()).values()]
-        counts = torch.tensor([len(latents.latent_N), len(x_BX)], dtype=torch.float64, device=x_BX.device)
+        errors = [part.square().sum() for part in written.unpack(target_BX - precise(x_hat_BX)).values()]
+        counts = sums.new_tensor([len(latents.latent_N), len(x_BX)])
         sums += torch.cat([shifted_BX.sum(dim=0), shifted_BX.square().sum(dim=0), torch.stack(errors), counts])
         fired_F += latents.fired_F
     sums[-2] = processes.over_shards(sums[-2])
     sums, fired_F = processes.over_replicas(sums), processes.over_replicas(fired_F)
     num_tokens = int(sums[-1])
     if num_tokens == 0:
-        raise TrainingError("there is no held-out token to evaluate on")
+        raise TrainingError("there are no held-out tokens to evaluate on")
     mean, square, error = sums[:width], sums[width : 2 * width], sums[2 * width : 2 * width + sites]
     variance = {name: part.sum() for name, part in written.unpack(square - mean.square() / num_tokens).items()}
     by_site = dict(zip(written.names, error.tolist(), strict=True))
     return Metrics(
         explained_variance={name: 1 - by_site[name] / max(float(variance[name]), 1e-300) for name in by_site},
         l0=float(sums[-2]) / num_tokens,
-        dead_share=float(processes.over_shards((fired_F == 0).double().mean())) / processes.num_shards,
+        dead_share=float(processes.over_shards(precise(fired_F == 0).mean())) / processes.num_shards,
         mean_squared_error={name: value / num_tokens for name, value in by_site.items()},
         num_tokens=num_tokens,
     )

@@ -1,21 +1,21 @@
-"""What a training step holds in memory at its worst moment, as a formula.
+"""The peak memory of a training step, as a formula.
 
-With P parameters, B tokens of one part of a batch, X columns read, Y columns written, K active latents per token, and
-the encoder product in pieces of R latents, in bytes:
+For P parameters, B tokens in a micro-batch, X columns read, Y columns written, K active latents per token, and an
+encoder product in pieces of R latents, memory in bytes is:
 
 .. code-block:: text
 
     held always       12 P                          weights and Adam's two moments, in fp32
-    while selecting   8 B X + the larger of         the batch, raw and normalised;
-                      5 R B + 28 B K, 90 B K        a piece and what is found in it; ordering what was found
-      in bf16         12 B X + the larger of        the same, rounded,
-                      3 R B + 2 R X + 32 B K, 120 B K    and the rows of a piece
-    while going back  4 P + 8 B X + 4 B Y + 48 B K
+    selection         8 B X + the larger of         the batch, raw and normalised;
+                      5 R B + 28 B K, 90 B K        a piece and its candidates; sorting the candidates
+      in bf16         12 B X + the larger of        the batch, also rounded;
+                      3 R B + 2 R X + 32 B K, 120 B K    a piece with its rounded rows; sorting
+    backward pass     4 P + 8 B X + 4 B Y + 48 B K
       several groups  4 P + 8 B X + 12 B Y + 88 B K
 
-    peak = 12 P + the larger of the last two; with accumulation, 16 P + the larger, gradients apart
+    peak = 12 P + the larger of selection and backward pass; with accumulation, 16 P + the larger without its 4 P
 
-The first steps, in which the smallest selected score is guessed less closely, find about twice as many entries.
+The first steps find about twice as many candidates, because the smallest selected score is guessed less closely.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from ..crosscoder.wiring import Wiring
 
 @frozen(kw_only=True)
 class StepMemory:
-    """Bytes, on one process."""
+    """The memory of a training step on one process, in bytes."""
 
     parameters: int
     optimizer: int
     gradients: int
     selection: int
-    """Only while latents are selected."""
+    """Memory that is needed only while latents are selected."""
     accumulation: int
-    """Parts of a batch; after the first one gradients are there all the time."""
+    """Number of micro-batches. After the first one, weight gradients are held all the time."""
     backward: int
-    """Activations, their gradients and sparse latents, only in the backward pass; gradients of weights apart."""
+    """Memory of activations, their gradients and sparse latents in the backward pass, without weight gradients."""
 
     @property
     def peak(self) -> int:
-        """At the worst moment."""
+        """The peak memory of the step."""
         held = self.parameters + self.optimizer
         if self.accumulation > 1:
             return held + self.gradients + max(self.selection, self.backward)
@@ -59,9 +59,10 @@ def step_memory(
     optimizer_bytes: float = 8.0,
     accumulation: int = 1,
 ) -> StepMemory:
-    """The memory of a BatchTopK step on parts of `batch_size` tokens with `active` latents per token, dead ones aside.
+    """The memory of a BatchTopK step on micro-batches of `batch_size` tokens with `active` latents per token.
 
-    `optimizer_bytes` are those per parameter: 8 for Adam, about 2 for `adam_8bit`. For shards pass `wiring.part(n)`.
+    AuxK's dead latents are not included. `optimizer_bytes` is the optimizer state per parameter: 8 for Adam, about 2
+    for `adam_8bit`. For a run with n shards, pass `wiring.shard(n)`.
     """
     weights = wiring.num_weights
     count = weights + wiring.num_latents + wiring.written.width

@@ -1,4 +1,4 @@
-"""The optimizer that a config names, and clipping by the norm of the whole gradient."""
+"""The optimizer that a config chooses, and clipping by the norm of the whole gradient."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .config import TrainingConfig
 
 
 def make_optimizer(config: TrainingConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """`adam` (fused), `adafactor` (torch's) or `adam_8bit` (bitsandbytes'), as `config.optimizer` says."""
+    """Make the optimizer that `config.optimizer` names."""
     if config.optimizer == "adam":
         return torch.optim.Adam(parameters, lr=config.lr, betas=config.betas, fused=True)
     if config.optimizer == "adafactor":
@@ -22,7 +22,7 @@ def make_optimizer(config: TrainingConfig, parameters: Iterable[nn.Parameter]) -
     try:
         from bitsandbytes.optim import Adam8bit
     except ImportError as error:
-        raise ConfigError("training.optimizer: 'adam_8bit' needs the package bitsandbytes, not installed") from error
+        raise ConfigError("training.optimizer = 'adam_8bit' needs the extra crosscoders[adam-8bit]") from error
     optimizer: torch.optim.Optimizer = Adam8bit(parameters, lr=config.lr, betas=config.betas)
     return optimizer
 
@@ -30,7 +30,7 @@ def make_optimizer(config: TrainingConfig, parameters: Iterable[nn.Parameter]) -
 def gradient_norm(
     parameters: Iterable[nn.Parameter], replicated: Sequence[nn.Parameter] = (), processes: Processes = ALONE
 ) -> Tensor:
-    """The norm of the gradient of all `parameters` together, those of other shards too; `replicated` count once."""
+    """The norm of the gradient of all `parameters`, over all shards; `replicated` parameters count once."""
     alike = {id(parameter) for parameter in replicated}
     own: list[Tensor] = []
     shared: list[Tensor] = []
@@ -41,7 +41,7 @@ def gradient_norm(
 
 
 def scale_gradient(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], factor: Tensor) -> None:
-    """Let the next step of `optimizer` see the gradient times `factor`."""
+    """Make the next step of `optimizer` see the gradient multiplied by `factor`."""
     if isinstance(optimizer, torch.optim.Adam):
         # Fused Adam divides by this while it reads the gradient, which saves a pass over it.
         optimizer.grad_scale = 1 / factor  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""What a run tells about itself while it goes on."""
+"""What a run reports while it trains."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from ..crosscoder.module import Crosscoder
 
 @frozen(kw_only=True, eq=False)
 class StepReport:
-    """One optimizer step, over all processes."""
+    """The result of one optimizer step, over all processes."""
 
     step: int
-    """Steps done, this one included."""
+    """The number of steps done, including this one."""
     loss: float
     terms: Mapping[str, float]
     l0: float
-    """Mean active latents per token, as selected in training."""
+    """Mean number of active latents per token, as selected in training."""
     explained_variance: Mapping[str, float]
-    """Per written site, on this batch."""
+    """Explained variance of each written site on this batch."""
     dead_share: float
     lr: float
     grad_norm: float
     fired_F: Tensor
-    """Boolean: latents active on some token of the batch."""
+    """Boolean mask of the latents that are active on at least one token of the batch."""
 
     def scalars(self) -> dict[str, float]:
-        """Flat numbers for trackers."""
+        """The report as a flat mapping of numbers, for trackers."""
         return {
             "loss": self.loss,
             "l0": self.l0,
@@ -45,7 +45,7 @@ class StepReport:
 
 @frozen(eq=False)
 class RunView:
-    """What an observer may look at: read it, change nothing."""
+    """What an observer sees of a run. It is for reading only."""
 
     crosscoder: Crosscoder
     output: Path
@@ -55,10 +55,10 @@ class RunView:
 
 @runtime_checkable
 class Observer(Protocol):
-    """Watches a training run; called in every process."""
+    """Watches a training run; it is called in every process."""
 
     def step_end(self, run: RunView, report: StepReport) -> None:
-        """After each optimizer step; the report's tensors are detached and not yet synchronised."""
+        """Called after each optimizer step; the report's tensors are detached and not yet synchronised."""
 
     def run_end(self, run: RunView) -> None:
-        """After the last step, when the final evaluation is done."""
+        """Called after the last step and the final evaluation."""

@@ -1,4 +1,4 @@
-"""Checkpoints of unfinished runs: safetensors and JSON, written whole, read bit for bit."""
+"""Checkpoints of unfinished runs: safetensors and JSON, written atomically, restored bit for bit."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def save_state(
     keep: int,
     extra: dict[str, Tensor],
 ) -> Path:
-    """Write `step-N` into `folder` and remove all but the newest `keep`. The shards of one replica call this."""
+    """Write `step-N` into `folder` and remove all but the newest `keep`. Every shard of one replica must call this."""
     tensors = {f"extra.{name}": tensor for name, tensor in extra.items()}
-    # The gate follows from the loss, and which gate the crosscoder has depends on whether it was evaluated before.
+    # The gate is not saved: it follows from the loss, and which gate is set now depends on earlier evaluations.
     weights = {k: v for k, v in trainer.crosscoder.state_dict().items() if not k.startswith("gate.")}
     tensors |= {f"crosscoder.{k}": v for k, v in weights.items()}
     tensors |= {f"loss.{k}": v for k, v in trainer.loss.state_dict().items()}
@@ -54,14 +54,14 @@ def save_state(
 
 
 def latest_state(folder: Path) -> Path | None:
-    """The newest checkpoint, or None."""
+    """The newest checkpoint in `folder`, or None."""
     return next(reversed(_checkpoints(folder)), None)
 
 
 def load_state(path: Path, trainer: Trainer, *, config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Put `trainer` where it was; returns the position it was saved with and the extra tensors.
+    """Restore `trainer`; returns the saved position and the extra tensors.
 
-    `CheckpointError` when the checkpoint is of another config, naming the first key that differs.
+    `CheckpointError` if the checkpoint belongs to another config; it names the first key that differs.
     """
     try:
         state = json.loads((path / "state.json").read_text())
@@ -75,13 +75,15 @@ def load_state(path: Path, trainer: Trainer, *, config: dict[str, Any]) -> tuple
         raise CheckpointError(f"the checkpoint {path} has format {state.get('format')}; this version reads {FORMAT}")
     difference = first_difference(state["config"], config)
     if difference:
-        raise CheckpointError(f"the checkpoint {path} is of another run: {difference}; choose another output folder")
+        raise CheckpointError(
+            f"the checkpoint {path} belongs to another run: {difference}; choose another output folder"
+        )
     trainer.crosscoder.load_state_dict(_part(tensors, "crosscoder."))
     trainer.loss.load_state_dict(_part(tensors, "loss."))
     for index, parameter in enumerate(trainer.parameters):
         entries = _part(tensors, f"optimizer.{index}.")
         trainer.optimizer.state[parameter] = {
-            # Some optimizers count steps in a plain index, which was saved as an integer tensor.
+            # Some optimizers count steps with a plain integer, which was saved as an integer tensor.
             key: int(value) if value.dim() == 0 and not value.is_floating_point() else value.to(parameter.device)
             for key, value in entries.items()
         }
@@ -104,7 +106,7 @@ def _sharding(trainer: Trainer) -> dict[str, str]:
         name = names[id(parameter)]
         kind = kinds.get(name if name.startswith("loss.") else f"crosscoder.{name}")
         if kind:
-            # Shards train by Adam only.
+            # Sharded runs use Adam only, so its moments are all there is to shard.
             kinds |= {f"optimizer.{index}.{key}": kind for key in ("exp_avg", "exp_avg_sq")}
     return {**kinds, "tokens_since_fired_F": "latents"}
 

@@ -32,7 +32,7 @@ from .trainer import Trainer
 class TrainingRun:
     """Builds what `config` names and trains it on the batches that it is given.
 
-    `prefix` sets its lines in the trackers apart from those of other runs of the same sweep.
+    `prefix` distinguishes its numbers in the trackers from those of other runs of the same sweep.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class TrainingRun:
         self.loss: Loss = config.loss.build(registry=registry)
         terms = getattr(config.loss.options, "terms", None)
         if processes.num_shards > 1 and (terms or not self.loss.shardable):
-            raise ConfigError(f"the loss '{config.loss.name}', with its terms, is not defined for training.shards > 1")
+            raise ConfigError(f"the loss '{config.loss.name}', with its terms, does not support training.shards > 1")
         self.trainer = Trainer(
             self.crosscoder, self.loss, config.training, accelerator=accelerator, processes=processes
         )
@@ -63,13 +63,13 @@ class TrainingRun:
 
     @property
     def checkpoints(self) -> Path:
-        """Folder of the checkpoints to resume from."""
+        """The folder of the checkpoints to resume from."""
         return self.config.output / "checkpoints"
 
     # -- start and end ------------------------------------------------------------------------------------------
 
     def start(self, calibration: Calibration) -> None:
-        """Set norms and initial weights from what the first tokens have shown."""
+        """Set the normaliser and the initial weights from the statistics of the first tokens."""
         crosscoder = self.crosscoder
         crosscoder.normaliser.set_mean_norms(calibration.mean_norm_S)
         initialise(
@@ -88,7 +88,7 @@ class TrainingRun:
         return None if path is None else int(path.name.removeprefix("step-"))
 
     def resume(self, step: int) -> tuple[dict[str, Any], Tensor]:
-        """Go to the checkpoint of a step; the stream's position and the median norms it was saved with."""
+        """Restore the checkpoint of a step; returns the saved position of the stream and the median norms."""
         path = self.checkpoints / f"step-{step:08d}"
         position, extra = load_state(path, self.trainer, config=self._identity())
         self.history = position["history"]
@@ -107,11 +107,14 @@ class TrainingRun:
             )
         self.processes.wait()
 
-    def finish(self, models: Mapping[str, Any], held_out: Iterable[Tensor]) -> None:
-        """Evaluate, write the crosscoder and its history, tell the observers."""
+    def finish(self, models: Mapping[str, Any], held_out: Iterable[Tensor], reading: Mapping[str, Any]) -> None:
+        """Evaluate, write the crosscoder and its history, notify the observers.
+
+        What the models say of themselves and how the tokens were read goes into the record.
+        """
         metrics = self.evaluate(held_out)
         self.crosscoder.eval()
-        self.crosscoder.info = self._checkpoint_info(models, metrics)
+        self.crosscoder.info = self._checkpoint_info(models, metrics, reading)
         if self.processes.replica == 0:
             self.crosscoder.save_pretrained(self.config.output / "crosscoder")
         if self.processes.is_main:
@@ -132,7 +135,7 @@ class TrainingRun:
         return report
 
     def evaluate(self, held_out: Iterable[Tensor]) -> Metrics:
-        """Metrics of the inference gate as training stands now."""
+        """Metrics with the inference gate at the current state of training."""
         self.crosscoder.gate = self.loss.gate().to(self.crosscoder.device)
         metrics = evaluate(self.crosscoder, held_out, processes=self.processes)
         numbers = {"evaluation/l0": metrics.l0, "evaluation/dead_share": metrics.dead_share}
@@ -145,7 +148,9 @@ class TrainingRun:
         if self.config.trackers:
             self.accelerator.log({self.prefix + name: value for name, value in numbers.items()}, step=step)
 
-    def _checkpoint_info(self, models: Mapping[str, Any], metrics: Metrics) -> CheckpointInfo:
+    def _checkpoint_info(
+        self, models: Mapping[str, Any], metrics: Metrics, reading: Mapping[str, Any]
+    ) -> CheckpointInfo:
         recipe = self.config.to_dict()
         for key in ("output", "cache", "models_device"):
             del recipe[key]
@@ -154,11 +159,13 @@ class TrainingRun:
             loss=component_record(self.config.loss, self.registry),
             models={key: {**models[key], "config": recipe["models"][key]} for key in models},
             recipe=recipe,
+            reading=dict(reading),
             metrics=attrs.asdict(metrics),
+            own=True,
         )
 
     def _identity(self) -> dict[str, Any]:
-        """What must be equal for a run to be resumed: everything but where it writes and what watches it."""
+        """The config that a resumed run must share: everything but where it writes and what observes it."""
         data = self.config.to_dict()
         for key in ("output", "trackers", "observers", "cache", "models_device"):
             del data[key]

@@ -1,9 +1,9 @@
-"""The runner: from a config to a trained crosscoder, or from several to several, on one process or many."""
+"""The runner: trains one crosscoder from a config, or several from several configs, on one process or many."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..activations import ActivationSource, ActivationStream, CachedActivations, LiveActivations, write_cache
+from ..checkpoints.local import published
 from ..crosscoder.module import Crosscoder
+from ..devices import find_device
 from ..errors import TrainingError
 from ..plugins.choices import unstructure
 from ..plugins.registry import Registry, get_registry
@@ -24,10 +26,10 @@ from .run import TrainingRun
 
 
 class Runner:
-    """Trains one crosscoder, or several on the same batches. `run()` evaluates and saves each to its config's
-    `output / "crosscoder"`.
+    """Trains one crosscoder, or several on the same batches.
 
-    Several configs must harvest the same activations in the same order; `sweep` makes such ones.
+    `run()` also evaluates each and saves it to `output / "crosscoder"` of its config. Several configs must harvest the
+    same activations in the same order; `sweep` makes such configs.
     """
 
     def __init__(self, config: RunConfig, *others: RunConfig, registry: Registry | None = None) -> None:
@@ -58,12 +60,14 @@ class Runner:
     def run(self, *, resume: bool = True, quiet: bool = False) -> Crosscoder:
         """Train to the end; returns the first crosscoder.
 
-        With `resume`, go on from the newest checkpoint that all have, if there is one.
+        With `resume`, continue from the newest checkpoint that all configs have, if there is one.
         """
         training = self.config.training
         stream = self._stream(resume)
         if self.config.trackers:
-            self.accelerator.init_trackers("crosscoders", config={"config": json.dumps(unstructure(self.config))})
+            # Trackers publish: what they are told has no local paths.
+            config, _ = published(unstructure(self.config), {})
+            self.accelerator.init_trackers("crosscoders", config={"config": json.dumps(config)})
         step = self.runs[0].trainer.step_number
         bar = tqdm(
             total=training.num_steps * training.batch_size,
@@ -73,6 +77,8 @@ class Runner:
             disable=quiet or not self.processes.is_main,
             desc="training",
         )
+        if self.config.activations.pack is True and self.source.packing == "single" and not bar.disable:
+            tqdm.write("Documents have rows of their own: not every model reads several in one row each by itself.")
         batches = iter(stream)
         try:
             while step < training.num_steps:
@@ -84,7 +90,7 @@ class Runner:
                 step += 1
                 bar.update(training.batch_size)
                 if step % training.log_every == 0 or step == training.num_steps:
-                    bar.set_postfix_str(_summary(reports))
+                    bar.set_postfix_str(_summary(reports, stream.read_so_far))
                 if training.evaluate_every and step % training.evaluate_every == 0:
                     for run in self.runs:
                         run.evaluate(self._held_out())
@@ -95,7 +101,9 @@ class Runner:
             stream.close()
             bar.close()
         for run in self.runs:
-            run.finish(self.source.models, self._held_out())
+            run.finish(self.source.models, self._held_out(), {"packing": self.source.packing, **stream.read_so_far})
+        if not quiet and self.processes.is_main and (note := _reading_note(stream.read_so_far)):
+            tqdm.write(note)
         # `end_training` would also destroy the process group, and no second run could follow.
         for tracker in self.accelerator.trackers:
             tracker.finish()
@@ -107,7 +115,7 @@ class Runner:
         return _live(self.config, self.registry, self.accelerator, self.processes)
 
     def _stream(self, resume: bool) -> ActivationStream:
-        """The stream at the position where training goes on, with the runs set to the same one."""
+        """The stream at the position where training continues, with the runs restored to the same step."""
         steps = [run.latest() for run in self.runs] if resume else []
         saved = [step for step in steps if step is not None]
         position: dict[str, Any] | None = None
@@ -139,28 +147,43 @@ class Runner:
             yield self.processes.gather_rows(x_BX.to(self.accelerator.device))
 
 
-def _summary(reports: Sequence[StepReport]) -> str:
-    """The progress bar's numbers: of one crosscoder, or the range of several."""
+def _summary(reports: Sequence[StepReport], read: Mapping[str, int]) -> str:
+    """The numbers of the progress bar: those of one crosscoder, or the range of several."""
+    counts = [f"{read[key]} {what}" for key, what in (("passes", "passes"), ("skipped", "rows skipped")) if read[key]]
     values = [value for report in reports for value in report.explained_variance.values()]
     if len(reports) > 1:
-        return f"{len(reports)} crosscoders, EV {min(values):.3f} to {max(values):.3f}"
+        return f"{len(reports)} crosscoders, EV {', '.join([f'{min(values):.3f} to {max(values):.3f}', *counts])}"
     explained = " ".join(f"{value:.3f}" for value in values)
-    return f"EV {explained}, L0 {reports[0].l0:.1f}, dead {reports[0].dead_share:.1%}"
+    return ", ".join([f"EV {explained}, L0 {reports[0].l0:.1f}, dead {reports[0].dead_share:.1%}", *counts])
+
+
+def _reading_note(read: Mapping[str, int]) -> str:
+    """What should be known of the tokens that a run was trained on."""
+    notes = []
+    if read["passes"]:
+        notes.append(
+            f"the token source came to its end {read['passes']} times and was read again: give it more text, and every "
+            "token is a new one"
+        )
+    if read["skipped"]:
+        notes.append(f"{read['skipped']} bad rows were skipped")
+    return "; ".join(notes)
 
 
 def train(
     config: RunConfig, *, resume: bool = True, quiet: bool = False, registry: Registry | None = None
 ) -> Crosscoder:
-    """Run `config` to its end: see `Runner`. With `quiet`, no progress bar."""
+    """Train the crosscoder of `config` and return it; see `Runner`. `quiet` hides the progress bar."""
     return Runner(config, registry=registry).run(resume=resume, quiet=quiet)
 
 
 def harvest(
     config: RunConfig, folder: str | Path, *, num_tokens: int = 0, quiet: bool = False, registry: Registry | None = None
 ) -> None:
-    """Write the activations that `config` trains on (or of `num_tokens` tokens) into `folder`, for `config.cache`.
+    """Write the activations that `config` trains on (or those of `num_tokens` tokens) into `folder`.
 
-    Run under `accelerate launch`, the processes share the work. Called again, it goes on where it was stopped.
+    A run whose `cache` is this folder then needs no models. Under `accelerate launch`, the processes divide the work.
+    An interrupted harvest resumes when called again.
     """
     accelerator = _accelerator(config)
     processes = Processes.connect(accelerator.process_index, accelerator.num_processes)
@@ -188,5 +211,5 @@ def _accelerator(config: RunConfig) -> Accelerator:
 
 
 def _live(config: RunConfig, registry: Registry, accelerator: Accelerator, processes: Processes) -> LiveActivations:
-    device = torch.device(config.models_device or accelerator.device)
+    device = find_device(config.models_device or str(accelerator.device), option="models_device")
     return LiveActivations(config.harvest, registry, device, processes=processes, autocast=accelerator.autocast)

@@ -28,7 +28,7 @@ SHARED = (
     "trackers",
     "output",
 )
-"""Parts of a config that all crosscoders of a sweep have in common,"""
+"""Keys of the config that cannot be swept, because they decide the batches or belong to the whole sweep."""
 SHARED_TRAINING = (
     "num_tokens",
     "batch_size",
@@ -41,23 +41,23 @@ SHARED_TRAINING = (
     "save_every",
     "log_every",
 )
-"""and those of its `training` table."""
+"""Keys of the config's `training` table that cannot be swept, for the same reasons as those in `SHARED`."""
 
 
 def sweep_configs(
     config: RunConfig, values: Mapping[str, Sequence[Any]], *, registry: Registry | None = None
 ) -> list[RunConfig]:
-    """A config for each combination of `values`, lists by dotted key such as `loss.k` or `training.seed`.
+    """Make a config for each combination of `values`, which are lists by dotted key (`loss.k`, `training.seed`).
 
-    Each writes to a folder of its own within `config.output`, named after its values, and reads tokens in the order of
-    `config`, so that it can also be run alone, with the same result. `ConfigError` names a key that cannot differ.
+    Each config writes to its own folder within `config.output`, named after its values, and reads tokens in the order
+    of `config`, so that it gives the same result when it is run alone. `ConfigError` names a key that cannot be swept.
     """
     for key, choices in values.items():
         first, _, second = key.partition(".")
         if first in SHARED or (first == "training" and second in SHARED_TRAINING):
             raise ConfigError(f"'{key}' cannot be swept: all crosscoders of a sweep train on the same batches")
         if not choices:
-            raise ConfigError(f"'{key}' has no values to sweep over")
+            raise ConfigError(f"'{key}' was given no values to sweep over")
     seed = config.training.seed if config.activations.seed is None else config.activations.seed
     configs = []
     for chosen in product(*values.values()):
@@ -69,7 +69,7 @@ def sweep_configs(
         combined = RunConfig.from_dict(data, registry=registry)
         configs.append(attrs.evolve(combined, output=config.output / (",".join(names) or "run")))
     if len({each.output for each in configs}) < len(configs):
-        raise ConfigError("two combinations of this sweep would write to the same folder; their values look alike")
+        raise ConfigError("two combinations of this sweep would write to the same folder, because their values agree")
     return configs
 
 
@@ -81,7 +81,7 @@ def sweep(
     quiet: bool = False,
     registry: Registry | None = None,
 ) -> dict[Path, Crosscoder]:
-    """Train a crosscoder for each combination of `values`, all from one harvest; by the folder that each is in."""
+    """Train a crosscoder for each combination of `values`, all from one harvest; returns them by output folder."""
     configs = sweep_configs(config, values, registry=registry)
     runner = Runner(*configs, registry=registry)
     runner.run(resume=resume, quiet=quiet)
@@ -91,7 +91,7 @@ def sweep(
 def _set(data: dict[str, Any], path: Sequence[str], value: Any, key: str) -> None:
     for part in path[:-1]:
         if not isinstance(data.get(part), dict):
-            raise ConfigError(f"'{key}' is no key of the config: there is no table '{part}'")
+            raise ConfigError(f"'{key}' is not a key of the config: there is no table '{part}'")
         data = data[part]
     data[path[-1]] = value
 

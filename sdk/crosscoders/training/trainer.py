@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..crosscoder.initialise import InitialisationConfig, initialise
 from ..crosscoder.module import Crosscoder
+from ..devices import precise
 from ..errors import TrainingError
 from ..kernels import gradients_in_place
 from ..losses.context import StepContext
@@ -35,14 +36,15 @@ class _TrainStep(nn.Module):
         self.crosscoder, self.loss, self.processes = crosscoder, loss, processes
 
     def forward(self, x_BX: Tensor, step: StepContext) -> tuple[LossOutput, Tensor]:
-        """What the loss says, and the sums that metrics are made of: see `_sums`."""
+        """The output of the loss, and the sums from which metrics are computed; see `_sums`."""
         x_BX = self.crosscoder.normaliser(x_BX)
         output = self.loss(self.crosscoder, x_BX, step)
         return output, self._sums(x_BX, output)
 
     @torch.no_grad()
     def _sums(self, x_BX: Tensor, output: LossOutput) -> Tensor:
-        """Terms, active count, per written site the squared residual and the squared target; per column the target."""
+        """Sums over tokens: the terms, the active count, squared residual and target per written site, target per
+        column."""
         target_BX = self.crosscoder.target(x_BX)
         squares = [
             part.square().sum()
@@ -51,12 +53,12 @@ class _TrainStep(nn.Module):
         ]
         terms = [term.detach() for term in output.terms.values()]
         num_active = self.processes.over_shards(output.num_active.to(terms[0]))
-        numbers = torch.stack([*terms, num_active, *squares]).double()
-        return torch.cat([numbers, target_BX.sum(dim=0).double()])
+        numbers = precise(torch.stack([*terms, num_active, *squares]))
+        return torch.cat([numbers, precise(target_BX.sum(dim=0))])
 
 
 class Trainer:
-    """Holds what changes from step to step: weights, optimizer, loss buffers, dead counters, the step number."""
+    """Holds the state that changes from step to step: weights, optimizer, loss buffers, dead counters, step number."""
 
     def __init__(
         self,
@@ -80,13 +82,13 @@ class Trainer:
 
     @property
     def dead_F(self) -> Tensor:
-        """Latents that have not been selected within the dead window."""
+        """Boolean mask of the latents that were not selected within the dead window."""
         return self.tokens_since_fired_F >= self.config.dead_after
 
     def step(self, micro_batches: Sequence[Tensor]) -> StepReport:
         """Train on one global batch of raw activations, given as `accumulation` micro-batches of this process's rows.
 
-        `TrainingError` if loss or gradient is not finite; the weights are then as before the step.
+        Raises `TrainingError` if the loss or the gradient is not finite; the weights are then unchanged.
         """
         self.module.train()
         config = self.config
@@ -144,7 +146,7 @@ class Trainer:
         return output, sums
 
     def _clip(self) -> float:
-        """Let the optimizer scale the gradient to at most `grad_clip`; returns its norm before."""
+        """Make the optimizer scale the gradient to a norm of at most `grad_clip`; returns the norm before scaling."""
         norm = gradient_norm(self.parameters, self.crosscoder.replicated, self.processes)
         if self.config.grad_clip:
             scale_gradient(self.optimizer, self.parameters, (self.config.grad_clip / norm).clamp_max(1.0))
@@ -178,7 +180,7 @@ class Trainer:
 
 
 def _replicated(module: nn.Module, accelerator: Accelerator | None, processes: Processes) -> nn.Module:
-    """`module`, its gradients averaged over the processes that hold the same latents."""
+    """Wrap `module` so that gradients are averaged over the processes that hold the same latents."""
     if accelerator is None or processes.num_replicas == 1:
         return module
     devices = [accelerator.device] if accelerator.device.type == "cuda" else None
@@ -200,11 +202,11 @@ def fit(
     calibration_BX: Tensor | None = None,
     initialisation: InitialisationConfig | None = None,
 ) -> Iterator[StepReport]:
-    """Train on any iterable of raw activations (B, X), reporting each step; iterate to the end to train.
+    """Train on any iterable of raw activations (B, X), yielding a report of each step; exhaust the iterator to train.
 
-    Weights start as `initialisation` says, from the seed; norms and means come from `calibration_BX`, or else from the
-    first batch.
-    The inference gate is set after the last step. For models and tokens, checkpoints and processes see `Runner`.
+    Weights start as `initialisation` and the seed say. Norms and means are taken from `calibration_BX`, or else from
+    the first batch. The inference gate is set after the last step. For models, tokens, checkpoints and several
+    processes, see `Runner`.
     """
     batches = iter(batches)
     first = next(batches) if calibration_BX is None else None

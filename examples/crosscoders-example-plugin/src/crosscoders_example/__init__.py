@@ -25,7 +25,7 @@ def crosscoders_losses():
         name="shared_budget",
         config="crosscoders_example.shared_budget:SharedBudgetConfig",
         build="crosscoders_example.shared_budget:SharedBudget",
-        summary="BatchTopK with places of its own for each latent group.",
+        summary="BatchTopK in which each latent group has places of its own.",
     )
 
 
@@ -45,5 +45,5 @@ def crosscoders_analyses():
         name="alive",
         config="crosscoders:NoOptions",
         build="crosscoders_example.alive:Alive",
-        summary="How many latents fire at all.",
+        summary="How many latents fire at least once.",
     )

@@ -1,4 +1,4 @@
-"""Loss `log_penalty`: λ · mean over tokens of Σ log(1 + f_i Σ_s‖d_i^s‖ / ε); it presses small activations to zero."""
+"""Loss `log_penalty`: λ · mean over tokens of Σ log(1 + f_i Σ_s‖d_i^s‖ / ε), which pushes small activations to zero."""
 
 from attrs import field, frozen
 from attrs.validators import ge, gt
@@ -9,9 +9,9 @@ from crosscoders import Loss, LossOutput, ReluGate
 @frozen(kw_only=True)
 class LogPenaltyConfig:
     weight: float = field(default=0.3, validator=ge(0.0))
-    """λ."""
+    """λ, the weight of the penalty."""
     scale: float = field(default=0.5, validator=gt(0.0))
-    """ε: activations far below it are charged like L1, far above it hardly more than once."""
+    """ε, the scale of the logarithm: far below it the penalty is like L1, far above it nearly constant."""
 
 
 class LogPenalty(Loss):

@@ -14,7 +14,7 @@ class RandomWalkConfig:
     width: int = field(default=12, validator=ge(2))
     """Width of the only point, `walk`."""
     seed: int = 0
-    """Decides the vectors; models of different seeds see the same text differently."""
+    """Seed of the vectors; models with different seeds see the same text differently."""
 
 
 class RandomWalk:
@@ -85,7 +85,7 @@ class RandomWalk:
 
 
 class WalkDecoder:
-    """Its cache is where each walk stands."""
+    """Decodes with a random walk; its cache is the current position of each walk."""
 
     def __init__(self, adapter):
         self.adapter, self.at_BD = adapter, 0.0

@@ -1,7 +1,7 @@
-"""Loss `shared_budget`: BatchTopK in which the latents of each group compete for a share of the places of their own.
+"""Loss `shared_budget`: BatchTopK in which each latent group has its own share of the places.
 
-Written from documented names alone: exact selection, sharding over processes and the inference threshold of each group
-come with `BatchSelectionLoss`.
+It uses documented names only: exact selection, sharding over processes and an inference threshold for each group come
+with `BatchSelectionLoss`.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from crosscoders.authoring import BatchSelectionConfig, BatchSelectionLoss
 @frozen(kw_only=True)
 class SharedBudgetConfig(BatchSelectionConfig):
     shares: Mapping[str, float] = field(factory=dict)
-    """Share of the `k` places per token by latent group; groups that are not named share the rest evenly."""
+    """Share of the `k` places per token that each latent group gets; unnamed groups share the rest evenly."""
 
 
 class SharedBudget(BatchSelectionLoss):
@@ -26,6 +26,6 @@ class SharedBudget(BatchSelectionLoss):
             raise ConfigError(f"shares name {', '.join(sorted(unknown))}; the latent groups are {', '.join(groups)}")
         rest = 1 - sum(shares.values())
         if rest < 0 or (rest > 1e-9 and len(shares) == len(groups)):
-            raise ConfigError(f"shares add up to {1 - rest}; they must not exceed 1, and be 1 where all are named")
+            raise ConfigError(f"shares add up to {1 - rest}; they must not exceed 1, and must be 1 if all are named")
         other = rest / max(1, len(groups) - len(shares))
         return [(latents, max(1, round(self.options.k * shares.get(name, other)))) for name, latents in groups.items()]

@@ -1,7 +1,8 @@
 """Conformance suites: one abstract class of tests for each kind of component.
 
-First-party components run the same suites. A rule that a component rightly breaks is named in `expected_failures`
-with the reason; if it then passes, that fails too, so that excuses do not outlive their cause.
+Our own components run the same suites. A rule that a component breaks for a good reason is listed in
+`expected_failures` with that reason; if it passes after all, the test fails, so that excuses do not outlive their
+cause.
 """
 
 from .analysis import AnalysisSuite

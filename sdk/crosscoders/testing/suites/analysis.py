@@ -1,4 +1,4 @@
-"""Rules of analyses, on a crosscoder that was trained for seconds on the planted pair."""
+"""Rules of analyses, on a crosscoder that was briefly trained on the planted pair."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from .base import NamedSuite
 
 
 class AnalysisSuite(NamedSuite):
-    """Rules of an analysis, on a crosscoder that was trained for seconds on the planted pair."""
+    """Rules of an analysis, on a crosscoder that was briefly trained on the planted pair."""
 
     choice = AnalysisChoice
 
     @pytest.fixture
     def study(self, planted_study: Study) -> Study:
-        """Override to study something else than the planted pair."""
+        """The study to run on; override it to use something other than the planted pair."""
         return planted_study
 
     def _report(self, study: Study, registry: Registry) -> Report:

@@ -22,14 +22,14 @@ from .base import NamedSuite
 
 
 class ArchitectureSuite(NamedSuite):
-    """Rules of an architecture. `sites` must be sites that it accepts; give them different widths if it can."""
+    """Rules of an architecture. `sites` must suit it; give them different widths if the architecture allows that."""
 
     choice = ArchitectureChoice
     sites: ClassVar[tuple[Site, ...]] = (Site("m/a", 6), Site("m/b", 4), Site("n/a", 6))
 
     @pytest.fixture
     def crosscoder(self, registry: Registry) -> Crosscoder:
-        """A crosscoder of this architecture with random weights, which keeps 3 latents per token."""
+        """A crosscoder of this architecture with random weights, whose gate keeps 3 latents per token."""
         choice = self.chosen(registry)
         made: Crosscoder = build_crosscoder(choice, self.sites, registry=registry)
         different = InitialisationConfig(same_across_sites=False)

@@ -1,4 +1,4 @@
-"""What all suites share."""
+"""The bases of all suites."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ...plugins.registry import Registry, get_registry
 
 
 class Suite:
-    """What all suites share."""
+    """The base of all suites."""
 
     expected_failures: ClassVar[Mapping[str, str]] = {}
-    """Test name to reason."""
+    """The tests that the component may fail, each with the reason."""
 
     @pytest.fixture
     def registry(self) -> Registry:
-        """Override to test a plugin that is not installed."""
+        """The registry to look the component up in; override it to test a plugin that is not installed."""
         return get_registry()
 
     @pytest.fixture(autouse=True)
@@ -34,12 +34,12 @@ class Suite:
 
 
 class NamedSuite(Suite):
-    """For components that are chosen by name."""
+    """The base of suites for components that are chosen by name."""
 
     name: ClassVar[str]
-    """The component's name."""
+    """The name of the component."""
     options: ClassVar[Mapping[str, Any]] = {}
-    """Options to build it with; choose small ones."""
+    """The options to build the component with; choose small ones, so that tests are fast."""
     choice: ClassVar[type[Choice]]
 
     def chosen(self, registry: Registry) -> Any:

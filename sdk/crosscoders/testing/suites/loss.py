@@ -35,15 +35,16 @@ class LossSuite(NamedSuite):
     choice = LossChoice
     lr: ClassVar[float] = 5e-3
     min_explained_variance: ClassVar[float] = 0.8
-    """To be reached on the planted world in 300 steps of 256 tokens."""
+    """The explained variance to reach on the planted world in 300 steps of 256 tokens."""
     l0_tolerance: ClassVar[float] = 0.1
-    """Allowed relative difference between L0 in training and with the inference gate."""
+    """The allowed relative difference between L0 in training and L0 with the inference gate."""
 
     def _world(self) -> DiffWorld:
         return DiffWorld(SMALL_WORLD)
 
     def wiring(self) -> Wiring:
-        """The wiring to train, over `base/x` and `chat/x` of width 16, with 32 latents; override for special losses."""
+        """The wiring to train, over `base/x` and `chat/x` of width 16, with 32 latents; override it if the loss needs
+        another one."""
         sites = (Site("base/x", 16), Site("chat/x", 16))
         names = ("base/x", "chat/x")
         return Wiring(sites=sites, groups=(LatentGroup("all", 32, reads=names, writes=names),))
@@ -90,7 +91,7 @@ class LossSuite(NamedSuite):
         import attrs
 
         once = loss(crosscoder, x_BX, step).terms
-        loss = self._ready(registry)[1]  # anew, since a loss may steer itself by what it has seen
+        loss = self._ready(registry)[1]  # a fresh one, since a loss may adapt to what it has seen
         twice = loss(crosscoder, torch.cat([x_BX, x_BX]), attrs.evolve(step, num_tokens=512)).terms
         for name in once:
             torch.testing.assert_close(once[name], twice[name], rtol=1e-4, atol=1e-6)
@@ -104,7 +105,7 @@ class LossSuite(NamedSuite):
         loss = self._ready(registry)[1]
         doubled = loss(crosscoder, x_BX, attrs.evolve(step, num_tokens=512, num_processes=2)).terms
         if self._selects_by_batch(registry):
-            pytest.skip("a batch-wide selection meets all processes at once; tested with real processes")
+            pytest.skip("a batch-wide selection needs all processes at once; it is tested with real processes")
         for name in once:
             torch.testing.assert_close(once[name], doubled[name])
 

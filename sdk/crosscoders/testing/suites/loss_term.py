@@ -24,7 +24,7 @@ from .base import NamedSuite
 
 
 class _Plain(ComposedLoss):
-    """No sparsity of its own; dense, or every positive activation as a sparse latent."""
+    """A loss without sparsity: dense activations, or every positive activation as a sparse latent."""
 
     decoder_norm = 0.5
 
@@ -44,12 +44,12 @@ class _Plain(ComposedLoss):
 
 
 class LossTermSuite(NamedSuite):
-    """Rules of a loss term. `wiring` can be overridden for terms that need special groups; sites stay."""
+    """Rules of a loss term. Override `wiring` if the term needs special latent groups, but keep its sites."""
 
     choice = LossTermChoice
 
     def wiring(self) -> Wiring:
-        """The wiring, over `base/x` and `chat/x` of width 16, with 32 latents."""
+        """The wiring to test on, over `base/x` and `chat/x` of width 16, with 32 latents."""
         sites = (Site("base/x", 16), Site("chat/x", 16))
         names = ("base/x", "chat/x")
         return Wiring(sites=sites, groups=(LatentGroup("all", 32, reads=names, writes=names),))

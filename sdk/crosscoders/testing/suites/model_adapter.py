@@ -11,17 +11,20 @@ import torch
 from ...errors import CrosscodersError, SiteError
 from ...models.adapter import Edit, ModelAdapter
 from ...models.documents import Chat, TokenIds
+from ...models.packing import documents_are_apart
 from ...models.tokens import TokenBatch
 from .base import Suite
 
 
 class ModelAdapterSuite(Suite):
-    """Rules of a model adapter. The `adapter` fixture gives one; a small random model will do."""
+    """Rules of a model adapter. Override the fixture `adapter`; a small random model is enough."""
 
     has_logits: ClassVar[bool] = True
     """False for encoders."""
+    keeps_documents_apart: ClassVar[bool] = True
+    """False for adapters that cannot read several documents in a row (`TokenBatch.document`) each by itself."""
     tolerance: ClassVar[float] = 2e-4
-    """Between a batch and its rows one by one."""
+    """The allowed difference between a batch and the same rows one by one."""
 
     @pytest.fixture
     def adapter(self) -> ModelAdapter:
@@ -77,6 +80,18 @@ class ModelAdapterSuite(Suite):
                 torch.testing.assert_close(
                     activation[0], together[point][row, :length], rtol=self.tolerance, atol=self.tolerance
                 )
+
+    def test_documents_of_a_row_are_as_alone(self, adapter: ModelAdapter) -> None:
+        if not self.keeps_documents_apart:
+            pytest.skip("rows of this adapter hold one document")
+        rows = self._rows(adapter, (9,))
+        document = torch.tensor([[0] * 4 + [1] * 2 + [2] * 3])
+        packed = TokenBatch(rows.ids, rows.attention, rows.bos, rows.special, {}, document)
+        for point in adapter.points():
+            assert documents_are_apart(
+                lambda tokens, point=point: adapter.activations(tokens, [point])[point],  # type: ignore[misc]
+                packed,
+            ), point
 
     def test_tokens_have_texts(self, adapter: ModelAdapter) -> None:
         texts = adapter.token_texts([5, 6, 7])

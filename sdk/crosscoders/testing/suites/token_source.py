@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import islice
 from typing import Any
 
-from ...models.documents import Chat, Text, TokenIds
+from ...models.documents import BadRow, Chat, Text, TokenIds
 from ...plugins.choices import TokenSourceChoice
 from ...plugins.registry import Registry
 from .base import NamedSuite
@@ -22,7 +22,7 @@ class TokenSourceSuite(NamedSuite):
     def test_documents_are_the_same_every_time(self, registry: Registry) -> None:
         first = list(islice(self._source(registry).documents(), 20))
         assert first and first == list(islice(self._source(registry).documents(), 20))
-        assert all(isinstance(document, Text | Chat | TokenIds) for document in first)
+        assert all(isinstance(document, Text | Chat | TokenIds | BadRow) for document in first)
 
     def test_skipping_goes_on_where_it_says(self, registry: Registry) -> None:
         documents = list(islice(self._source(registry).documents(), 12))

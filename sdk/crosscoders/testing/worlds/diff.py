@@ -19,37 +19,37 @@ SHARED, WEAK, SHIFTED, ONLY_A, ONLY_B = "shared", "weak_in_a", "shifted", "only_
 
 @frozen(kw_only=True)
 class DiffWorldConfig:
-    """Two models with `width` dimensions whose concepts differ in known ways; the defaults are the toy of the docs."""
+    """Two models of `width` dimensions whose concepts differ in known ways; the defaults are those of the docs."""
 
     width: int = field(default=48, validator=ge(2))
     num_shared: int = field(default=60, validator=ge(0))
-    """Concepts in both models, directions at cosine `shared_cosine`."""
+    """Number of concepts in both models, whose two directions have cosine `shared_cosine`."""
     num_weak: int = field(default=16, validator=ge(0))
-    """Concepts that are weaker in A than in B."""
+    """Number of concepts that are weaker in A than in B."""
     num_shifted: int = field(default=12, validator=ge(0))
-    """Concepts that fire in both models at 60 % of occasions, only in A at 20 %, only in B at 20 %."""
+    """Number of concepts that fire in both models on 60 % of occasions, only in A on 20 %, and only in B on 20 %."""
     num_only_a: int = field(default=8, validator=ge(0))
     num_only_b: int = field(default=8, validator=ge(0))
     shared_cosine: float = field(default=0.95, validator=and_(ge(-1.0), le(1.0)))
-    """Cosine of a concept's directions in A and B,"""
+    """Cosine between a concept's directions in A and in B."""
     min_shared_cosine: float = field(default=1.0, validator=and_(ge(-1.0), le(1.0)))
-    """or, where this is smaller, a cosine for each concept, uniform between this and that."""
+    """If smaller than `shared_cosine`, each concept has a cosine of its own, uniform between the two values."""
     weak_strength: tuple[float, float] = field(default=(0.25, 0.6), converter=as_tuple)
-    """Range of the strength in A, relative to B, of concepts that are weak there."""
+    """Range of the strength in A, relative to B, of the concepts that are weak in A."""
     min_rate: float = 0.005
-    """Firing rates are log-uniform between this"""
+    """Smallest firing rate of a concept; rates are log-uniform between `min_rate` and `max_rate`."""
     max_rate: float = 0.05
-    """and this."""
+    """Largest firing rate of a concept; rates are log-uniform between `min_rate` and `max_rate`."""
     exclusive_rate: float = field(default=0.0, validator=and_(ge(0.0), le(1.0)))
-    """Firing rate of concepts in one model only; 0 draws it like the others'. Small ones make rare features."""
+    """Firing rate of concepts in only one model; 0 draws it like the others'. A small rate makes rare features."""
     width_b: int = field(default=0, validator=ge(0))
-    """Put B through a random affine map into a space of this width, as a model of another architecture; 0 does not."""
+    """If not 0, map B's activations into a space of this width by a random affine map, like another architecture."""
     noise: float = field(default=0.01, validator=ge(0.0))
     """Standard deviation of the noise in each dimension."""
     copy: bool = False
-    """Make B an exact copy of A, noise included: the null, in which nothing differs."""
+    """Make B an exact copy of A, noise included: the null case, in which nothing differs."""
     copy_noise: float = field(default=0.0, validator=ge(0.0))
-    """Extra noise on a copy."""
+    """Standard deviation of additional noise on a copy."""
     seed: int = 0
 
     def __attrs_post_init__(self) -> None:
@@ -69,7 +69,7 @@ class DiffWorld:
 
     @cached_property
     def kinds(self) -> tuple[str, ...]:
-        """What each concept is."""
+        """The kind of each concept."""
         c = self.config
         counts = (
             (SHARED, c.num_shared),
@@ -92,14 +92,14 @@ class DiffWorld:
 
     @cached_property
     def cosine_C(self) -> Tensor:
-        """Cosine of each concept's direction in A to that in B, before any affine map."""
+        """Cosine between each concept's directions in A and in B, before any affine map."""
         c = self.config
         low = min(c.min_shared_cosine, c.shared_cosine)
         return low + (c.shared_cosine - low) * torch.rand(len(self.kinds), generator=self._generator(4))
 
     @cached_property
     def affine(self) -> tuple[Tensor, Tensor]:
-        """The map from the common space to B's own, (D, D of b), and the shift, (D of b)."""
+        """The map from the common space to B's own space, (D, D of b), and the shift, (D of b)."""
         c = self.config
         generator = self._generator(5)
         matrix = torch.randn(c.width, c.width_b, generator=generator) / math.sqrt(c.width_b)

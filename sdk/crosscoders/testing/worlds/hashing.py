@@ -9,14 +9,14 @@ from torch import Tensor
 
 
 def uniform(ids_B: Tensor, count: int, *, stream: int) -> Tensor:
-    """`count` numbers in [0, 1) for each id, (B, count): the same for the same id and stream on every machine."""
+    """`count` numbers in [0, 1) for each id, (B, count); the same id and stream give the same ones on every machine."""
     index = torch.arange(count, device=ids_B.device, dtype=torch.int64) + stream * 1_000_003
     bits = _mix(_mix(ids_B.to(torch.int64))[:, None] + _mix(index)[None, :])
     return ((bits >> 40) & 0xFFFFFF).float() / 2**24
 
 
 def normal(ids_B: Tensor, count: int, *, stream: int) -> Tensor:
-    """Standard normal numbers for each id, (B, count), by Box and Muller."""
+    """`count` standard normal numbers for each id, (B, count), by the Box-Muller transform."""
     half = -(-count // 2)
     u = uniform(ids_B, 2 * half, stream=stream)
     radius = (-2 * (u[:, :half] + 2**-25).log()).sqrt()

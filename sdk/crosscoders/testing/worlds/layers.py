@@ -17,24 +17,26 @@ from .hashing import normal, uniform
 
 @frozen(kw_only=True)
 class LayerWorldConfig:
-    """A model of `num_layers` layers; the defaults are the toy of the docs. A span of 1 is the control without
-    persistence, in which nothing is shared between layers."""
+    """A model of `num_layers` layers; the defaults are those of the docs.
+
+    A largest span of 1 is the control without persistence, in which nothing is shared between layers.
+    """
 
     num_layers: int = field(default=6, validator=ge(1))
     width: int = field(default=32, validator=ge(2))
     num_features: int = field(default=96, validator=ge(1))
     min_span: int = field(default=1, validator=ge(1))
-    """Least number of layers that a feature lives on."""
+    """Smallest number of layers that a feature lives on."""
     max_span: int = field(default=0, validator=ge(0))
-    """Greatest number; 0 is all layers."""
+    """Largest number of layers that a feature lives on; 0 means all layers."""
     drift: float = field(default=0.95, validator=and_(ge(-1.0), le(1.0)))
     """Cosine of a feature's directions at neighbouring layers."""
     profile: str = field(default="flat", validator=in_(("flat", "hump")))
-    """Strength over the window: equal, or rising from 0.4 to 1 in its middle and falling again."""
+    """Strength of a feature over its window: `flat`, or a `hump` that rises from 0.4 to 1 in the middle and falls."""
     min_rate: float = field(default=0.005, validator=gt(0.0))
-    """Firing rates are log-uniform between this"""
+    """Smallest firing rate of a feature; rates are log-uniform between `min_rate` and `max_rate`."""
     max_rate: float = field(default=0.05, validator=and_(gt(0.0), le(1.0)))
-    """and this."""
+    """Largest firing rate of a feature; rates are log-uniform between `min_rate` and `max_rate`."""
     noise: float = field(default=0.01, validator=ge(0.0))
     """Standard deviation of the noise in each dimension."""
     seed: int = 0
@@ -48,7 +50,7 @@ class LayerWorldConfig:
 
 @frozen(slots=False)
 class LayerWorld:
-    """Points `layers.{i}`, the residual stream, and `layers.{i}.out`, what layer i writes.
+    """A planted model with points `layers.{i}`, the residual stream, and `layers.{i}.out`, the output of layer i.
 
     A feature's output directions are unrelated to its residual ones. It is written by the layers of its window, so a
     cross-layer transcoder can read it at the window's first layer and write it to all of them.
@@ -62,13 +64,13 @@ class LayerWorld:
 
     @cached_property
     def windows_C2(self) -> Tensor:
-        """First layer of each feature and the one after its last."""
+        """The first layer of each feature, and the layer after its last one, (C, 2)."""
         c = self.config
         generator = self._generator(1)
         u = torch.rand(2, c.num_features, generator=generator)
         longest = c.max_span or c.num_layers
         span = c.min_span + (u[0] * (longest - c.min_span + 1)).long()
-        # Dealt out evenly, so that layers differ in their features but hardly in how many there are.
+        # Spread evenly, so that layers differ in which features they have but hardly in how many.
         place = (torch.randperm(c.num_features, generator=generator) + u[1]) / c.num_features
         start = (place * (c.num_layers - span + 1)).long()
         return torch.stack([start, start + span], dim=1)

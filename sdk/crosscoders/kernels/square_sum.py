@@ -1,4 +1,4 @@
-"""The sum of the squares of a large tensor, which is read once."""
+"""The sum of squares of a large tensor, in one pass over it."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 AT_ONCE = 2**30
-"""Elements of one product: cuBLAS takes fewer than 2³¹."""
+"""Number of elements in one dot product, because cuBLAS takes fewer than 2³¹."""
 
 
 class _SumOfSquares(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
-        # The product of a tensor with itself reads it at twice the speed of its norm, and writes nothing.
+        # The dot product of a tensor with itself is twice as fast as its norm and writes no temporary tensor.
         return torch.stack([torch.dot(part, part) for part in torch.split(x.flatten(), AT_ONCE)]).sum()
 
     @staticmethod

@@ -1,0 +1,106 @@
+"""Where the files of models are, and what foreign libraries raise while they read them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+from huggingface_hub import hf_hub_download
+
+from crosscoders import ConfigError, CrosscodersError
+
+TINY_PAIR = Path(__file__).parent / "tiny_pair"
+"""The base/chat pair that this package ships: `tiny-pair/base` and `tiny-pair/chat`."""
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+@frozen
+class Place:
+    """Where the library looks for a model's files."""
+
+    source: str
+    """A folder of this machine or a Hub id."""
+    is_folder: bool
+    revision: str
+    subfolder: str
+
+    @property
+    def keywords(self) -> dict[str, Any]:
+        """What every `from_pretrained` is told."""
+        where = {} if self.is_folder else {"revision": self.revision}
+        return {**where, "subfolder": self.subfolder, "trust_remote_code": False}
+
+    def json(self, name: str) -> dict[str, Any] | None:
+        """A JSON file of the repository; None where it has none, or none that can be read."""
+        with suppress(Exception):
+            path = (
+                Path(self.source, self.subfolder, name)
+                if self.is_folder
+                else Path(hf_hub_download(self.source, name, revision=self.revision, subfolder=self.subfolder or None))
+            )
+            found = json.loads(path.read_text(encoding="utf-8"))
+            return found if isinstance(found, dict) else None
+        return None
+
+
+def locate(model: str, *, revision: str = "main", subfolder: str = "") -> Place:
+    """A shipped model, a folder of this machine or a Hub id; `ConfigError` for what can be none of them."""
+    if model.startswith("tiny-pair/"):
+        folder = TINY_PAIR / model.removeprefix("tiny-pair/")
+        if not (folder / "model.safetensors").is_file():
+            raise ConfigError(f"the shipped pair has 'tiny-pair/base' and 'tiny-pair/chat', not '{model}'")
+        return Place(str(folder), True, revision, "")
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        if not (folder / subfolder).is_dir():
+            raise ConfigError(f"the folder '{model}' has no folder '{subfolder}'")
+        return Place(str(folder), True, revision, subfolder)
+    if folder.is_file():
+        raise ConfigError(f"'{model}' is a file; name the folder that it is in")
+    # The Hub must never be asked for what was meant as a folder: somebody could have taken that name there.
+    if not HUB_ID.fullmatch(model):
+        raise ConfigError(f"there is no folder '{model}' on this machine, and it cannot be a Hub id")
+    return Place(model, False, revision, subfolder)
+
+
+def library() -> Any:
+    """The transformers library; `ConfigError` names the extra where it is not installed."""
+    try:
+        import transformers
+    except ImportError as error:
+        raise ConfigError("the model adapter 'transformers' needs the extra crosscoders[transformers]") from error
+    return transformers
+
+
+@contextmanager
+def foreign_errors(what: str) -> Iterator[None]:
+    """Turn whatever a foreign library raises while it loads `what` into one sentence of ours."""
+    try:
+        yield
+    except CrosscodersError:
+        raise
+    # Files of strangers reach every corner of the library, so that a list of its exceptions would never be complete.
+    except Exception as error:
+        raise ConfigError(f"cannot load {what}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join("".join(c if c.isprintable() else " " for c in str(error)).split())
+    text = text if len(text) <= 300 else text[:300] + " …"
+    if "trust_remote_code" in str(error):
+        return (
+            "it needs Python code of its own repository, which is never run here; if you trust that code, load the "
+            "model yourself in Python and pass it to TransformersAdapter.wrap"
+        )
+    if isinstance(error, ImportError):
+        return f"it needs a library that is not installed: {text}"
+    damaged = ("SafetensorError", "UnpicklingError", "EOFError", "BadZipFile")
+    if type(error).__name__ in damaged or "PytorchStreamReader" in text:
+        return f"a file of its weights is damaged or cut off ({text})"
+    return text or type(error).__name__

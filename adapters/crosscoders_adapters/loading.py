@@ -1,0 +1,171 @@
+"""Loading models of the transformers library: whole, as their files say, and without running anybody's code.
+
+The library warns where we refuse: it fills weights that a file lacks with random numbers and passes over those that
+it does not know. It also asks on the terminal whether it may run a repository's code; here it never may. Whatever it
+raises leaves this module as one `ConfigError`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from attrs import field, frozen
+from attrs.validators import and_, deep_iterable, in_, instance_of, min_len
+from torch import nn
+
+from crosscoders import ConfigError
+from crosscoders.converters import as_tuple
+
+from .foreign import Place, foreign_errors, library, locate
+from .lora import adapted
+from .tokenising import parse_date
+from .weights import WRAPPERS, misfits, unwrapped
+
+
+@frozen(kw_only=True)
+class TransformersConfig:
+    """A model of the transformers library."""
+
+    model: str = field(validator=and_(instance_of(str), min_len(1)))
+    """Hub id, local folder, or `tiny-pair/base` and `tiny-pair/chat` for the shipped pair."""
+    revision: str = "main"
+    """Branch, tag or commit on the Hub."""
+    subfolder: str = ""
+    """Folder within the repository or local folder."""
+    tokenizer: str = ""
+    """Hub id or local folder of the tokenizer, for models that are stored without one; empty: the model's own."""
+    dtype: str = field(default="float32", validator=in_(("float32", "bfloat16", "float16")))
+    """Type of the weights in memory; activations are returned in fp32."""
+    attention: str = field(default="auto", validator=in_(("auto", "eager", "sdpa", "flash_attention_2")))
+    """Implementation of attention; `auto` leaves the choice to transformers."""
+    lora: str = ""
+    """Hub id or local folder of an adapter (LoRA and its relatives, by peft) of the model; empty: none."""
+    lora_revision: str = "main"
+    """Branch, tag or commit of the adapter on the Hub."""
+    merge: bool = False
+    """Add the adapter to the weights: faster, and rounded to their type."""
+    template_date: str = field(default="2024-07-26", validator=lambda _, __, date: parse_date(date) and None)
+    """The day that chat templates are told when they ask for today's, ISO 8601: the same tokens on every day."""
+    template_variables: Mapping[str, Any] = field(factory=dict)
+    """Further variables for the chat template, such as `{ date_string = "26 Jul 2024", enable_thinking = false }`."""
+    ignore_weights: tuple[str, ...] = field(
+        default=(), converter=as_tuple, validator=deep_iterable(instance_of(str), instance_of(tuple))
+    )
+    """Weights in the files that the model does not have and that may be passed over, as patterns: `v_head.*`. Any
+    other such weight is an error."""
+
+
+@frozen(eq=False)
+class Loaded:
+    """A model in memory with its tokenizer."""
+
+    model: nn.Module
+    tokenizer: Any
+    causal: bool
+    """Whether it gives next-token logits."""
+    notes: tuple[str, ...] = ()
+    """What was done to make the files fit."""
+
+
+def load(options: TransformersConfig) -> Loaded:
+    """The model and the tokenizer that `options` name, on the CPU."""
+    transformers = library()
+    place = locate(options.model, revision=options.revision, subfolder=options.subfolder)
+    _refuse_adapter(options.model, place)
+    with foreign_errors(f"the model '{options.model}'"):
+        config = transformers.AutoConfig.from_pretrained(place.source, **place.keywords)
+    causal = is_decoder_only(config)
+    model, notes = _load_weights(options, place, config, causal)
+    if options.lora:
+        adapter = locate(options.lora, revision=options.lora_revision)
+        model = adapted(model, options.lora, adapter, merge=options.merge)
+    return Loaded(model, _load_tokenizer(options, place), causal, notes)
+
+
+def _refuse_adapter(model: str, place: Place) -> None:
+    """With peft installed the library would load adapters unasked, and another base model where they name one."""
+    adapter = place.json("adapter_config.json")
+    if adapter is None:
+        return
+    if place.json("config.json") is not None:
+        raise ConfigError(
+            f"'{model}' holds both a whole model and an adapter (adapter_config.json), so it is not clear which is "
+            "meant; move one of them to a folder of its own"
+        )
+    raise ConfigError(
+        f"'{model}' is an adapter ({adapter.get('peft_type', 'LORA')}) of the model "
+        f"'{adapter.get('base_model_name_or_path')}', not a whole model: name its base by `model` and the adapter by "
+        "`lora`, or merge them (peft's merge_and_unload, then save_pretrained) and name the merged folder"
+    )
+
+
+def _load_weights(
+    options: TransformersConfig, place: Place, config: Any, causal: bool
+) -> tuple[nn.Module, tuple[str, ...]]:
+    transformers = library()
+    auto = transformers.AutoModelForCausalLM if causal else transformers.AutoModel
+
+    def attempt(**more: Any) -> tuple[Any, dict[str, Any]]:
+        with foreign_errors(f"the model '{options.model}'"):
+            model, info = auto.from_pretrained(
+                place.source,
+                config=config,
+                dtype=getattr(torch, options.dtype),
+                # Said even where the library chooses: a repository's config could name a kernel to be fetched and run.
+                attn_implementation=None if options.attention == "auto" else options.attention,
+                ignore_mismatched_sizes=True,  # so that they are reported; they are refused below
+                output_loading_info=True,
+                **place.keywords,
+                **more,
+            )
+        return model, info
+
+    model, info = attempt()
+    notes: tuple[str, ...] = ()
+    wrapper = unwrapped(model, info)
+    if wrapper:
+        model, info = attempt(key_mapping=dict.fromkeys(WRAPPERS, ""))
+        notes = (f"the names of its weights have '{wrapper}' in them, which was left off",)
+        warnings.warn(f"the model '{options.model}': {notes[0]}", stacklevel=2)
+    problems = misfits(model, info, ignored=options.ignore_weights, headless=not causal)
+    if problems:
+        raise ConfigError(
+            f"the files of the model '{options.model}' do not fit a {type(model).__name__}, so that part of it would "
+            f"be random: {'; '.join(problems)}"
+        )
+    return model, notes
+
+
+def _load_tokenizer(options: TransformersConfig, model_place: Place) -> Any:
+    place = locate(options.tokenizer) if options.tokenizer else model_place
+    named = options.tokenizer or options.model
+    none = ConfigError(
+        f"'{named}' has no tokenizer; name one, usually the base model's, by the option `tokenizer` (a Hub id or a "
+        "folder)"
+    )
+    if place.is_folder and not any(
+        path.name.startswith(("tokenizer", "vocab")) or path.suffix in (".model", ".tiktoken")
+        for path in Path(place.source, place.subfolder).iterdir()
+    ):
+        raise none
+    with foreign_errors(f"the tokenizer of '{named}' (the option `tokenizer` names another)"):
+        tokenizer = library().AutoTokenizer.from_pretrained(place.source, **place.keywords)
+    # Where files are missing, some families make a tokenizer of special tokens alone.
+    if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_tokens):
+        raise none
+    return tokenizer
+
+
+def is_decoder_only(config: Any) -> bool:
+    """Whether the model is a decoder. The saved class name decides first, because encoders such as BERT are in the
+    library's table of causal models too."""
+    transformers = library()
+    names = " ".join(config.architectures or [])
+    if "CausalLM" in names or "LMHead" in names:
+        return True
+    masked = type(config) in transformers.MODEL_FOR_MASKED_LM_MAPPING
+    return type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING and not masked

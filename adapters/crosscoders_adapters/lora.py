@@ -1,0 +1,43 @@
+"""A base model with an adapter (LoRA and its relatives) by the peft library."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from crosscoders import ConfigError
+
+from .foreign import Place, foreign_errors
+from .weights import listed
+
+
+def adapted(model: nn.Module, named: str, place: Place, *, merge: bool) -> nn.Module:
+    """The model with the adapter at `place` in its layers, or, with `merge`, added to its weights."""
+    try:
+        import peft
+        from peft.utils import load_peft_weights
+    except ImportError as error:
+        raise ConfigError("the option `lora` needs the extra crosscoders[lora]") from error
+    config = place.json("adapter_config.json")
+    if config is None:
+        raise ConfigError(f"'{named}' is not an adapter: it has no adapter_config.json that can be read")
+    if config.get("megatron_config"):
+        raise ConfigError(f"the adapter '{named}' names a Python module to import, which is never done")
+    where: dict[str, Any] = {} if place.is_folder else {"revision": place.revision}
+    if place.subfolder:
+        where["subfolder"] = place.subfolder
+    with foreign_errors(f"the adapter '{named}'"):
+        wrapped = peft.PeftModel.from_pretrained(model, place.source, is_trainable=False, **where)
+        if wrapped.active_peft_config.is_prompt_learning:
+            raise ConfigError(f"'{named}' changes prompts ({config.get('peft_type')}), not the layers of a model")
+        given = set(load_peft_weights(place.source, device="cpu", **where))
+        expected = set(peft.get_peft_model_state_dict(wrapped))
+    # peft passes over both without an error, and what is missing stays as it was drawn.
+    problems = [f"its files lack {listed(sorted(expected - given))}"] if expected - given else []
+    problems += [f"they have {listed(sorted(given - expected))}, which has no place"] if given - expected else []
+    if problems:
+        raise ConfigError(f"the adapter '{named}' does not fit its base: {'; '.join(problems)}")
+    with foreign_errors(f"the adapter '{named}'"):
+        found: nn.Module = wrapped.merge_and_unload() if merge else wrapped.get_base_model()
+    return found

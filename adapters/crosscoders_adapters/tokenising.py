@@ -1,0 +1,105 @@
+"""From documents to the tokens of a Hugging Face tokenizer, the same on every day."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from crosscoders import Chat, ConfigError, Document, DocumentError, Text, TokenIds, Tokenized
+
+
+class Tokenising:
+    """A tokenizer with what chat templates may ask of the world: the date, and variables of the user's.
+
+    `name` is the model's, for errors. Templates that ask for the date get `date`, not today's, so that the tokens of a
+    run are those of its resumption and of its analyses.
+    """
+
+    def __init__(self, tokenizer: Any, name: str, *, date: str, variables: Mapping[str, Any]) -> None:
+        self.tokenizer, self.name = tokenizer, name
+        self.special: frozenset[int] = frozenset(tokenizer.all_special_ids) if tokenizer is not None else frozenset()
+        self.bos: int | None = None
+        if tokenizer is not None:
+            self.bos = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.cls_token_id
+        self.moment, self.variables = parse_date(date), dict(variables)
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether conversations can be laid out."""
+        return self.tokenizer is not None and bool(self.tokenizer.chat_template)
+
+    def tokenize(self, document: Document) -> Tokenized:
+        """Tokens of a document; `DocumentError` where the tokenizer or its chat template refuses it."""
+        if isinstance(document, TokenIds):
+            ids = list(document.ids)
+        elif isinstance(document, Text):
+            ids = self.text_ids(document.text)
+        elif isinstance(document, Chat):
+            turns = [
+                {"role": message.role, "content": message.content, **message.extra} for message in document.messages
+            ]
+            ids = self.chat_ids(turns)
+        return Tokenized(ids, [i == self.bos for i in ids], [i in self.special for i in ids])
+
+    def prompt(self, question: str) -> list[int]:
+        """Token ids of a user's question laid out so that the model answers next."""
+        if not self.has_chat_template:
+            return self.text_ids(question)
+        return self.chat_ids([{"role": "user", "content": question}], add_generation_prompt=True)
+
+    def text_ids(self, text: str) -> list[int]:
+        """Ids of running text, with a beginning-of-sequence token if the tokenizer has one."""
+        try:
+            ids = list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        except (TypeError, ValueError, OverflowError) as error:
+            raise DocumentError(f"the tokenizer of '{self.name}' refuses this text: {error}") from error
+        return ids if self.bos is None else [self.bos, *ids]
+
+    def chat_ids(self, turns: Sequence[Mapping[str, Any]], **options: Any) -> list[int]:
+        """Ids of a conversation as the chat template lays it out."""
+        if not self.has_chat_template:
+            raise ConfigError(f"the tokenizer of '{self.name}' has no chat template to lay out chats with")
+        try:
+            layout = self.tokenizer.apply_chat_template(
+                list(turns), return_dict=True, **self._template(), **self.variables, **options
+            )
+            return list(layout["input_ids"])
+        except Exception as error:  # a template is a program, which can fail in any way
+            roles = ", ".join(str(turn["role"]) for turn in turns[:8])
+            raise DocumentError(
+                f"the chat template of '{self.name}' refuses this chat (roles {roles}): {error}"
+            ) from error
+
+    def _template(self) -> dict[str, str]:
+        """The chat template with a clock that stands still, if it looks at the clock."""
+        template = self.tokenizer.chat_template
+        if isinstance(template, dict):
+            template = self.tokenizer.get_chat_template()
+        return {"chat_template": standing_clock(self.moment) + template} if "strftime_now" in template else {}
+
+    def token_texts(self, ids: Sequence[int]) -> list[str]:
+        """The text of each token by itself."""
+        return [self.tokenizer.decode([i]) for i in ids]
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of a sequence, special tokens left out."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+
+def standing_clock(moment: datetime) -> str:
+    """The beginning of a template that lets `strftime_now` tell of `moment`, without a character of output.
+
+    The library has no way to set the clock of a template and lets no function in; but a template may define one.
+    """
+    codes = [f"{minus}{letter}" for minus in ("-", "") for letter in "aAbBdeHIjmMpSyYFDTR"]
+    told = "".join(f" | replace('%{code}', '{moment.strftime('%' + code)}')" for code in codes)
+    return "{% macro strftime_now(format) -%}{{ format" + told + " }}{%- endmacro +%}"
+
+
+def parse_date(date: str) -> datetime:
+    """A day or moment in ISO 8601; `ConfigError` for anything else."""
+    try:
+        return datetime.fromisoformat(date)
+    except (TypeError, ValueError):
+        raise ConfigError(f"template_date should be a date such as 2024-07-26, not {date!r}") from None

@@ -1,0 +1,132 @@
+"""The models and tokens of a study: as a checkpoint records them, or the user's own in their place.
+
+A recipe is data from somebody else. What it names on the Hub is loaded; what it names on this machine is read only on
+the user's word, since its text would end up in a page that people share.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import attrs
+from attrs import field, frozen
+
+from ..checkpoints.local import addresses, local_strings, recorded_strings
+from ..crosscoder.module import Crosscoder
+from ..errors import AnalysisError
+from ..plugins.choices import Choice, ModelChoice, TokenSourceChoice, structure
+from ..plugins.registry import Registry
+
+KEPT = ("name", "dtype", "attention")
+"""Options that stay where another model takes a recorded one's place by its name alone."""
+SHOWN = 200
+
+
+@frozen(eq=False)
+class StudyRecipe:
+    """What a study loads and reads."""
+
+    models: Mapping[str, Any]
+    """Models by key."""
+    tokens: Mapping[str, Any]
+    """The token source."""
+    recorded: frozenset[str] = field()
+    """What of these is the checkpoint's word: keys of models, and `tokens`."""
+
+    @classmethod
+    def of(
+        cls, crosscoder: Crosscoder, models: Mapping[str, Any] | None = None, tokens: Mapping[str, Any] | None = None
+    ) -> StudyRecipe:
+        """What a crosscoder records, with `models` and `tokens` in its place; a model may be a Hub id or folder."""
+        recipe = crosscoder.info.recipe if crosscoder.info else {}
+        theirs = dict(recipe.get("models", {}))
+        unknown = set(models or {}) - set(theirs) - {site.model for site in crosscoder.sites}
+        if unknown:
+            raise AnalysisError(
+                f"there is no model '{sorted(unknown)[0]}' in this crosscoder; there are "
+                f"{', '.join(sorted({site.model for site in crosscoder.sites}))}"
+            )
+        ours = {key: _in_place_of(theirs.get(key), model) for key, model in (models or {}).items()}
+        missing = {site.model for site in crosscoder.sites} - set(theirs) - set(ours)
+        tokens_used = tokens or recipe.get("tokens")
+        if missing or tokens_used is None:
+            raise AnalysisError(
+                f"the crosscoder records no {', '.join(sorted(missing)) or 'tokens'}; pass models= and tokens= "
+                "(--models and --tokens)"
+            )
+        recorded = {*(theirs.keys() - ours.keys()), *(() if tokens else ("tokens",))}
+        return cls({**theirs, **ours}, tokens_used, frozenset(recorded))
+
+    def lines(self) -> list[str]:
+        """What is going to be read, a line for each model and the tokens."""
+        parts = [(f"model {key}", model) for key, model in self.models.items()]
+        return [f"{what}: {_shown(choice)}" for what, choice in [*parts, ("tokens", self.tokens)]]
+
+    def check(self, *, trusted: bool, registry: Registry) -> None:
+        """`AnalysisError` where the checkpoint names what is not here, or what needs the user's word."""
+        gone = [key for key, choice in self._theirs() if recorded_strings(choice)]
+        if gone:
+            raise AnalysisError(
+                f"{_and(gone)} of this crosscoder came from a local folder or file of the machine that trained it, "
+                f"which is not recorded; pass {_and([_instead(key) for key in gone])}"
+            )
+        wants = [
+            f"{text} ({key if key == 'tokens' else f'model {key}'}{f', {where}' if where else ''})"
+            for key, choice in self._theirs()
+            for where, text in [*local_strings(choice), *addresses(choice), *self._declared(key, choice, registry)]
+        ]
+        if wants and not trusted:
+            shown = "; ".join(wants[:5]) + (f"; and {len(wants) - 5} more" if len(wants) > 5 else "")
+            raise AnalysisError(
+                f"this crosscoder's recipe would read {json.dumps(shown, ensure_ascii=True)[1:-1]}, and what it reads "
+                "can show up in the report: if you trust it, say trust_recipe=True (--trust-recipe), or else pass "
+                "models= and tokens= of your own (--models and --tokens)"
+            )
+
+    def _theirs(self) -> list[tuple[str, Any]]:
+        pairs = [*self.models.items(), ("tokens", self.tokens)]
+        return [(key, choice) for key, choice in pairs if key in self.recorded]
+
+    def _declared(self, key: str, choice: Any, registry: Registry) -> Iterator[tuple[str, str]]:
+        """What components say that they read here, by a method `local_reads` of their options."""
+        kind: type[Choice] = TokenSourceChoice if key == "tokens" else ModelChoice
+        for options in _configs(structure(choice, kind, registry=registry)):
+            declare = getattr(options, "local_reads", None)
+            if callable(declare):
+                yield from (("", str(what)) for what in declare())
+
+
+def _configs(value: Any) -> Iterator[Any]:
+    """A config and all those within it."""
+    if attrs.has(type(value)):
+        yield value
+        for each in attrs.fields(type(value)):
+            yield from _configs(getattr(value, each.name))
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _configs(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _configs(item)
+
+
+def _in_place_of(recorded: Any, model: Any) -> Any:
+    if not isinstance(model, str):
+        return model
+    kept = {key: recorded[key] for key in KEPT if key in recorded} if isinstance(recorded, Mapping) else {}
+    return {"name": "transformers", **kept, "model": model}
+
+
+def _shown(choice: Any) -> str:
+    text = json.dumps(choice, default=str)  # ASCII, so that nothing of it steers a terminal
+    return text if len(text) <= SHOWN else text[:SHOWN] + " ..."
+
+
+def _instead(key: str) -> str:
+    return "tokens= (--tokens)" if key == "tokens" else f"models={{'{key}': ...}} (--models {key}=ID_OR_FOLDER)"
+
+
+def _and(names: list[str]) -> str:
+    return " and ".join(names)

@@ -1,0 +1,109 @@
+"""Crosscoders on the Hub and in folders: push, pull, look at."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from .boundary import user_errors
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("repo_id")
+@click.option("--private", is_flag=True, help="Make a new repository private.")
+@click.option("--tag", default="", help="Tag the commit.")
+@click.option("--branch", default="", help="Push to this branch, made if it is missing.")
+@click.option("--pull-request", is_flag=True, help="Open a pull request instead of committing.")
+@click.option("--licence", default="", help="Licence in the card, such as apache-2.0.")
+@click.option("--dataset", "datasets", multiple=True, help="Dataset in the card; repeatable.")
+@click.option("--base-model", "base_models", multiple=True, help="Base model in the card; repeatable.")
+@click.option("--message", default="Upload crosscoder", show_default=True, help="Commit message.")
+def push(
+    folder: Path,
+    repo_id: str,
+    private: bool,
+    tag: str,
+    branch: str,
+    pull_request: bool,
+    licence: str,
+    datasets: tuple[str, ...],
+    base_models: tuple[str, ...],
+    message: str,
+) -> None:
+    """Push a saved crosscoder to the Hub."""
+    from ..checkpoints.hub import push_folder
+
+    with user_errors():
+        url = push_folder(
+            folder,
+            repo_id,
+            private=private,
+            tag=tag,
+            branch=branch,
+            create_pr=pull_request,
+            licence=licence,
+            datasets=datasets,
+            base_models=base_models,
+            commit_message=message,
+        )
+        click.echo(url)
+
+
+@click.command()
+@click.argument("repo_id")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--revision", help="Branch, tag or commit.")
+@click.option("--subfolder", default="", help="Folder in the repository.")
+def pull(repo_id: str, folder: Path, revision: str | None, subfolder: str) -> None:
+    """Fetch a crosscoder from the Hub into a new folder."""
+    import shutil
+
+    from ..checkpoints.hub import download
+    from ..errors import ConfigError
+    from ..files import whole_folder
+
+    with user_errors():
+        if folder.exists():
+            raise ConfigError(f"{folder} exists already; name a new folder")
+        downloaded = download(repo_id, revision=revision, subfolder=subfolder) / subfolder
+        with whole_folder(folder) as partial:
+            shutil.copytree(downloaded, partial, dirs_exist_ok=True)
+        click.echo(str(folder))
+
+
+@click.command()
+@click.argument("name")
+@click.option("--revision", help="Branch, tag or commit on the Hub.")
+@click.option("--json", "as_json", is_flag=True, help="Print config.json.")
+def info(name: str, revision: str | None, as_json: bool) -> None:
+    """Describe a saved crosscoder without loading its weights or models."""
+    from ..checkpoints.checkpoint import read_config
+    from ..checkpoints.foreign import inspection_data, inspection_text
+    from ..checkpoints.pretrained import Place, open_pretrained
+
+    with user_errors():
+        found = open_pretrained(Place(name=name, revision=revision))
+        if not isinstance(found, Path):
+            click.echo(json.dumps(inspection_data(found), indent=2) if as_json else inspection_text(found, name))
+            return
+        config = read_config(found)
+    if as_json:
+        click.echo(json.dumps(config, indent=2))
+        return
+    architecture = config["architecture"]
+    click.echo(f"{config['num_latents']} latents, architecture {architecture['name']}, gate {config['gate']['name']}")
+    click.echo(f"made by {architecture['distribution']} {architecture['version']} (plugin '{architecture['plugin']}')")
+    for site in config["sites"]:
+        explained = config["metrics"].get("explained_variance", {}).get(site["name"])
+        tail = f"   explained variance {explained:.4f}" if explained is not None else ""
+        click.echo(f"site {site['name']}, width {site['width']}{tail}")
+    if "origin" in config:
+        origin = config["origin"]
+        click.echo(f"came from {origin.get('repository', origin.get('folder'))}, format {origin.get('format')}")
+    for key, model in config["models"].items():
+        click.echo(f"model {key}: {model.get('model')} at {model.get('revision')}")
+    if config["metrics"]:
+        click.echo(f"L0 {config['metrics']['l0']:.2f}")

@@ -1,0 +1,65 @@
+"""Devices by name, and sums in double precision where a device has none.
+
+Apple's GPUs have no float64. What is summed there in double precision moves to the CPU first.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import ConfigError
+
+
+def find_device(name: str = "auto", *, option: str = "device") -> torch.device:
+    """The device called `name`; `auto` and the empty name are this machine's accelerator, or else its CPU.
+
+    `ConfigError` for one that is not there, which names `option`.
+    """
+    if name in ("", "auto"):
+        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return found or torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    # Each kind of device has its own exceptions for "not built in", "no driver" and "no such number".
+    except Exception as error:
+        raise ConfigError(f"{option} is '{name}', which this machine does not have; it has {_there()}") from error
+    if device.type == "meta":
+        raise ConfigError(f"{option} is 'meta', where there is no memory; this machine has {_there()}")
+    return device
+
+
+def _there() -> str:
+    names = ["cpu"]
+    if torch.accelerator.is_available():
+        kind = torch.accelerator.current_accelerator()
+        names += [f"{kind}:{number}" for number in range(torch.accelerator.device_count())]
+    return ", ".join(names)
+
+
+def has_float64(device: torch.device) -> bool:
+    """Whether tensors of double precision can live on `device`; asked by making one."""
+    try:
+        torch.empty(1, dtype=torch.float64, device=device)
+    except (TypeError, RuntimeError):
+        return False
+    return True
+
+
+def accumulator(device: torch.device) -> dict[str, Any]:
+    """Where and in which type sums over values on `device` are kept, as arguments of `torch.zeros` and `Tensor.to`.
+
+    Double precision on the device itself, else on the CPU, else single precision where it is.
+    """
+    for place in (device, torch.device("cpu")):
+        if has_float64(place):
+            return {"device": place, "dtype": torch.float64}
+    return {"device": device, "dtype": torch.float32}
+
+
+def precise(values: Tensor) -> Tensor:
+    """The values as they are to be summed: see `accumulator`."""
+    return values.to(**accumulator(values.device))
