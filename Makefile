@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint unit docs claims bench clean
+.PHONY: demo test lint unit fuzz kills docs claims bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/crosscoders demo
@@ -18,12 +18,18 @@ lint: $(VENV)/.test
 unit: $(VENV)/.test
 	$(BIN)/pytest -n 2 --dist worksteal
 
+fuzz: $(VENV)/.test
+	$(BIN)/python tests/faults
+
 docs: $(VENV)/.test
 	$(BIN)/pip install -q -c constraints.txt -e ".[docs]"
 	$(BIN)/sphinx-build -W -q -b html docs docs/_build
 
 claims: $(VENV)/.test
 	$(BIN)/python bench/claims
+
+kills: $(VENV)/.test
+	$(BIN)/python tests/faults/kills.py --kills 200
 
 bench: $(VENV)/.test
 	$(BIN)/python bench/engine --install

@@ -12,7 +12,9 @@ import json
 import re
 import socket
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import parse_qs
 
 import uvicorn
@@ -58,6 +60,8 @@ class HubServer:
         self.objects: dict[str, bytes] = {}
         self.faults: set[str] = set()
         self.requests: list[str] = []
+        self.change: Callable[[bytes], bytes] | None = None
+        """Given the body of every answer to a GET, returns what is sent instead."""
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -82,9 +86,33 @@ class HubServer:
             Route("/{owner}/{name}/resolve/{rev}/{path:path}", self.resolve, methods=["GET", "HEAD"]),
         ]
         self._server = uvicorn.Server(
-            uvicorn.Config(Starlette(routes=routes), host="127.0.0.1", port=self.port, log_level="error", ws="none")
+            uvicorn.Config(
+                self._damaging(Starlette(routes=routes)), host="127.0.0.1", port=self.port, log_level="error", ws="none"
+            )
         )
         self._thread = threading.Thread(target=self._server.run, daemon=True)
+
+    def _damaging(self, app: Starlette) -> Any:
+        """`app`, its answers to GET as `change` makes them; headers stay, the length apart."""
+
+        async def changed(scope: Any, receive: Any, send: Any) -> None:
+            if scope["type"] != "http" or scope["method"] != "GET" or self.change is None:
+                return await app(scope, receive, send)
+            head: dict[str, Any] = {}
+
+            async def hold(message: Any) -> None:
+                if message["type"] == "http.response.start":
+                    head.update(message)
+                    return
+                body = self.change(message.get("body", b"")) if self.change else message.get("body", b"")
+                kept = [(key, value) for key, value in head["headers"] if key != b"content-length"]
+                head["headers"] = [*kept, (b"content-length", str(len(body)).encode())]
+                await send(head)
+                await send({**message, "body": body})
+
+            return await app(scope, receive, hold)
+
+        return changed
 
     def start(self) -> HubServer:
         import time

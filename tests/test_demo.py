@@ -16,7 +16,9 @@ def shortened(folder, **changes):
 
 @pytest.mark.slow
 def test_the_same_seed_gives_the_same_numbers(tmp_path):
-    first, second = (shortened(tmp_path / name, num_tokens=15_000, num_prompts=10)[1] for name in ("one", "two"))
+    first, second = (
+        shortened(tmp_path / name, num_tokens=8_000, study_tokens=4_096, num_prompts=4)[1] for name in ("one", "two")
+    )
     assert first == second
 
 

@@ -43,6 +43,7 @@ SUITES = {
     "loss term": "LossTermSuite",
     "analysis": "AnalysisSuite",
     "token source": "TokenSourceSuite",
+    "gate": "GateSuite",
 }
 
 
@@ -96,6 +97,7 @@ ROOT_OF_THE_HOST = {
     "errors.py": "the errors that users meet",
     "files.py": "files that appear whole or not at all",
     "processes.py": "the processes of a run",
+    "reading.py": "text, JSON and TOML of others",
     "py.typed": "the package is typed",
 }
 

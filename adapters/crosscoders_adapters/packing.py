@@ -28,6 +28,11 @@ def positions_within(document_BT: Tensor) -> Tensor:
     return column_T - first_BT
 
 
+def longest_document(document_BT: Tensor) -> int:
+    """Tokens of the longest document of packed rows."""
+    return int(positions_within(document_BT).max()) + 1 if document_BT.numel() else 0
+
+
 class Apart:
     """Keywords for a model's forward pass on packed rows.
 

@@ -8,7 +8,7 @@ from crosscoders.crosscoder.initialise import initialise
 from crosscoders.training import Trainer
 
 LOSSES = {
-    "batchtopk": {"name": "batchtopk"},
+    "batchtopk": {"name": "batchtopk", "preselect": "fp32"},
     "batchtopk, bf16 pre-selection": {"name": "batchtopk", "preselect": "bf16"},
     "topk": {"name": "topk"},
     "l1": {"name": "l1"},

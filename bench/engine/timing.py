@@ -71,6 +71,8 @@ def peer(train_step):
 
 def machine():
     """The processor, threads and versions that numbers depend on."""
+    from crosscoders.kernels import preselection
+
     model = platform.processor() or platform.machine()
     flags = ""
     if Path("/proc/cpuinfo").exists():
@@ -85,4 +87,5 @@ def machine():
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "python": platform.python_version(),
         "torch": torch.__version__,
+        'preselect "auto" takes': preselection("auto", device()),
     }

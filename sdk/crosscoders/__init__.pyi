@@ -50,6 +50,9 @@ from .errors import (
     CrosscodersError as CrosscodersError,
 )
 from .errors import (
+    DiskError as DiskError,
+)
+from .errors import (
     DocumentError as DocumentError,
 )
 from .errors import (
@@ -60,6 +63,9 @@ from .errors import (
 )
 from .errors import (
     TrainingError as TrainingError,
+)
+from .errors import (
+    TrainingStopped as TrainingStopped,
 )
 from .errors import (
     UnansweredError as UnansweredError,
@@ -135,6 +141,9 @@ from .plugins.choices import (
     ArchitectureChoice as ArchitectureChoice,
 )
 from .plugins.choices import (
+    GateChoice as GateChoice,
+)
+from .plugins.choices import (
     LossChoice as LossChoice,
 )
 from .plugins.choices import (
@@ -160,6 +169,9 @@ from .plugins.specs import (
 )
 from .plugins.specs import (
     CheckpointFormatSpec as CheckpointFormatSpec,
+)
+from .plugins.specs import (
+    GateSpec as GateSpec,
 )
 from .plugins.specs import (
     Lazy as Lazy,
@@ -211,11 +223,11 @@ from .training.config import RunConfig as RunConfig
 from .training.config import TrainingConfig as TrainingConfig
 from .training.evaluate import Metrics as Metrics
 from .training.evaluate import evaluate as evaluate
+from .training.harvesting import harvest as harvest
 from .training.progress import Observer as Observer
 from .training.progress import RunView as RunView
 from .training.progress import StepReport as StepReport
 from .training.runner import Runner as Runner
-from .training.runner import harvest as harvest
 from .training.runner import train as train
 from .training.sweep import sweep as sweep
 from .training.trainer import fit as fit

@@ -103,6 +103,10 @@ class Processes:
         distributed.all_reduce(least, op=distributed.ReduceOp.MIN)
         return least
 
+    def most(self, tensor: Tensor) -> Tensor:
+        """The largest over all processes."""
+        return -self.least(-tensor)
+
     def gather(self, tensor: Tensor) -> Tensor:
         """Concatenate equally shaped tensors of all processes along dimension 0, in rank order."""
         return tensor if self.world == 1 else torch.cat(_gathered(tensor, self.world, None))

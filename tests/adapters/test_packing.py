@@ -212,6 +212,13 @@ def test_logits_and_edits_of_packed_rows_are_those_of_documents():
     torch.testing.assert_close(packed[1, here], alone[0], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("family", ["Llama", "OPT"])
+def test_padding_may_be_on_the_left_of_packed_rows(family):
+    tokens = packed_rows().mapped(lambda tensor: tensor.roll(4, dims=1))
+    assert not bool(tokens.attention[:, :4].any())
+    assert largest_difference(adapter_of(family), tokens, "layers.2") < 1e-5
+
+
 def test_half_precision_is_judged_by_its_own_rounding():
     model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**LLAMA)).to(torch.bfloat16)
     with torch.no_grad():

@@ -128,7 +128,7 @@ def naive_batchtopk(crosscoder, x_BX, k):
     return [[v if (t, i) in kept else 0.0 for i, v in enumerate(a)] for t, a in enumerate(f)], scored[-1][0]
 
 
-@pytest.mark.parametrize("k", [1, 2, 4, 50])
+@pytest.mark.parametrize("k", [1, 2, 4, 11])
 def test_batchtopk_equals_the_formula(k):
     crosscoder, x_BX = make()
     loss = LossChoice.of("batchtopk", k=k).build().train()
@@ -636,6 +636,8 @@ def test_candidates_are_what_exceeds_the_floor(name, options, latents, monkeypat
 def test_losses_and_gradients_equal_the_dense_reference(name, options, preselect, scope, k):
     """Dense reference: a mask over all pre-activations from a sort of all scores, decoded as a dense product."""
     crosscoder, x_BX = wired(name, options, seed=2, dtype=torch.float64)
+    if scope == "group":
+        k = min(k, *(group.num_latents for group in crosscoder.wiring.groups))
     loss = LossChoice.of("batchtopk", k=k, scope=scope, preselect=preselect, aux_weight=0.0).build().train()
     loss.attach(crosscoder)
     for cut in (0.0, 1e-3, 1e6):  # no guess, a low one, and one that is far too high
@@ -671,6 +673,34 @@ def test_a_batch_without_any_positive_activation_is_fine():
     output = LossChoice.of("batchtopk", k=3).build().train()(crosscoder, x_BX, context())
     assert int(output.num_active) == 0
     torch.testing.assert_close(output.residual_BX, (x_BX - crosscoder.b_dec_X).detach())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "batchtopk", "k": 25}, r"k = 25 is more than the 24 latents it selects from \(all\)"),
+        ({"name": "topk", "k": 25}, "k = 25 is more than the 24 latents"),
+        ({"name": "topk", "k": 2, "k_start": 30}, "k_start = 30 is more than the 24 latents"),
+        ({"name": "l1", "target_l0": 25.0}, "target_l0 = 25 is more than the 24 latents"),
+        ({"name": "jumprelu", "target_l0": 25.0}, "target_l0 = 25 is more than the 24 latents"),
+    ],
+)
+def test_more_active_latents_than_there_are_is_refused(options, message):
+    crosscoder, _ = wired("acausal", {}, seed=0)
+    with pytest.raises(ConfigError, match=message):
+        LossChoice.of(options.pop("name"), **options).build().attach(crosscoder)
+
+
+def test_each_group_must_have_its_k():
+    crosscoder, _ = wired("per_layer_saes", {}, seed=0)
+    with pytest.raises(ConfigError, match=r"k = 9 is more than the 8 latents it selects from \(a/0\)"):
+        LossChoice.of("batchtopk", k=9, scope="group").build().attach(crosscoder)
+    LossChoice.of("batchtopk", k=9).build().attach(crosscoder)
+    both = tuple(site.name for site in crosscoder.sites[:2])
+    groups = (LatentGroup("designated", 10, both, both), LatentGroup("rest", 7, both, both))
+    crosscoder = Crosscoder(Wiring(sites=crosscoder.sites[:2], groups=groups))
+    with pytest.raises(ConfigError, match=r"k = 11 is more than the 10 latents it selects from \(designated\)"):
+        LossChoice.of("delta", k=1, k_shared=11).build().attach(crosscoder)
 
 
 def test_fewer_positive_latents_than_places_cost_no_repeated_products():

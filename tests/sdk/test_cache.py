@@ -30,7 +30,7 @@ def copy_of(cache, tmp_path):
 
 def test_a_run_from_the_cache_is_the_live_run(planted_run, cache, tmp_path, monkeypatch):
     config = attrs.evolve(config_of(tmp_path), cache=cache)
-    monkeypatch.setattr("crosscoders.training.runner._live", lambda *a: pytest.fail("models were built"))
+    monkeypatch.setattr("crosscoders.training.runner.live_activations", lambda *a: pytest.fail("models were built"))
     train(config, quiet=True)
     assert_bit_equal(weights(planted_run), weights(tmp_path))
     then, now = (json.loads((folder / "history.json").read_text()) for folder in (planted_run, tmp_path))
@@ -141,6 +141,40 @@ def test_damage_is_found(cache, tmp_path):
         CachedActivations(folder, config_of("unused").harvest)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda shard: shard.update(rows=[1, 64]), "all rows of block 0 once"),
+        (lambda shard: shard.update(rows=[0, 1]), "all rows of block 0 once"),
+        (lambda shard: shard.update(kept=1), "not what the manifest says of it"),
+        (lambda shard: shard.update(after={}), "not what the manifest says of it"),
+        (lambda shard: shard.update(file="../../../etc/passwd"), "malformed shard"),
+        (lambda shard: shard.update(block="x"), "malformed shard"),
+        (lambda shard: shard.pop("kept"), "malformed shard"),
+    ],
+)
+def test_a_row_that_was_changed_is_found(cache, tmp_path, change, message):
+    folder = copy_of(cache, tmp_path)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    change(next(shard for shard in manifest["shards"] if shard["split"] == "train"))
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(CacheError):
+        verify_cache(folder)
+    with pytest.raises(CacheError, match=message):
+        CachedActivations(folder, config_of("unused").harvest).blocks(torch.zeros(2)).read(0, {})
+
+
+def test_a_changed_calibration_is_found(cache, tmp_path):
+    from safetensors.torch import save_file
+
+    folder = copy_of(cache, tmp_path)
+    tensors = load_file(folder / "calibration.safetensors")
+    save_file({**tensors, "mean_norm_S": tensors["mean_norm_S"] * 7}, folder / "calibration.safetensors")
+    for use in (verify_cache, lambda folder: CachedActivations(folder, config_of("unused").harvest).calibrate()):
+        with pytest.raises(CacheError, match="calibration"):
+            use(folder)
+
+
 @pytest.mark.parametrize("world", [2, 3])
 def test_several_processes_read_shares_of_what_one_wrote(cache, world):
     config = config_of("unused")
@@ -220,7 +254,7 @@ def test_what_a_sweep_cannot_vary_is_refused():
     config = config_of("unused")
     with pytest.raises(ConfigError, match="'training.batch_size' cannot be swept"):
         sweep_configs(config, {"training.batch_size": [1, 2]})
-    with pytest.raises(ConfigError, match="no table 'nothing'"):
+    with pytest.raises(ConfigError, match="extra fields found \\(nothing\\)"):
         sweep_configs(config, {"nothing.k": [1]})
     with pytest.raises(ConfigError, match="loss"):
         sweep_configs(config, {"loss.width": [1]})

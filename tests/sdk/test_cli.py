@@ -111,9 +111,9 @@ def test_demo_on_two_local_models(tmp_path):
         "--k",
         4,
         "--tokens",
-        20_000,
-        "--study-tokens",
         4096,
+        "--study-tokens",
+        2048,
         "--prompts",
         4,
         "--output",
@@ -128,7 +128,7 @@ def test_harvest_train_from_cache_and_sweep(tmp_path):
     config = tmp_path / "run.toml"
     config.write_text(toml_of(synthetic_run("unused", training={"num_tokens": 2048})))
     assert "harvested" in run("harvest", config, tmp_path / "cache", "--quiet")
-    assert "shards, all as their checksums say" in run("harvest", config, tmp_path / "cache", "--verify")
+    assert "shards, all checksums match" in run("harvest", config, tmp_path / "cache", "--verify")
     cache = ("--cache", tmp_path / "cache", "--quiet")
     assert "explained variance" in run("train", config, "--output", tmp_path / "run", *cache)
     out = run(
@@ -136,3 +136,29 @@ def test_harvest_train_from_cache_and_sweep(tmp_path):
     )
     assert out.count("saved: ") == 2 and (tmp_path / "sweep" / "k=2,seed=3" / "crosscoder" / "config.json").exists()
     assert "KEY=VALUE" in run("sweep", config, "--set", "loss.k", fails=True)
+
+
+@pytest.mark.usefixtures("restored_environment")
+def test_analyses_that_fail_leave_those_of_others(planted_run, tmp_path, monkeypatch):
+    from crosscoders import AnalysisError, Crosscoder, analyse
+    from crosscoders_plugins.analyses.latent_scaling import LatentScaling
+
+    monkeypatch.setattr(LatentScaling, "run", lambda self, study: {}["no such thing"])
+    said = "the analysis 'latent_scaling' of the plugin 'crosscoders-plugins' failed: KeyError: 'no such thing'"
+    with pytest.raises(AnalysisError, match=said) as caught:
+        analyse(Crosscoder.from_pretrained(planted_run / "crosscoder"), num_tokens=1024)
+    assert [report.title for report in caught.value.reports] == ["Decoder norms"]
+    out = run("analyse", planted_run / "crosscoder", "--tokens", 1024, "--output", tmp_path / "out", fails=True)
+    assert said in out and "report: " in out
+    assert [r["title"] for r in json.loads((tmp_path / "out" / "report.json").read_text())] == ["Decoder norms"]
+    assert "KEY=VALUE" in run("train", tmp_path / "run.toml", "--set", "training.lr", fails=True)
+
+
+def test_the_demo_shows_its_defaults_without_torch():
+    import subprocess
+    import sys
+
+    code = "import sys; sys.argv = ['x', 'demo', '--help']\nfrom crosscoders.cli import main\ntry: main()\nfinally: "
+    code += "assert 'torch' not in sys.modules"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "450000" in said and "tiny-" in said

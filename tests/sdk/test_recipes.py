@@ -14,13 +14,16 @@ from crosscoders import (
     CheckpointInfo,
     ConfigError,
     Crosscoder,
+    CrosscodersError,
     Study,
     TokenSourceChoice,
 )
+from crosscoders.analysis.recipe import StudyRecipe
 from crosscoders.checkpoints.hub import push_folder
 from crosscoders.checkpoints.local import fingerprint, is_local, published, record
 from crosscoders.cli import main
 from crosscoders.plugins.choices import ArchitectureChoice
+from crosscoders.plugins.registry import get_registry
 from crosscoders_adapters.foreign import TINY_PAIR
 from runs import config_of
 
@@ -145,9 +148,27 @@ def test_local_files_are_found_wherever_a_recipe_names_them(stranger, tmp_path, 
     with pytest.raises(AnalysisError, match="would read .*trust_recipe"):
         Study.of(crosscoder)
     clean = {"models": {key: tiny(key) for key in ("base", "chat")}, "tokens": {"name": "python_library"}}
-    lines = []
-    Study.of(crosscoder, **{**clean, "models": {**local.get("models", {}), **clean["models"]}}, say=lines.append)
-    assert [line.partition(":")[0] for line in lines] == ["model base", "model chat", "tokens"]
+    ours = StudyRecipe.of(crosscoder, clean["models"], clean["tokens"])
+    ours.check(trusted=False, registry=get_registry())
+    assert [line.partition(":")[0] for line in ours.lines()] == ["model base", "model chat", "tokens"]
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"models": ["tiny-pair/base"]},
+        {"models": {"base": "tiny-pair/base", "chat": tiny("chat")}},
+        {"tokens": "/etc"},
+        {"tokens": [texts("/etc")]},
+        {"tokenizer": ["base"]},
+        {"models": {"base": {"name": ["transformers"]}, "chat": tiny("chat")}},
+        {"tokens": {"name": "no_such_source"}},
+        {"activations": {"context_length": "x"}},
+    ],
+)
+def test_malformed_recipes_are_refused(stranger, recipe):
+    with pytest.raises(CrosscodersError):
+        Study.of(Crosscoder.from_pretrained(stranger(**recipe)))
 
 
 def test_what_is_everybodys_needs_no_word(stranger, tmp_path, monkeypatch):
@@ -155,7 +176,7 @@ def test_what_is_everybodys_needs_no_word(stranger, tmp_path, monkeypatch):
     for name in ("main", "transformers", "python_library", "float32"):
         (tmp_path / name).mkdir()
     models = {key: {**tiny(key), "revision": "main", "dtype": "float32"} for key in ("base", "chat")}
-    assert Study.of(Crosscoder.from_pretrained(stranger(models=models))).adapters.keys() == {"base", "chat"}
+    StudyRecipe.of(Crosscoder.from_pretrained(stranger(models=models))).check(trusted=False, registry=get_registry())
 
 
 @pytest.mark.parametrize("text", ["/a", "~/a", "./a", "../a", "C:\\a", "\\\\server\\a", "a/../b", "file:///a", "a::b"])

@@ -284,6 +284,13 @@ def test_a_position_is_small_and_a_long_document_is_read_in_linear_time():
     assert again.read(1).ids[0, 0] == 129
 
 
+@pytest.mark.parametrize("change", [{"open": 3}, {"waiting": [[1]]}, {"passes": None}, {"next_document": -1}])
+def test_a_damaged_position_is_said_to_be(change):
+    reader = SequenceReader(Uneven(), WithBos(), context_length=16)
+    with pytest.raises(ConfigError, match="the saved position in the token source is damaged"):
+        reader.restore({**reader.state(), **change})
+
+
 def test_a_source_that_has_become_shorter_is_said_to_be():
     reader = SequenceReader(Uneven(50), WithBos(), context_length=16)
     reader.read(40)

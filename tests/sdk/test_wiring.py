@@ -75,7 +75,7 @@ def test_wiring_errors():
     [
         ([[("g", "m/a"), ("h", "m/c")]], "one shape"),
         ([[("g", "m/a"), ("h", "m/b")]], "does not write m/b"),
-        ([[("g", "m/a"), ("nope", "m/a")]], "no latent group is called 'nope'; there are g, h"),
+        ([[("g", "m/a"), ("nope", "m/a")]], "no latent group is called 'nope'; available: g, h"),
         ([[("g", "m/a"), ("h", "m/a")], [("h", "m/a"), ("h", "m/c")]], "tied twice"),
     ],
 )
@@ -182,3 +182,17 @@ def test_unknown_normalisation_is_refused_until_given_or_estimated(tmp_path):
     assert estimated.normaliser.scale_S[1:].equal(torch.ones(len(SITES) - 1))
     with pytest.raises(SiteError, match="positive and finite"):
         given.normaliser.set_scales({SITES[0].name: 0.0})
+
+
+def test_thousands_of_sites_are_quick():
+    """Tables are checked in time that grows with what they hold; with the square of it, this took minutes."""
+    from time import perf_counter
+
+    sites = tuple(Site(f"m/layers.{i}", 2) for i in range(3000))
+    start = perf_counter()
+    groups = tuple(LatentGroup(site.name, 2, reads=(site.name,), writes=(site.name,)) for site in sites)
+    with torch.device("meta"):
+        assert Crosscoder(Wiring(sites=sites, groups=groups)).num_latents == 6000
+    assert perf_counter() - start < 20
+    with pytest.raises(SiteError, match="unknown site x; the sites are .*and 2,995 more"):
+        Wiring(sites=sites, groups=groups).layout.subset(["x"])

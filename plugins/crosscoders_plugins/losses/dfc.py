@@ -36,10 +36,10 @@ class DFC(BatchTopK):
     options: DFCConfig
 
     def attach(self, crosscoder: Crosscoder) -> None:
-        super().attach(crosscoder)
         crosscoder.wiring.group(self.options.shared)
         if len(crosscoder.wiring.groups) < 2:
             raise ConfigError("the loss 'dfc' needs exclusive latents too: choose the architecture 'dedicated'")
+        super().attach(crosscoder)
 
     def penalties(self, forward_pass: ForwardPass, step: StepContext) -> Mapping[str, Tensor]:
         options = self.options

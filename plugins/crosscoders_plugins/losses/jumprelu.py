@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from crosscoders import Activation, ComposedLoss, Crosscoder, ForwardPass, Gate, JumpReluGate, LossConfig, StepContext
 
-from .l0_control import L0Control
+from .l0_control import L0Control, check_target
 
 
 @frozen(kw_only=True)
@@ -77,6 +77,7 @@ class JumpRelu(ComposedLoss):
 
     def attach(self, crosscoder: Crosscoder) -> None:
         super().attach(crosscoder)
+        check_target(self.options.target_l0, crosscoder)
         start = self.options.threshold / self.options.threshold_speed
         self.raw_F = nn.Parameter(torch.full((crosscoder.num_latents,), start, device=crosscoder.device))
 
@@ -108,6 +109,11 @@ class JumpRelu(ComposedLoss):
             "pre_activation": self.options.pre_weight
             * step.mean(step.over_latents((below_BF.sum(dim=0) * norm_F).sum())),
         }
+
+    @torch.no_grad()
+    def start_from(self, gate: Gate) -> None:
+        if isinstance(gate, JumpReluGate):
+            self.raw_F.copy_(gate.threshold_F / self.options.threshold_speed)
 
     def gate(self) -> Gate:
         gate = JumpReluGate(len(self.threshold_F))

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from crosscoders import StepContext
+from crosscoders import ConfigError, Crosscoder, StepContext
 
 RESPONSE_SHARE = 0.05
 """At twice the target, the integral part doubles the weight within this share of the run."""
@@ -16,6 +16,13 @@ PROPORTION = 2.0
 oscillates."""
 LIMIT = 14.0
 """The integral part multiplies the weight by at most 2 to this power, and by at least 2 to minus this power."""
+
+
+def check_target(target: float, crosscoder: Crosscoder) -> None:
+    """`ConfigError` where no crosscoder of this size can have as many active latents."""
+    count = crosscoder.num_latents * crosscoder.processes.num_shards
+    if target > count:
+        raise ConfigError(f"target_l0 = {target:g} is more than the {count} latents")
 
 
 class L0Control(nn.Module):

@@ -12,7 +12,7 @@ from torch import Tensor
 from crosscoders import Activation, ComposedLoss, Crosscoder, ForwardPass, Gate, LossConfig, ReluGate, StepContext
 from crosscoders.authoring import find_candidates
 
-from .l0_control import L0Control
+from .l0_control import L0Control, check_target
 
 SPARSE_BELOW = {"cpu": 1 / 16, "cuda": 1 / 300}
 """Share of active latents below which sparse products are faster than dense ones: measured in `bench/engine` for CPUs,
@@ -49,6 +49,10 @@ class L1(ComposedLoss):
         self.decoder_norm = options.decoder_norm
         self.control = L0Control(options.target_l0)
         self.register_buffer("density", torch.ones(()))
+
+    def attach(self, crosscoder: Crosscoder) -> None:
+        super().attach(crosscoder)
+        check_target(self.options.target_l0, crosscoder)
 
     def activate(self, crosscoder: Crosscoder, read_BX: Tensor, step: StepContext) -> Activation:
         # Training starts with dense products. The density of the previous step says which way is faster.

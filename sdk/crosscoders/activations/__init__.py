@@ -6,7 +6,7 @@ from .calibration import Calibration, calibrate
 from .config import ActivationConfig, HarvestConfig
 from .harvest import Harvester
 from .masks import MaskConfig, keep_mask
-from .source import ActivationSource, LiveActivations
+from .source import ActivationSource, LiveActivations, watched
 from .stream import ActivationStream
 
 __all__ = [
@@ -25,5 +25,6 @@ __all__ = [
     "calibrate",
     "keep_mask",
     "verify_cache",
+    "watched",
     "write_cache",
 ]

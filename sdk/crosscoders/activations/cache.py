@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from hashlib import file_digest
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +19,28 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..crosscoder.sites import Site, SiteLayout
-from ..errors import CacheError
+from ..errors import CacheError, listed
 from ..files import first_difference, write_whole
 from ..models.packing import Packing
 from ..processes import ALONE, Processes
 from .blocks import Block, LiveBlocks, sequences_per_block
 from .calibration import Calibration
 from .config import HarvestConfig
-from .source import LiveActivations, num_passes
-
-FORMAT = 3
-MANIFEST, CALIBRATION, PART = "manifest.json", "calibration.safetensors", ".part.json"
-
-Shard = dict[str, Any]
+from .manifest import (
+    CALIBRATION,
+    FORMAT,
+    MANIFEST,
+    PART,
+    Shard,
+    by_block,
+    digest,
+    layout_of,
+    made_from_checksum,
+    read_manifest,
+    read_part,
+    row_checksum,
+)
+from .source import LiveActivations, num_passes, watched
 
 
 def write_cache(
@@ -53,12 +61,17 @@ def write_cache(
     if processes.is_main:
         _prepare(folder, config, live, processes)
     processes.wait()
-    manifest, shards = _manifest(folder), _shards(folder)
-    calibration = _calibration(folder) if (folder / CALIBRATION).exists() else live.calibrate()
+    manifest, shards = read_manifest(folder), _shards(folder)
+    known = "calibration" in manifest
+    quiet = quiet or not processes.is_main
+    with watched(live, "calibrating", config.activations.calibration_tokens // processes.world, quiet=quiet):
+        calibration = _calibration(folder, manifest) if known else live.calibrate()
     processes.wait()
-    if processes.is_main and not (folder / CALIBRATION).exists():
+    if processes.is_main and not known:
         tensors = {key: torch.as_tensor(value) for key, value in attrs.asdict(calibration).items()}
         write_whole(folder / CALIBRATION, lambda path: save_file(tensors, path))
+        manifest["calibration"] = digest(folder / CALIBRATION)
+        write_whole(folder / MANIFEST, json.dumps(manifest, indent=1))
     writer = _Writer(folder, shards, processes)
     held_out, train = live.held_out_blocks(calibration.median_norm_S), live.blocks(calibration.median_norm_S)
     held_out.num_sequences, train.num_sequences = (
@@ -66,8 +79,9 @@ def write_cache(
         manifest["block_sequences"]["train"],
     )
     evaluated = num_passes(evaluation_tokens, config.activations.context_length, held_out.num_sequences)
-    writer.write("held_out", held_out, evaluated)
-    with tqdm(total=num_tokens, unit="tok", unit_scale=True, disable=quiet or not processes.is_main) as bar:
+    with watched(live, "held out", evaluation_tokens // processes.world, quiet=quiet):
+        writer.write("held_out", held_out, evaluated)
+    with tqdm(total=num_tokens, unit="tok", unit_scale=True, desc="harvesting", disable=quiet) as bar:
         writer.write_tokens("train", train, num_tokens, bar)
     processes.wait()
     if processes.is_main:
@@ -98,13 +112,15 @@ def _prepare(folder: Path, config: HarvestConfig, live: LiveActivations, process
         },
         "shards": [],
     }
+    manifest = json.loads(json.dumps(manifest))
+    manifest["checksum"] = made_from_checksum(manifest)
     if not (folder / MANIFEST).exists():
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / MANIFEST, json.dumps(manifest, indent=1))
         return
-    there = _manifest(folder)
+    there = read_manifest(folder)
     _check(folder, there, config)
-    difference = first_difference(there["models"], json.loads(json.dumps(manifest["models"])))
+    difference = first_difference(there["models"], manifest["models"])
     if difference:
         raise CacheError(f"the cache {folder} was made with other models: {difference}")
     if there["packing"] != live.packing:
@@ -112,11 +128,12 @@ def _prepare(folder: Path, config: HarvestConfig, live: LiveActivations, process
             f"the rows of the cache {folder} are '{there['packing']}', and those of these models would be "
             f"'{live.packing}'; harvest into another folder"
         )
-    # What only some processes had written of a block would overlap with what others write of it now.
-    for (split, _), shards in _by_block(_shards(folder)).items():
+    # A block that only some processes finished is written anew: with another process count its rows are divided
+    # differently, and old shards would overlap with new ones.
+    for (split, _), shards in by_block(_shards(folder)).items():
         if _num_rows(shards) < there["block_sequences"][split]:
             for shard in shards:
-                _part(folder, shard["file"]).unlink()
+                _part(folder, shard["file"]).unlink(missing_ok=True)
 
 
 class _Writer:
@@ -124,7 +141,7 @@ class _Writer:
 
     def __init__(self, folder: Path, shards: list[Shard], processes: Processes) -> None:
         self.folder, self.processes = folder, processes
-        self.written = _by_block(shards)
+        self.written = by_block(shards)
 
     def write(self, split: str, blocks: LiveBlocks, count: int) -> None:
         """Write the first `count` blocks."""
@@ -137,9 +154,14 @@ class _Writer:
         position, index, before, kept = blocks.start(), 0, 0, 0
         while before < num_tokens:
             before += kept
+            there = _num_rows(self.written.get((split, index), [])) == blocks.num_sequences
             position, kept = self._block(split, index, blocks, position)
             index += 1
-            bar.update(min(kept, num_tokens - bar.n))
+            new = min(kept, num_tokens - bar.n)
+            if there and not bar.disable:
+                # Not of this call, and not of its rate.
+                bar.initial += new
+            bar.update(new)
 
     def _block(
         self, split: str, index: int, blocks: LiveBlocks, position: dict[str, Any]
@@ -147,22 +169,26 @@ class _Writer:
         """Write one block; returns where the next one begins, and how many tokens all processes keep in this one."""
         there = self.written.get((split, index), [])
         if _num_rows(there) == blocks.num_sequences:
+            for shard in there:
+                with _opened(self.folder / shard["file"], shard):
+                    pass
             return there[0]["after"], sum(shard["kept"] for shard in there)
         keep_BT, x_RX, after = blocks.harvest(position)
         # The marker is written after the shard, so a crash between the two only repeats this block.
         rows = self.processes.share(blocks.num_sequences)
         path = self.folder / f"{split}-{index:08d}-{rows[0]:06d}-{rows[1]:06d}.safetensors"
         tensors = {"keep_BT": keep_BT.contiguous(), "x_RX": x_RX.cpu().contiguous()}
-        write_whole(path, lambda partial: save_file(tensors, partial))
         shard = {
             "file": path.name,
             "split": split,
             "block": index,
             "rows": list(rows),
             "kept": len(x_RX),
-            "sha256": _digest(path),
-            "after": after,
+            "after": json.loads(json.dumps(after)),
         }
+        metadata = {"row": row_checksum(shard)}
+        write_whole(path, lambda partial: save_file(tensors, partial, metadata=metadata))
+        shard["sha256"] = digest(path)
         write_whole(_part(self.folder, path.name), json.dumps(shard))
         counts = self.processes.gather_for_harvest(torch.tensor([len(x_RX)]))
         return after, int(counts.sum())
@@ -179,17 +205,19 @@ class CachedActivations:
         self, folder: Path, config: HarvestConfig, *, processes: Processes = ALONE, verify: bool = True
     ) -> None:
         self.folder, self.processes, self.verify = folder, processes, verify
-        self.manifest = _manifest(folder)
+        self.manifest = read_manifest(folder)
         _check(folder, self.manifest, config)
         if not self.manifest["shards"]:
             raise CacheError(f"the cache {folder} is not finished; run the same `crosscoders harvest` again")
         self.config = config
-        self.layout = SiteLayout(tuple(Site(**site) for site in self.manifest["sites"]))
+        self.layout = layout_of(self.manifest, folder / MANIFEST)
+        if self.layout.names != tuple(config.sites):
+            raise CacheError(f"the cache {folder} has the sites {', '.join(self.layout.names)}")
         self.models = self.manifest["models"]
         self.packing: Packing = self.manifest["packing"]
 
     def calibrate(self) -> Calibration:
-        return _calibration(self.folder)
+        return _calibration(self.folder, self.manifest)
 
     def blocks(self, median_norm_S: Tensor) -> CachedBlocks:
         return self._blocks("train")
@@ -211,6 +239,7 @@ class CachedActivations:
             dtype,
             self.processes,
             first=self.manifest["start"],
+            num_sequences=self.manifest["block_sequences"][split],
             verify=self.verify,
         )
 
@@ -229,12 +258,17 @@ class CachedBlocks:
         processes: Processes,
         *,
         first: dict[str, Any],
+        num_sequences: int,
         verify: bool,
     ) -> None:
         self.first = first
         self.folder, self.width, self.dtype, self.processes = folder, width, dtype, processes
         ordered = sorted(shards, key=lambda shard: (shard["block"], shard["rows"]))
-        self.shards = {index: files for (_, index), files in _by_block(ordered).items()}
+        self.shards = {index: files for (_, index), files in by_block(ordered).items()}
+        for index, files in self.shards.items():
+            edges = [0, *(row for shard in files for row in shard["rows"]), num_sequences]
+            if edges[::2] != edges[1::2]:
+                raise CacheError(f"the cache {folder} does not have all rows of block {index} once")
         self._unchecked = {shard["file"] for shard in shards} if verify else set()
 
     def start(self) -> dict[str, Any]:
@@ -265,12 +299,14 @@ class CachedBlocks:
         path = self.folder / shard["file"]
         try:
             if low < high and shard["file"] in self._unchecked:
-                if _digest(path) != shard["sha256"]:
+                if digest(path) != shard["sha256"]:
                     raise CacheError(f"the shard {path} is damaged: its checksum differs from the manifest's")
                 self._unchecked.remove(shard["file"])
-            with safe_open(path, framework="pt") as file:
+            with _opened(path, shard) as file:
+                keep_BT, shape = file.get_tensor("keep_BT"), file.get_slice("x_RX").get_shape()
+                if keep_BT.dtype != torch.bool or shape != [int(keep_BT.count_nonzero()), self.width]:
+                    raise CacheError(f"the shard {path} has activations of shape {shape}")
                 # Only kept tokens are stored, so counting the mask gives the range of a row's activations.
-                keep_BT = file.get_tensor("keep_BT")
                 start, count = int(keep_BT[:low].sum()), int(keep_BT[low:high].sum())
                 return keep_BT, file.get_slice("x_RX")[start : start + count]
         except (OSError, SafetensorError) as error:
@@ -279,23 +315,37 @@ class CachedBlocks:
 
 def verify_cache(folder: Path) -> int:
     """Compare every shard with its checksum and return the number of shards. `CacheError` names the damaged ones."""
-    shards = _manifest(folder)["shards"]
-    bad = [s["file"] for s in shards if not (folder / s["file"]).exists() or _digest(folder / s["file"]) != s["sha256"]]
+    manifest = read_manifest(folder)
+    shards: list[Shard] = manifest["shards"]
+    bad = [shard["file"] for shard in shards if not _is_whole(folder, shard)]
     if bad:
-        raise CacheError(f"the cache {folder} has damaged or missing shards: {', '.join(bad)}")
+        raise CacheError(f"the cache {folder} has damaged or missing shards: {listed(bad, ', ')}")
+    if shards:
+        _calibration(folder, manifest)
     return len(shards)
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
+def _is_whole(folder: Path, shard: Shard) -> bool:
+    path = folder / shard["file"]
     try:
-        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise CacheError(
-            f"{folder} is not an activation cache: {error}; make one with `crosscoders harvest`"
-        ) from error
-    if manifest.get("format") != FORMAT:
-        raise CacheError(f"the cache {folder} has format {manifest.get('format')}; this version reads {FORMAT}")
-    return manifest
+        with _opened(path, shard):
+            return bool(digest(path) == shard["sha256"])
+    except (OSError, SafetensorError, CacheError):
+        return False
+
+
+@contextmanager
+def _opened(path: Path, shard: Shard) -> Iterator[Any]:
+    """A shard's file, whose header says the same of it as the manifest does."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            if (file.metadata() or {}).get("row") != row_checksum(shard):
+                raise CacheError(
+                    f"the shard {path} is not what the manifest says of it: its rows, tokens or place differ"
+                )
+            yield file
+    except (OSError, SafetensorError) as error:
+        raise CacheError(f"the shard {path} cannot be read: {error}") from error
 
 
 def _check(folder: Path, manifest: dict[str, Any], config: HarvestConfig) -> None:
@@ -310,15 +360,8 @@ def _shards(folder: Path) -> list[Shard]:
 
     A crash between writing the manifest and deleting the markers leaves both, so duplicates are dropped.
     """
-    added = [json.loads(path.read_text()) for path in sorted(folder.glob(f"*{PART}"))]
-    return list({shard["file"]: shard for shard in [*_manifest(folder)["shards"], *added]}.values())
-
-
-def _by_block(shards: list[Shard]) -> dict[tuple[str, int], list[Shard]]:
-    by_block: dict[tuple[str, int], list[Shard]] = {}
-    for shard in shards:
-        by_block.setdefault((shard["split"], shard["block"]), []).append(shard)
-    return by_block
+    added = [read_part(path) for path in sorted(folder.glob(f"*{PART}"))]
+    return list({shard["file"]: shard for shard in [*read_manifest(folder)["shards"], *added]}.values())
 
 
 def _num_rows(shards: list[Shard]) -> int:
@@ -330,14 +373,12 @@ def _part(folder: Path, shard: str) -> Path:
     return folder / f"{Path(shard).stem}{PART}"
 
 
-def _calibration(folder: Path) -> Calibration:
+def _calibration(folder: Path, manifest: dict[str, Any]) -> Calibration:
+    path = folder / CALIBRATION
+    if manifest.get("calibration") != digest(path):
+        raise CacheError(f"the calibration {path} is damaged: its checksum differs from the manifest's")
     try:
-        tensors = load_file(folder / CALIBRATION)
+        tensors = load_file(path)
         return Calibration(num_tokens=int(tensors.pop("num_tokens")), **tensors)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CacheError(f"the calibration of {folder} cannot be read: {error}") from error
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return file_digest(file, "sha256").hexdigest()

@@ -51,6 +51,8 @@ class Harvester:
             autocast,
         )
         self._lock = Lock()
+        self.watch: Callable[[int], object] | None = None
+        """Told of the tokens of each forward pass."""
 
     @torch.no_grad()
     def __call__(self, tokens: TokenBatch) -> Tensor:
@@ -58,10 +60,12 @@ class Harvester:
         values."""
         # Training may ask for held-out activations while a thread harvests, and model hooks are not thread-safe.
         with self._lock, self.autocast():
-            pieces = [
-                self._forward(tokens.sequences(start, start + self.rows_per_forward).to(self.device))
-                for start in range(0, len(tokens.ids), self.rows_per_forward)
-            ]
+            pieces = []
+            for start in range(0, len(tokens.ids), self.rows_per_forward):
+                rows = tokens.sequences(start, start + self.rows_per_forward).to(self.device)
+                pieces.append(self._forward(rows))
+                if self.watch is not None:
+                    self.watch(rows.ids.numel())
         if not pieces:
             return torch.zeros(0, tokens.ids.shape[1], self.layout.width, device=self.device)
         return torch.cat(pieces)

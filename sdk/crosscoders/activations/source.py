@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from ..crosscoder.sites import SiteLayout
 from ..errors import ConfigError
@@ -156,6 +157,20 @@ class LiveActivations:
             split=split,
             held_out_share=activations.held_out_share,
         )
+
+
+@contextmanager
+def watched(source: ActivationSource, what: str, num_tokens: int, *, quiet: bool) -> Iterator[None]:
+    """A progress bar over about `num_tokens` tokens of this process, for as long as models run."""
+    if not isinstance(source, LiveActivations):
+        yield
+        return
+    with tqdm(total=num_tokens, unit="tok", unit_scale=True, desc=what, disable=quiet, leave=False) as bar:
+        source.harvester.watch = bar.update
+        try:
+            yield
+        finally:
+            source.harvester.watch = None
 
 
 def num_passes(num_tokens: int, context_length: int, rows: int) -> int:

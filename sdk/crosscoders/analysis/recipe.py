@@ -41,7 +41,14 @@ class StudyRecipe:
     ) -> StudyRecipe:
         """What a crosscoder records, with `models` and `tokens` in its place; a model may be a Hub id or folder."""
         recipe = crosscoder.info.recipe if crosscoder.info else {}
-        theirs = dict(recipe.get("models", {}))
+        theirs, their_tokens = recipe.get("models", {}), recipe.get("tokens")
+        malformed = not isinstance(theirs, Mapping) or not all(isinstance(each, Mapping) for each in theirs.values())
+        if (
+            malformed
+            or not isinstance(their_tokens, Mapping | None)
+            or not isinstance(recipe.get("tokenizer", ""), str)
+        ):
+            raise AnalysisError("the recipe of this crosscoder is malformed: its models and tokens are not tables")
         unknown = set(models or {}) - set(theirs) - {site.model for site in crosscoder.sites}
         if unknown:
             raise AnalysisError(
@@ -50,7 +57,7 @@ class StudyRecipe:
             )
         ours = {key: _in_place_of(theirs.get(key), model) for key, model in (models or {}).items()}
         missing = {site.model for site in crosscoder.sites} - set(theirs) - set(ours)
-        tokens_used = tokens or recipe.get("tokens")
+        tokens_used = tokens or their_tokens
         if missing or tokens_used is None:
             raise AnalysisError(
                 f"the crosscoder records no {', '.join(sorted(missing)) or 'tokens'}; pass models= and tokens= "

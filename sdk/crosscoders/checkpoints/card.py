@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 from ..crosscoder.module import Crosscoder
+from .description import number_at
 
 _CARD = """\
 ---
@@ -55,8 +56,8 @@ Activations go in raw; each site's scale is stored with the weights.
 {%- endif %}
 {%- endfor %}
 {% if metrics %}
-Held-out tokens: {{ metrics.num_tokens }}, with the inference gate: L0 {{ "%.2f" | format(metrics.l0) }}, latents
-active on none of them {{ "%.1f" | format(100 * metrics.dead_share) }} %. Explained variance is a ratio of sums over
+Held-out tokens: {{ number("num_tokens", form=".0f") }}, with the inference gate: L0 {{ number("l0", form=".2f") }},
+latents active on none of them {{ number("dead_share", form=".1%") }}. Explained variance is a ratio of sums over
 the whole set.
 {% endif %}
 {%- for name in figures %}
@@ -129,9 +130,12 @@ def write_card(crosscoder: Crosscoder, norms_FS: Tensor, folder: Path) -> None:
         values, label, name = {names[0]: norms_FS[:, 0].tolist()}, "decoder norm", "decoder-norms"
     (figures / f"{name}.png").write_bytes(histogram(values, xlabel=label, ylabel="latents").png())
     environment = Environment(autoescape=False)  # noqa: S701 - Markdown, not HTML
-    environment.globals["number"] = lambda name, site: (
-        f"{info.metrics[name][site]:.4g}" if site in info.metrics[name] else "–"
-    )
+
+    def number(*keys: str, form: str = ".4g") -> str:
+        value = number_at(info.metrics, *keys)
+        return "–" if value is None else format(value, form)
+
+    environment.globals["number"] = number
     text = environment.from_string(_CARD).render(
         crosscoder=crosscoder,
         info=info,

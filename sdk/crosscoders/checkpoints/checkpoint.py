@@ -7,31 +7,44 @@ before any tensor is read.
 from __future__ import annotations
 
 import json
+import logging
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..crosscoder.build import build_crosscoder
-from ..crosscoder.gates import gate_from_config
+from ..crosscoder.gates import check_gate, describe_gate, gate_from_config
 from ..crosscoder.info import CheckpointInfo
 from ..crosscoder.module import Crosscoder
 from ..crosscoder.sites import Site
 from ..devices import find_device
-from ..errors import CheckpointError, ConfigError, PluginError
+from ..errors import CheckpointError, CrosscodersError, PluginError, listed
 from ..plugins.choices import ArchitectureChoice, structure
 from ..plugins.registry import Registry, get_registry
 from ..processes import ALONE, Processes
+from .description import CONFIG, FORMAT, check_unchanged, description_checksum, read_config, sites_of
 from .local import published
 from .own import recall, remember
-from .tensors import StoredTensors, save_tensors, shared_folder
+from .tensors import StoredTensors, link_tensors, save_tensors, shared_folder
 
-FORMAT = 1
-CONFIG, WEIGHTS, CARD = "config.json", "model", "README.md"
+__all__ = ["CARD", "CONFIG", "WEIGHTS", "describe", "load_crosscoder", "read_config", "save_crosscoder"]
+
+logger = logging.getLogger(__name__)
+
+WEIGHTS, CARD = "model", "README.md"
+CAST = (torch.float16, torch.bfloat16, torch.float64)
+"""Types of weights that are read as fp32, apart from fp32 itself."""
 
 
-def save_crosscoder(crosscoder: Crosscoder, folder: Path) -> Path:
-    """Write `crosscoder` to `folder` atomically; see `Crosscoder.save_pretrained`."""
+def save_crosscoder(
+    crosscoder: Crosscoder, folder: Path, *, registry: Registry | None = None, weights_are_there: bool = False
+) -> Path:
+    """Write `crosscoder` to `folder` atomically; see `Crosscoder.save_pretrained`.
+
+    With `weights_are_there`, `folder` has the same weights already, and only the rest is written anew.
+    """
     from .card import write_card
 
     if crosscoder.info is None:
@@ -40,46 +53,62 @@ def save_crosscoder(crosscoder: Crosscoder, folder: Path) -> Path:
             "set crosscoder.info = CheckpointInfo.from_architecture(...)"
         )
     processes = crosscoder.processes
+    description = describe(crosscoder, registry=registry)
     norms_FS = processes.gather_shards(crosscoder.decoder_norms().detach())
     with shared_folder(folder, processes) as partial:
-        save_tensors(partial, WEIGHTS, crosscoder.state_dict(), crosscoder.sharding, processes)
+        if not weights_are_there:
+            save_tensors(partial, WEIGHTS, crosscoder.state_dict(), crosscoder.sharding, processes)
+        elif processes.shard == 0:
+            link_tensors(folder, WEIGHTS, partial)
         if processes.shard == 0:
-            (partial / CONFIG).write_text(json.dumps(describe(crosscoder), indent=2) + "\n")
-            write_card(crosscoder, norms_FS.cpu(), partial)
+            (partial / CONFIG).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+            write_card(crosscoder, norms_FS.cpu().float(), partial)
     if processes.shard == 0:
         remember(folder / CONFIG, crosscoder.info)
     return folder
 
 
-def describe(crosscoder: Crosscoder) -> dict[str, Any]:
+def describe(crosscoder: Crosscoder, *, registry: Registry | None = None) -> dict[str, Any]:
     """The content of `config.json`."""
     info = crosscoder.info
     assert info is not None
     recipe, models = published(info.recipe, info.models)
-    return {
+    description = {
         "library": "crosscoders",
         "format": FORMAT,
         "architecture": info.architecture,
         "loss": info.loss,
-        "gate": _scaled({"name": crosscoder.gate.name, **crosscoder.gate.options()}, crosscoder.processes.num_shards),
+        "gate": _scaled(describe_gate(crosscoder.gate, registry=registry), times=crosscoder.processes.num_shards),
         "sites": [{"name": site.name, "width": site.width} for site in crosscoder.sites],
         "models": models,
         "num_latents": crosscoder.num_latents * crosscoder.processes.num_shards,
-        "metrics": info.metrics,
+        "metrics": _without_nan(info.metrics),
         "recipe": recipe,
         "reading": info.reading,
         "made_with": info.made_with,
         **({"origin": info.origin} if info.origin else {}),
     }
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(description))
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"this crosscoder's info cannot be written as JSON: {error}") from error
+    return {**plain, "checksum": description_checksum(plain)}
 
 
-def _scaled(gate: dict[str, Any], factor: float) -> dict[str, Any]:
-    """A gate's options for more or fewer latents: a config speaks of all, a process that shares them has its part."""
+def _without_nan(value: Any) -> Any:
+    """JSON has no word for what is not a number; null stands for it."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _scaled(gate: dict[str, Any], *, times: int = 1, over: int = 1) -> dict[str, Any]:
+    """A gate's options with `num_latents` scaled: a config counts all latents, a process only those of its shard."""
     scaled = dict(gate)
-    if isinstance(count := gate.get("num_latents"), int):
-        scaled["num_latents"] = round(count * factor)
-    if isinstance(sizes := gate.get("group_sizes"), list):
-        scaled["group_sizes"] = [round(size * factor) for size in sizes]
+    if type(count := gate.get("num_latents")) is int:
+        scaled["num_latents"] = count * times // over
+    if type(sizes := gate.get("group_sizes")) is list:
+        scaled["group_sizes"] = [size * times // over if type(size) is int else size for size in sizes]
     return scaled
 
 
@@ -93,82 +122,42 @@ def load_crosscoder(
     registry = registry or get_registry()
     place = find_device(device)
     config = read_config(folder)
-    sites = tuple(_site(entry) for entry in _expect(config, "sites", list))
-    architecture = _expect(config, "architecture", dict)
     stored = StoredTensors.open(folder, WEIGHTS)
-    crosscoder = _build(architecture, sites, registry, stored, processes)
-    crosscoder.gate = gate_from_config(_scaled(_expect(config, "gate", dict), 1 / processes.num_shards))
+    gate = _scaled(config["gate"], over=processes.num_shards)
+    crosscoder = _build(config, sites_of(config), registry, stored, processes)
+    crosscoder.gate = gate_from_config(gate, registry=registry)
+    total = crosscoder.num_latents * processes.num_shards
+    if total != config["num_latents"]:
+        raise CheckpointError(
+            f"{folder / CONFIG} has num_latents {config['num_latents']}, but its architecture {total}"
+        )
+    check_gate(crosscoder.gate, crosscoder.num_latents)
+    check_unchanged(config, folder)
     _load_weights(crosscoder, stored)
     info = CheckpointInfo(
-        architecture=architecture,
-        **{key: _expect(config, key, dict) for key in ("loss", "models", "recipe", "metrics", "made_with")},
-        origin=_expect({"origin": {}, **config}, "origin", dict),
-        reading=_expect({"reading": {}, **config}, "reading", dict),
+        **{key: config[key] for key in ("architecture", "loss", "models", "recipe", "metrics", "made_with")},
+        reading=config.get("reading", {}),
+        origin=config.get("origin", {}),
     )
     crosscoder.info = recall(folder / CONFIG, info)
     return crosscoder.to(place).eval()
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """Read `config.json` of a saved crosscoder, and check that this library can read its format."""
-    try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{folder} is not a saved crosscoder: it has no {CONFIG}") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise CheckpointError(f"{folder / CONFIG} cannot be read: {error}") from error
-    if not isinstance(config, dict) or config.get("library") != "crosscoders":
-        raise CheckpointError(f"{folder / CONFIG} does not describe a crosscoder of this library")
-    if config.get("format") != FORMAT:
-        raise CheckpointError(f"{folder} has format {config.get('format')!r}; this version reads {FORMAT}")
-    known = {
-        "library",
-        "format",
-        "architecture",
-        "loss",
-        "gate",
-        "sites",
-        "models",
-        "num_latents",
-        "metrics",
-        "recipe",
-        "reading",
-        "made_with",
-        "origin",
-    }
-    if set(config) - known:
-        raise CheckpointError(f"{folder / CONFIG} has unknown keys {', '.join(sorted(set(config) - known))}")
-    return config
-
-
-def _expect(config: dict[str, Any], key: str, kind: type) -> Any:
-    if not isinstance(config.get(key), kind):
-        raise CheckpointError(f"{CONFIG} should have a {kind.__name__} at '{key}', not {config.get(key)!r}")
-    return config[key]
-
-
-def _site(entry: Any) -> Site:
-    try:
-        return Site(entry["name"], entry["width"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{CONFIG} has a malformed site {entry!r}") from error
-
-
 def _build(
-    architecture: dict[str, Any],
+    config: dict[str, Any],
     sites: tuple[Site, ...],
     registry: Registry,
     stored: StoredTensors,
     processes: Processes,
 ) -> Crosscoder:
-    folder = stored.folder
-    name, plugin = _expect(architecture, "name", str), _expect(architecture, "plugin", str)
+    folder, architecture = stored.folder, config["architecture"]
+    name, plugin = architecture["name"], architecture["plugin"]
     made_by = (
-        f"the plugin '{plugin}' of the distribution '{architecture.get('distribution')}' "
-        f"version '{architecture.get('version')}'"
+        f"the plugin '{plugin}' of the distribution '{architecture['distribution']}' "
+        f"version '{architecture['version']}'"
     )
     try:
-        spec = registry.architectures[f"{plugin}:{name}"].spec
+        options = registry.architectures[f"{plugin}:{name}"].config_class()
     except PluginError as error:
         # Anyone may have written this file: report the names in it, but never suggest a command to run.
         raise PluginError(
@@ -176,19 +165,20 @@ def _build(
             f"distribution, install it and try again\n  {error}"
         ) from error
     try:
-        choice = ArchitectureChoice(
-            f"{plugin}:{name}", structure(architecture.get("config"), spec.config.load(), registry=registry)
-        )
+        choice = ArchitectureChoice(f"{plugin}:{name}", structure(architecture["config"], options, registry=registry))
         # On the meta device: no memory is allocated until the shapes in the file are known to match.
         with torch.device("meta"):
-            expected = build_crosscoder(choice, sites, registry=registry).state_dict()
-    except ConfigError as error:
+            made = build_crosscoder(choice, sites, registry=registry)
+            made.gate = gate_from_config(config["gate"], registry=registry)
+            expected = made.state_dict()
+    except CheckpointError:
+        raise
+    except (CrosscodersError, RuntimeError, TypeError, OverflowError) as error:  # torch's, of impossible sizes
         raise CheckpointError(
             f"the config of the architecture '{name}' in {folder} does not fit what is installed; it was saved by "
             f"{made_by}: {error}"
         ) from error
-    stored_shapes = {key: shape for key, shape in stored.shapes().items() if not key.startswith("gate.")}
-    _compare({key: tuple(value.shape) for key, value in expected.items()}, stored_shapes, stored)
+    _compare({key: tuple(value.shape) for key, value in expected.items()}, stored.shapes(), stored)
     return build_crosscoder(choice, sites, registry=registry, processes=processes)
 
 
@@ -203,7 +193,7 @@ def _compare(
         if key in stored_shapes and stored_shapes[key] != shape
     ]
     if problems:
-        raise CheckpointError(f"{stored.path} does not fit {CONFIG}: it has {'; '.join(problems)}")
+        raise CheckpointError(f"{stored.path} does not fit {CONFIG}: it has {listed(problems)}")
 
 
 def _load_weights(crosscoder: Crosscoder, stored: StoredTensors) -> None:
@@ -216,7 +206,20 @@ def _load_weights(crosscoder: Crosscoder, stored: StoredTensors) -> None:
         {key: tuple(value.shape) for key, value in tensors.items()},
         stored,
     )
-    wrong = [key for key, value in tensors.items() if value.dtype != expected[key].dtype]
-    if wrong:
-        raise CheckpointError(f"{stored.path} should be in fp32, but {wrong[0]} is {tensors[wrong[0]].dtype}")
+    _check_types(expected, tensors, stored)
     crosscoder.load_state_dict(tensors, strict=True)
+
+
+def _check_types(expected: dict[str, torch.Tensor], tensors: dict[str, torch.Tensor], stored: StoredTensors) -> None:
+    """Weights are in fp32, or were saved in another precision all together."""
+    others = {key: value.dtype for key, value in tensors.items() if value.dtype != expected[key].dtype}
+    if not others:
+        return
+    floating = {value.dtype for key, value in tensors.items() if expected[key].is_floating_point()}
+    if len(floating) > 1 or not floating <= set(CAST) or any(not expected[key].is_floating_point() for key in others):
+        key = next(iter(others))
+        raise CheckpointError(
+            f"{stored.path} should be in fp32, or all of it in one of {', '.join(map(str, CAST))}, but '{key}' is "
+            f"{others[key]}"
+        )
+    logger.warning("%s is in %s; its weights are cast to fp32", stored.path, floating.pop())

@@ -12,6 +12,7 @@ from attrs import frozen
 
 from ..crosscoder.info import CheckpointInfo
 from ..crosscoder.module import Crosscoder
+from ..devices import find_device
 from ..errors import CheckpointError, PluginError
 from ..files import whole_folder
 from ..plugins.registry import Registry, get_registry
@@ -49,7 +50,9 @@ class Foreign:
         """The crosscoder, with a record of where it came from."""
         answers = answers or Answers()
         blueprint = self.inspect(answers)
-        crosscoder = assemble(blueprint, answers, registry=registry, device=device, dtype=dtype, processes=processes)
+        crosscoder = assemble(
+            blueprint, answers, registry=registry, device=find_device(str(device)), dtype=dtype, processes=processes
+        )
         crosscoder.info = _info(self.source, blueprint, answers, crosscoder, registry or get_registry())
         return crosscoder
 

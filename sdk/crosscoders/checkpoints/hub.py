@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatch
-from hashlib import file_digest
+from hashlib import file_digest, sha1
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,26 @@ if TYPE_CHECKING:
 FILES = (CONFIG, f"{WEIGHTS}*.safetensors", f"{WEIGHTS}.safetensors.index.json", CARD, "figures/*", "report.html")
 
 
+def is_folder(name: str | Path) -> bool:
+    """Whether there is a folder called so here; names that no file system takes are none."""
+    try:
+        return Path(name).is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+@contextmanager
+def _client(doing: str) -> Iterator[None]:
+    """The Hub's client raises anything from bare RuntimeErrors to its transport's own kinds: all are one of ours."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:
+        text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise CheckpointError(f"{doing}: {text}") from error
+
+
 def download(
     repo_id: str,
     *,
@@ -31,10 +53,10 @@ def download(
 ) -> Path:
     """Fetch a repository's crosscoder files into the Hub cache and check them; returns the folder."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     prefix = f"{subfolder.strip('/')}/" if subfolder else ""
-    try:
+    where = f"'{repo_id}'" + (f" at revision '{revision}'" if revision else "")
+    with _client(f"{where} is not a folder here and could not be fetched from the Hub"):
         folder = Path(
             snapshot_download(
                 repo_id,
@@ -45,32 +67,39 @@ def download(
                 allow_patterns=[f"{prefix}{pattern}" for pattern in FILES],
             )
         )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        where = f"'{repo_id}'" + (f" at revision '{revision}'" if revision else "")
-        raise CheckpointError(f"{where} is not a folder here and could not be fetched from the Hub: {error}") from error
-    for path in sorted((folder / subfolder).glob(f"{WEIGHTS}*.safetensors")):
-        check_digest(repo_id, path)
+        for path in sorted((folder / subfolder).rglob("*")):
+            if path.is_file():
+                check_digest(repo_id, path)
     return folder
 
 
 def check_digest(repo_id: str, path: Path) -> None:
-    """Compare the weights with their digest; over plain HTTP the Hub's client checks sizes only.
-
-    The client's cache names a large file by its sha256, so this needs no network. Small files, named by a shorter
-    digest, are part of the repository's own history.
-    """
-    blob = path.resolve()
-    if not path.is_file() or len(blob.name) != 64:
-        return
-    with blob.open("rb") as file:
-        digest = file_digest(file, "sha256").hexdigest()
-    if digest != blob.name:
-        blob.unlink()
+    """Remove a fetched file from the cache where it is not what the Hub names; `CheckpointError` says so."""
+    if not _is_whole(path):
+        path.resolve().unlink()
         path.unlink(missing_ok=True)
         raise CheckpointError(
-            f"{path.name} of '{repo_id}' was damaged in transit (its sha256 differs from the one the Hub names); it "
-            "was removed from the cache, so loading again will download it again"
+            f"{path.name} of '{repo_id}' was damaged in transit (its sha256 or sha1 differs from the one the Hub "
+            "names); it was removed from the cache, so loading again will download it again"
         )
+
+
+def _is_whole(path: Path) -> bool:
+    """Compare a file with its digest; over plain HTTP the Hub's client checks sizes only.
+
+    The client's cache names a large file by its sha256 and a small one by the sha1 that git gives it, so this needs no
+    network. Names of another form say nothing.
+    """
+    blob = path.resolve()
+    if re.fullmatch("[0-9a-f]{64}", blob.name):
+        with blob.open("rb") as file:
+            return file_digest(file, "sha256").hexdigest() == blob.name
+    if re.fullmatch("[0-9a-f]{40}", blob.name):
+        content = blob.read_bytes()
+        # Git puts a header before the content; servers that are not the Hub may leave it out.
+        names = [sha1(head + content, usedforsecurity=False).hexdigest() for head in (b"blob %d\0" % len(content), b"")]
+        return blob.name in names
+    return True
 
 
 def push_to_hub(
@@ -139,7 +168,7 @@ def push_folder(
     api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as scratch:
         published = _publishable(folder, Path(scratch), licence, datasets, base_models)
-        try:
+        with _client(f"could not push to '{repo_id}'"):
             api.create_repo(repo_id, private=private, exist_ok=True)
             if branch:
                 api.create_branch(repo_id, branch=branch, exist_ok=True)
@@ -152,8 +181,6 @@ def push_folder(
             )
             if tag:
                 api.create_tag(repo_id, tag=tag, revision=commit.oid, exist_ok=False)
-        except Exception as error:  # the client raises anything from bare RuntimeErrors to its transport's own kinds
-            raise CheckpointError(f"could not push to '{repo_id}': {error}") from error
     return str(commit.pr_url if create_pr else commit.commit_url)
 
 

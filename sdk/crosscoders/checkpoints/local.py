@@ -80,15 +80,17 @@ def _means_no_file(where: str, text: str) -> bool:
     return where.rpartition(".")[2] in NEVER_PATHS and not is_path(text) and not {"/", "\\", ":"} & set(text)
 
 
-def _strings(data: Any, where: str = "") -> Iterator[tuple[str, str]]:
-    if isinstance(data, Mapping):
-        for key, value in data.items():
-            yield from _strings(value, f"{where}.{key}".lstrip("."))
-    elif isinstance(data, list | tuple):
-        for value in data:
-            yield from _strings(value, where)
-    elif isinstance(data, str):
-        yield where, data
+def _strings(data: Any) -> Iterator[tuple[str, str]]:
+    """Each string with its key; without recursion, since a stranger's data may be nested as deeply as they like."""
+    waiting = [("", data)]
+    while waiting:
+        where, value = waiting.pop()
+        if isinstance(value, Mapping):
+            waiting += [(f"{where}.{key}".lstrip("."), item) for key, item in reversed(list(value.items()))]
+        elif isinstance(value, list | tuple):
+            waiting += [(where, item) for item in reversed(value)]
+        elif isinstance(value, str):
+            yield where, value
 
 
 def record(path: str) -> str:

@@ -13,10 +13,12 @@ from ..crosscoder.module import Crosscoder
 from ..errors import CheckpointError
 from ..plugins.registry import Registry, get_registry
 from ..plugins.specs import ReleaseSpec
+from ..processes import ALONE, Processes
 from .blueprint import Answers, Blueprint
-from .checkpoint import CONFIG, load_crosscoder, read_config
+from .checkpoint import CONFIG, load_crosscoder
+from .description import read_config
 from .foreign import Foreign, NothingFitsError, find
-from .hub import download
+from .hub import download, is_folder
 from .source import Source
 
 
@@ -51,7 +53,7 @@ class Place:
                 return None
         except CheckpointError:
             return None
-        if Path(self.name).is_dir():
+        if is_folder(self.name):
             return Path(self.name) / self.subfolder
         subfolder = source.root
         folder = download(
@@ -80,6 +82,7 @@ def load_pretrained(
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
     registry: Registry | None = None,
+    processes: Processes = ALONE,
 ) -> Crosscoder:
     """A crosscoder of any known format; see `Crosscoder.from_pretrained`."""
     given = make_answers(sites, normalisation, answers)
@@ -94,12 +97,12 @@ def load_pretrained(
     place, given, format = from_release(place, given, format, registry)
     found = open_pretrained(place, format=format, registry=registry)
     if isinstance(found, Foreign):
-        return found.read(given, registry=registry, device=device, dtype=dtype)
+        return found.read(given, registry=registry, device=device, dtype=dtype, processes=processes)
     if given.sites or given.others or given.normalisation not in (None, "estimate"):
         raise CheckpointError(
             f"{name} is of this library and says its sites and scales; sites= and the like are for others"
         )
-    crosscoder = load_crosscoder(found, registry=registry, device=str(device))
+    crosscoder = load_crosscoder(found, registry=registry, device=str(device), processes=processes)
     return crosscoder if dtype == torch.float32 else _narrowed(crosscoder, dtype)
 
 
@@ -149,7 +152,7 @@ def open_pretrained(place: Place, *, format: str = "", registry: Registry | None
 def _as_our_own(place: Place, fault: CheckpointError) -> None:
     """Where no format claims a folder, say also why it is none of ours."""
     folder = Path(place.name) / place.subfolder
-    if not folder.is_dir():
+    if not is_folder(folder):
         return
     try:
         read_config(folder)

@@ -32,6 +32,14 @@ class _Yaml(yaml.SafeLoader):  # type: ignore[misc]
 _Yaml.add_constructor("tag:yaml.org,2002:python/tuple", lambda loader, node: tuple(loader.construct_sequence(node)))
 
 
+def is_file(name: str | Path) -> bool:
+    """Whether there is a file called so here; names that no file system takes are none."""
+    try:
+        return Path(name).is_file()
+    except (OSError, ValueError):
+        return False
+
+
 class Source:
     """Files under one root. Texts and headers are read once and kept; what was used is remembered, for the record."""
 
@@ -53,11 +61,13 @@ class Source:
         local_files_only: bool = False,
     ) -> Source:
         """A folder, a file in one, a Hub repository `owner/name`, or a folder in it, `owner/name:folder`."""
+        from .hub import is_folder
+
         store: Store
         path = Path(name)
-        if path.is_dir():
+        if is_folder(name):
             store = FolderStore(path)
-        elif path.is_file():
+        elif is_file(name):
             store = FolderStore(path.parent, only=path.name)
         else:
             repository, _, inside = str(name).partition(":")

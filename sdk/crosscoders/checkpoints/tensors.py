@@ -3,11 +3,17 @@
 `NAME.safetensors`, or `NAME-00001-of-00004.safetensors` … and `NAME.safetensors.index.json`. The index says which
 tensors are sharded and how: `group` has a row for each latent of one group, of which file s of S holds the s-th share;
 `latents` has a row for each latent of all groups, sharded group by group; all other tensors are equal in every file.
+
+Each file says in its own header what the sha256 of its tensors is, since the format has no checksum of its own. A file
+that another program has written again has none, and is read without.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
@@ -19,9 +25,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, shown
 from ..files import whole_folder
 from ..processes import ALONE, Processes
+from ..reading import read_json
+
+MOST_SHARDS = 99_999
+"""What the names of files have digits for."""
 
 
 @contextmanager
@@ -50,16 +60,57 @@ def save_tensors(
     """Write this process's `tensors`; `sharding` tells which of them are sharded, as in the module's description."""
     count = processes.num_shards
     plain = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-    save_file(plain, folder / _file(name, processes.shard, count), metadata={"format": "pt"})
+    path = folder / _file(name, processes.shard, count)
+    try:
+        save_file(plain, path, metadata={"format": "pt", "sha256": tensors_checksum(plain)})
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path.name} cannot be written: {error}") from error
     if count > 1 and processes.shard == 0:
         index = {"shards": count, "sharding": {key: sharding[key] for key in tensors if key in sharding}}
         (folder / f"{name}.safetensors.index.json").write_text(json.dumps(index, indent=1))
 
 
+def tensors_checksum(tensors: Mapping[str, Tensor]) -> str:
+    """The sha256 of tensors on the CPU with their names, types and shapes."""
+    digest = hashlib.sha256()
+    for key in sorted(tensors):
+        _add(digest, key, tensors[key])
+    return digest.hexdigest()
+
+
+def check_tensors(file: Any, path: Path) -> None:
+    """Compare the tensors of an open file with the checksum in its header, if there is one."""
+    expected = (file.metadata() or {}).get("sha256")
+    if expected is None:
+        return
+    digest = hashlib.sha256()
+    for key in sorted(file.keys()):
+        _add(digest, key, file.get_tensor(key))
+    if digest.hexdigest() != expected:
+        raise CheckpointError(f"{path} is damaged: its tensors are not those of its checksum")
+
+
+def _add(digest: Any, key: str, tensor: Tensor) -> None:
+    digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+    if tensor.numel():
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+
+
+def link_tensors(folder: Path, name: str, other: Path) -> None:
+    """Let `other` have the files of `name` that `folder` has, without writing them again where links can be made."""
+    for path in [folder / f"{name}.safetensors", *folder.glob(f"{name}-*.safetensors"), *folder.glob(f"{name}.*.json")]:
+        if not path.exists():
+            continue
+        try:
+            os.link(path, other / path.name)
+        except OSError:
+            shutil.copyfile(path, other / path.name)
+
+
 def is_in_parts(folder: Path, name: str) -> bool:
     """Whether several processes saved `name`, each its part of the tensors."""
     index = folder / f"{name}.safetensors.index.json"
-    return index.exists() and '"shards"' in index.read_text()
+    return index.exists() and '"shards"' in index.read_text(encoding="utf-8")
 
 
 def save_ordinary(folder: Path, name: str, tensors: Mapping[str, Tensor], *, max_shard_size: int | str = "5GB") -> None:
@@ -92,20 +143,25 @@ class StoredTensors:
             if not (folder / f"{name}.safetensors").exists():
                 raise CheckpointError(f"{folder} has no {name}.safetensors")
             return cls(folder, name, 1, {})
-        try:
-            content = json.loads(index.read_text())
-            if "weight_map" in content:
-                return cls(folder, name, 1, {}, {str(k): str(v) for k, v in content["weight_map"].items()})
-            return cls(folder, name, int(content["shards"]), {str(k): str(v) for k, v in content["sharding"].items()})
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{index} cannot be read: {error!r}") from error
+        content = read_json(index, CheckpointError)
+        if isinstance(content, dict) and isinstance(content.get("weight_map"), dict):
+            return cls(folder, name, 1, {}, {str(k): str(v) for k, v in content["weight_map"].items()})
+        count, sharding = (content.get(key) if isinstance(content, dict) else None for key in ("shards", "sharding"))
+        if type(count) is not int or not 1 <= count <= MOST_SHARDS:
+            raise CheckpointError(f"{index} should have a number of files at 'shards', not {shown(count)}")
+        if not isinstance(sharding, dict) or not set(map(str, sharding.values())) <= {"group", "latents"}:
+            raise CheckpointError(f"{index} should have a table at 'sharding', not {shown(sharding)}")
+        return cls(folder, name, count, sharding)
 
     @property
     def path(self) -> Path:
         """The first file, for messages."""
         if self.placed:
             return self.folder / f"{self.name}.safetensors.index.json"
-        return self.folder / _file(self.name, 0, self.count)
+        return self._path(0)
+
+    def _path(self, shard: int) -> Path:
+        return self.folder / _file(self.name, shard, self.count)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the whole tensors."""
@@ -119,8 +175,12 @@ class StoredTensors:
             with self._file(shard) as file:
                 for key in file.keys():  # noqa: SIM118
                     shape = tuple(file.get_slice(key).get_shape())
-                    if shard and key in self.sharding and key in shapes and shape:
-                        shape = (shapes[key][0] + shape[0], *shape[1:])
+                    if shard:
+                        before = shapes.get(key, ())
+                        if before[1:] != shape[1:] or len(before) != len(shape):
+                            raise CheckpointError(f"{self._path(shard)} does not go with {self.path}: see '{key}'")
+                        if key in self.sharding and shape:
+                            shape = (before[0] + shape[0], *shape[1:])
                     shapes[key] = shape
         return shapes
 
@@ -137,17 +197,26 @@ class StoredTensors:
             return self._read_placed(sizes, shard, num_shards, sharding)
         with ExitStack() as stack:
             files = [stack.enter_context(self._file(index)) for index in range(self.count)]
-            tensors = {}
+            unchecked, tensors = set(range(self.count)), {}
+
+            def checked(index: int) -> Any:
+                if index in unchecked:
+                    check_tensors(files[index], self._path(index))
+                    unchecked.remove(index)
+                return files[index]
+
             for key in files[0].keys():  # noqa: SIM118
                 kind = sharding.get(key) if files[0].get_slice(key).get_shape() else None
                 if kind is None or (self.count, num_shards) == (1, 1):
-                    tensors[key] = files[0].get_tensor(key)
+                    tensors[key] = checked(0).get_tensor(key)
                     continue
                 slices = [one.get_slice(key) for one in files]
                 whole = sizes if kind == "latents" else [sum(one.get_shape()[0] for one in slices)]
                 # Only this shard is read, whatever the whole takes.
-                places = _places(whole, self.count, shard, num_shards)
-                tensors[key] = torch.cat([slices[file][start:stop] for file, start, stop in places])
+                places = list(_places(whole, self.count, shard, num_shards))
+                for index, _, _ in places:
+                    checked(index)
+                tensors[key] = torch.cat([slices[index][start:stop] for index, start, stop in places])
             return tensors
 
     def _read_placed(
@@ -174,7 +243,7 @@ class StoredTensors:
         return self.folder / name
 
     def _file(self, shard: int) -> AbstractContextManager[Any]:
-        return self._opened(self.folder / _file(self.name, shard, self.count))
+        return self._opened(self._path(shard))
 
     @contextmanager
     def _opened(self, path: Path) -> Iterator[Any]:
@@ -183,7 +252,7 @@ class StoredTensors:
                 yield file
         except FileNotFoundError:
             raise CheckpointError(f"{self.folder} has no {path.name}") from None
-        except (OSError, SafetensorError) as error:
+        except (OSError, SafetensorError, RuntimeError) as error:  # torch's own, of tensors that do not go together
             raise CheckpointError(f"{path} is damaged or incomplete: {error}") from error
 
 

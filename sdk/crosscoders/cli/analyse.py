@@ -11,6 +11,7 @@ import click
 
 from ..errors import ConfigError
 from .boundary import quiet_libraries, user_errors
+from .output import say
 from .places import opened, source_options
 
 DEFAULT_TOKENS = 65_536
@@ -56,7 +57,7 @@ def analyse(
     --trust-recipe.
     """
     quiet_libraries()
-    from ..analysis.study import Study
+    from ..analysis.study import AnalysesFailed, Study
     from ..analysis.study import analyse as run
     from ..devices import find_device
     from ..reports import save_page
@@ -75,15 +76,22 @@ def analyse(
             num_tokens=numbers[0] if numbers else DEFAULT_TOKENS,
             seed=seed,
             trust_recipe=trust_recipe,
-            say=lambda line: click.echo(f"reads {line}"),
+            say=lambda line: say(f"reads {line}"),
         )
         if options["scales"] == ("estimate",):
             study.estimate_normalisation()
         chosen = [_analysis(text) for text in analyses] or ["decoder_norms", "latent_scaling"]
-        reports = run(crosscoder, chosen, study=study)
+        failed: AnalysesFailed | None = None
+        try:
+            reports = run(crosscoder, chosen, study=study)
+        except AnalysesFailed as error:
+            failed, reports = error, error.reports
         for report in reports:
-            click.echo(f"{report.title}: {report.summary}")
-        click.echo(f"report: {save_page(reports, output, title=f'Crosscoder {name}')}")
+            say(f"{report.title}: {report.summary}")
+        if reports:
+            say(f"report: {save_page(reports, output, title=f'Crosscoder {name}')}")
+        if failed is not None:
+            raise failed
 
 
 def _analysis(text: str) -> Any:
@@ -107,7 +115,7 @@ def _source(text: str) -> Any:
     try:
         content = path.read_text(encoding="utf-8-sig")
         data = tomllib.loads(content) if path.suffix == ".toml" else json.loads(content)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise click.BadParameter(f"{path} cannot be read: {error}") from error
     return data.get("tokens", data) if isinstance(data, dict) else data
 
@@ -115,5 +123,5 @@ def _source(text: str) -> Any:
 def _json(text: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise click.BadParameter(f"{text} is not valid JSON: {error}") from error

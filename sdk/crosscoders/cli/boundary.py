@@ -1,36 +1,74 @@
-"""Where the command line meets the SDK: errors become one line, and libraries stay quiet."""
+"""Where the command line meets the SDK: errors become one line, signals an exit code, and libraries stay quiet."""
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 import click
 
-from ..errors import CrosscodersError
+from ..errors import CrosscodersError, TrainingStopped, printable
 
 
 @contextmanager
-def user_errors() -> Iterator[None]:
-    """Report a user's error as one clear line with exit code 1, instead of a traceback."""
+def user_errors(*, hint: str = "") -> Iterator[None]:
+    """A user's error is one clear line and exit code 1, not a traceback; a signal exits with 128 and its number.
+
+    `hint` is added to what is said of a run that was stopped.
+    """
+    with _terminated():
+        try:
+            yield
+        except TrainingStopped as stopped:
+            click.echo(printable(f"{stopped}{hint}"), err=True)
+            sys.exit(stopped.exit_code)
+        except CrosscodersError as error:
+            if os.environ.get("CROSSCODERS_TRACEBACK"):
+                raise
+            raise click.ClickException(str(error)) from error
+        except OSError as error:
+            if os.environ.get("CROSSCODERS_TRACEBACK"):
+                raise
+            where = f"{error.filename}: " if error.filename else ""
+            raise click.ClickException(printable(f"{where}{error.strerror or error}")) from error
+        except KeyboardInterrupt:
+            click.echo("stopped", err=True)
+            sys.exit(128 + signal.SIGINT)
+
+
+@contextmanager
+def process_group() -> Iterator[None]:
+    """Shut down torch.distributed at the end, whatever the end is, if a launcher started it."""
     try:
         yield
-    except CrosscodersError as error:
-        if os.environ.get("CROSSCODERS_TRACEBACK"):
-            raise
-        raise click.ClickException(str(error)) from error
     finally:
-        _destroy_process_group()
+        if "torch.distributed" in sys.modules:
+            distributed = sys.modules["torch.distributed"]
+            if distributed.is_available() and distributed.is_initialized():
+                distributed.destroy_process_group()
 
 
-def _destroy_process_group() -> None:
-    """Shut down torch.distributed if a launcher started it."""
-    if "torch.distributed" in sys.modules:
-        distributed = sys.modules["torch.distributed"]
-        if distributed.is_available() and distributed.is_initialized():
-            distributed.destroy_process_group()
+@contextmanager
+def _terminated() -> Iterator[None]:
+    """Let SIGTERM end the process as an exit does, so that locks and half-written folders are taken along."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        click.echo("stopped", err=True)
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def quiet_libraries() -> None:

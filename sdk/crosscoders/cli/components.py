@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from .boundary import user_errors
+from .output import say
 
 
 @click.command()
@@ -18,7 +19,7 @@ def plugins(as_json: bool) -> None:
 
     with user_errors():
         listing = get_registry().listing()
-    click.echo(json.dumps(listing, indent=2) if as_json else _listing_text(listing))
+    say(json.dumps(listing, indent=2) if as_json else _listing_text(listing))
 
 
 def _listing_text(listing: dict[str, Any]) -> str:
@@ -26,6 +27,9 @@ def _listing_text(listing: dict[str, Any]) -> str:
     for plugin in listing["plugins"]:
         lines.append(f"{plugin['plugin']}  ({plugin['distribution']} {plugin['version']})")
         lines += [f"  {c['kind']:17s} {c['name']:20s} {c['summary']}" for c in plugin["components"]]
+    if listing["built_in"]:
+        lines.append("built in:")
+        lines += [f"  {c['kind']:17s} {c['name']:20s} {c['summary']}" for c in listing["built_in"]]
     if listing["set_aside"]:
         lines.append("set aside:")
         lines += [f"  {p['plugin']}  ({p['distribution']} {p['version']})  {p['reason']}" for p in listing["set_aside"]]

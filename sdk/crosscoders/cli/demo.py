@@ -2,54 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import attrs
 import click
 
-from .boundary import quiet_libraries, user_errors
+from ..demo.config import DemoConfig
+from .boundary import process_group, quiet_libraries, user_errors
+from .options import Command
+from .output import say
+
+DEFAULTS = {field.name: field.default for field in attrs.fields(DemoConfig)}
+
+
+def _option(flag: str, name: str, text: str = "", **more: Any) -> Callable[[Command], Command]:
+    """An option for a field of `DemoConfig`, with its default."""
+    return click.option(flag, name, default=DEFAULTS[name], show_default=True, help=text, **more)
 
 
 @click.command()
-@click.option("--base", default="tiny-pair/base", show_default=True, help="Model before: Hub id or folder.")
-@click.option("--chat", default="tiny-pair/chat", show_default=True, help="Model after: Hub id or folder.")
-@click.option("--layer", default=-1, show_default=True, help="Layer to compare; -1 takes the middle one.")
-@click.option("--latents", default=2048, show_default=True, help="Width of the crosscoder.")
-@click.option("--k", default=32, show_default=True, help="Active latents per token.")
-@click.option("--tokens", default=450_000, show_default=True, help="Tokens to train on.")
-@click.option("--study-tokens", default=65_536, show_default=True, help="Held-out tokens to analyse on.")
-@click.option("--prompts", default=200, show_default=True, help="Questions that amplification answers.")
-@click.option("--seed", default=0, show_default=True)
-@click.option("--output", default="demo", show_default=True, type=click.Path(path_type=Path))
-def demo(
-    base: str,
-    chat: str,
-    layer: int,
-    latents: int,
-    k: int,
-    tokens: int,
-    study_tokens: int,
-    prompts: int,
-    seed: int,
-    output: Path,
-) -> None:
+@_option("--base", "base", "Model before: Hub id or folder.")
+@_option("--chat", "chat", "Model after: Hub id or folder.")
+@_option("--layer", "layer", "Layer to compare; -1 takes the middle one.")
+@_option("--latents", "num_latents", "Width of the crosscoder.")
+@_option("--k", "k", "Active latents per token.")
+@_option("--tokens", "num_tokens", "Tokens to train on.")
+@_option("--study-tokens", "study_tokens", "Held-out tokens to analyse on.")
+@_option("--prompts", "num_prompts", "Questions that amplification answers.")
+@_option("--seed", "seed")
+@_option("--output", "output", type=click.Path(path_type=Path))
+def demo(**options: Any) -> None:
     """Train a crosscoder on a base/chat pair, analyse the difference, and write a report."""
     quiet_libraries()
-    from ..demo import DemoConfig
     from ..demo import demo as run
 
-    with user_errors():
-        run(
-            DemoConfig(
-                base=base,
-                chat=chat,
-                layer=layer,
-                num_latents=latents,
-                k=k,
-                num_tokens=tokens,
-                study_tokens=study_tokens,
-                num_prompts=prompts,
-                seed=seed,
-                output=output,
-            ),
-            say=click.echo,
-        )
+    with user_errors(), process_group():
+        run(DemoConfig(**options), say=say)

@@ -10,6 +10,7 @@ import attrs
 import click
 
 from .boundary import user_errors
+from .output import say
 from .places import opened, placed, source_options
 
 
@@ -32,12 +33,12 @@ def inspect(name: str, as_json: bool, **options: Any) -> None:
             from ..checkpoints.checkpoint import read_config
 
             config = read_config(found)
-            click.echo(json.dumps(config, indent=2) if as_json else _own_text(name, config))
+            say(json.dumps(config, indent=2) if as_json else _own_text(name, config))
             return
         if as_json:
-            click.echo(json.dumps(inspection_data(found, answers), indent=2))
+            say(json.dumps(inspection_data(found, answers), indent=2))
         else:
-            click.echo(inspection_text(found, name, answers))
+            say(inspection_text(found, name, answers))
 
 
 def _own_text(name: str, config: dict[str, Any]) -> str:
@@ -73,9 +74,9 @@ def convert(name: str, folder: Path, target: str, check: bool, **options: Any) -
         else:
             changes = check_export(crosscoder, target) if check else export(crosscoder, folder, target)
     for text in changes:
-        click.echo(f"note: {text}")
+        say(f"note: {text}")
     if not check:
-        click.echo(f"saved: {folder}")
+        say(f"saved: {folder}")
 
 
 @click.command()
@@ -89,19 +90,19 @@ def pretrained(search: tuple[str, ...], as_json: bool) -> None:
         releases = known(" ".join(search))
         if as_json:
             rows = [attrs.asdict(r, filter=lambda a, _: a.name not in ("config", "build")) for r in releases]
-            click.echo(json.dumps(rows, indent=2))
+            say(json.dumps(rows, indent=2))
             return
         for release in releases:
             where = release.repository + (f":{release.subfolder}" if release.subfolder else "")
-            click.echo(f"{release.name:34s} {release.family:26s} {where}")
+            say(f"{release.name:34s} {release.family:26s} {where}")
             facts = [
                 ", ".join(release.models),
                 release.gate,
                 f"L0 {release.l0:g}" if release.l0 else "",
                 release.to_answer,
             ]
-            click.echo("    " + "; ".join(fact for fact in facts if fact))
+            say("    " + "; ".join(fact for fact in facts if fact))
         if not releases:
-            click.echo(f"no known release has '{' '.join(search)}' in its name, model or family")
+            say(f"no known release has '{' '.join(search)}' in its name, model or family")
         else:
-            click.echo("next: crosscoders inspect NAME (a name with … needs --subfolder)")
+            say("next: crosscoders inspect NAME (a name with … needs --subfolder)")

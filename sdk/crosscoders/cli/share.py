@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from .boundary import user_errors
+from .output import say
 
 
 @click.command()
@@ -49,7 +50,7 @@ def push(
             base_models=base_models,
             commit_message=message,
         )
-        click.echo(url)
+        say(url)
 
 
 @click.command()
@@ -71,7 +72,7 @@ def pull(repo_id: str, folder: Path, revision: str | None, subfolder: str) -> No
         downloaded = download(repo_id, revision=revision, subfolder=subfolder) / subfolder
         with whole_folder(folder) as partial:
             shutil.copytree(downloaded, partial, dirs_exist_ok=True)
-        click.echo(str(folder))
+        say(str(folder))
 
 
 @click.command()
@@ -80,30 +81,44 @@ def pull(repo_id: str, folder: Path, revision: str | None, subfolder: str) -> No
 @click.option("--json", "as_json", is_flag=True, help="Print config.json.")
 def info(name: str, revision: str | None, as_json: bool) -> None:
     """Describe a saved crosscoder without loading its weights or models."""
-    from ..checkpoints.checkpoint import read_config
+    from ..checkpoints.description import number_at, read_config
     from ..checkpoints.foreign import inspection_data, inspection_text
     from ..checkpoints.pretrained import Place, open_pretrained
 
     with user_errors():
-        found = open_pretrained(Place(name=name, revision=revision))
+        found = open_pretrained(Place(name=str(_folder(name) or name), revision=revision))
         if not isinstance(found, Path):
-            click.echo(json.dumps(inspection_data(found), indent=2) if as_json else inspection_text(found, name))
+            say(json.dumps(inspection_data(found), indent=2) if as_json else inspection_text(found, name))
             return
         config = read_config(found)
     if as_json:
-        click.echo(json.dumps(config, indent=2))
+        say(json.dumps(config, indent=2))
         return
     architecture = config["architecture"]
-    click.echo(f"{config['num_latents']} latents, architecture {architecture['name']}, gate {config['gate']['name']}")
-    click.echo(f"made by {architecture['distribution']} {architecture['version']} (plugin '{architecture['plugin']}')")
+    say(f"{config['num_latents']} latents, architecture {architecture['name']}, gate {config['gate']['name']}")
+    say(f"made by {architecture['distribution']} {architecture['version']} (plugin '{architecture['plugin']}')")
     for site in config["sites"]:
-        explained = config["metrics"].get("explained_variance", {}).get(site["name"])
+        explained = number_at(config["metrics"], "explained_variance", site["name"])
         tail = f"   explained variance {explained:.4f}" if explained is not None else ""
-        click.echo(f"site {site['name']}, width {site['width']}{tail}")
+        say(f"site {site['name']}, width {site['width']}{tail}")
     if "origin" in config:
         origin = config["origin"]
-        click.echo(f"came from {origin.get('repository', origin.get('folder'))}, format {origin.get('format')}")
+        say(f"came from {origin.get('repository', origin.get('folder'))}, format {origin.get('format')}")
     for key, model in config["models"].items():
-        click.echo(f"model {key}: {model.get('model')} at {model.get('revision')}")
-    if config["metrics"]:
-        click.echo(f"L0 {config['metrics']['l0']:.2f}")
+        say(f"model {key}: {model.get('model')} at {model.get('revision')}")
+    l0 = number_at(config["metrics"], "l0")
+    if l0 is not None:
+        say(f"L0 {l0:.2f}")
+
+
+def _folder(name: str) -> Path | None:
+    """The folder of that name; None where it may be a Hub id. `ConfigError` where only a folder can be meant."""
+    from ..checkpoints.hub import is_folder
+    from ..errors import ConfigError
+
+    folder = Path(name)
+    if is_folder(name):
+        return folder
+    if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        raise ConfigError(f"{name} is a file, not a folder" if folder.exists() else f"there is no folder {name}")
+    return None

@@ -2,61 +2,64 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from .boundary import quiet_libraries, user_errors
+from .boundary import process_group, quiet_libraries, user_errors
+from .options import config_argument, one_value, quiet_option, set_option, several_values, training_options
+from .output import say
+
+if TYPE_CHECKING:
+    from ..training import RunConfig
 
 
 @click.command()
-@click.argument("config", type=click.Path(path_type=Path))
-@click.option("--output", type=click.Path(path_type=Path), help="Write here instead of where the config says.")
-@click.option("--cache", type=click.Path(path_type=Path), help="Read activations from here: see `harvest`.")
-@click.option("--fresh", is_flag=True, help="Start anew even where a checkpoint could be resumed.")
-@click.option("--quiet", is_flag=True, help="No progress bar.")
-def train(config: Path, output: Path | None, cache: Path | None, fresh: bool, quiet: bool) -> None:
-    """Train as a TOML file says, resuming from the newest checkpoint if there is one."""
-    quiet_libraries()
-    import attrs
+@config_argument
+@set_option
+@training_options
+def train(
+    config: Path, settings: tuple[str, ...], output: Path | None, cache: Path | None, fresh: bool, quiet: bool
+) -> None:
+    """Train as a TOML file says, resuming from the newest checkpoint if there is one.
 
-    from ..training import RunConfig
+    Ctrl-C (or SIGTERM) finishes the step and writes a checkpoint; a second one stops at once.
+    """
+    quiet_libraries()
     from ..training import train as run
 
-    with user_errors():
-        chosen = RunConfig.from_toml(config)
-        chosen = attrs.evolve(chosen, output=output or chosen.output, cache=cache or chosen.cache)
+    with user_errors(hint=_hint(fresh)), process_group():
+        chosen = _config(config, output, cache, settings)
         crosscoder = run(chosen, resume=not fresh, quiet=quiet)
         _say_metrics(crosscoder)
-        click.echo(f"saved: {chosen.output / 'crosscoder'}")
+        say(f"saved: {chosen.output / 'crosscoder'}")
 
 
 @click.command()
-@click.argument("config", type=click.Path(path_type=Path))
+@config_argument
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--tokens", default=0, help="Training tokens; without, as many as the run of the file needs.")
 @click.option("--verify", is_flag=True, help="Only compare what is there with its checksums.")
-@click.option("--quiet", is_flag=True, help="No progress bar.")
-def harvest(config: Path, folder: Path, tokens: int, verify: bool, quiet: bool) -> None:
+@set_option
+@quiet_option
+def harvest(config: Path, folder: Path, tokens: int, verify: bool, settings: tuple[str, ...], quiet: bool) -> None:
     """Write the activations that a TOML file's run trains on into FOLDER, for `train --cache FOLDER`.
 
     An interrupted harvest resumes. Use `accelerate launch -m crosscoders harvest` to split the work over processes.
     """
     quiet_libraries()
     from ..activations import verify_cache
-    from ..training import RunConfig
     from ..training import harvest as run
 
-    with user_errors():
+    with user_errors(), process_group():
         if not verify:
-            run(RunConfig.from_toml(config), folder, num_tokens=tokens, quiet=quiet)
-        click.echo(f"{verify_cache(folder)} shards, all checksums match" if verify else f"harvested: {folder}")
+            run(_config(config, None, None, settings), folder, num_tokens=tokens, quiet=quiet)
+        say(f"{verify_cache(folder)} shards, all checksums match" if verify else f"harvested: {folder}")
 
 
 @click.command()
-@click.argument("config", type=click.Path(path_type=Path))
+@config_argument
 @click.option(
     "--set",
     "settings",
@@ -65,36 +68,40 @@ def harvest(config: Path, folder: Path, tokens: int, verify: bool, quiet: bool) 
     metavar="KEY=VALUE,VALUE,...",
     help="Values of one key, e.g. loss.k=16,32,64; repeatable, for all combinations.",
 )
-@click.option("--output", type=click.Path(path_type=Path), help="Write here instead of where the config says.")
-@click.option("--cache", type=click.Path(path_type=Path), help="Read activations from here: see `harvest`.")
-@click.option("--fresh", is_flag=True, help="Start anew even where checkpoints could be resumed.")
-@click.option("--quiet", is_flag=True, help="No progress bar.")
+@training_options
 def sweep(
     config: Path, settings: tuple[str, ...], output: Path | None, cache: Path | None, fresh: bool, quiet: bool
 ) -> None:
-    """Train several crosscoders from one harvest, one for each combination of values."""
+    """Train several crosscoders from one harvest, one for each combination of values.
+
+    Ends in a table, which `sweep.json` in the output folder has too.
+    """
     quiet_libraries()
+    from ..training import sweep as run
+    from ..training.sweep import SUMMARY, sweep_table
+
+    with user_errors(hint=_hint(fresh)), process_group():
+        chosen = _config(config, output, cache, ())
+        values = dict(map(several_values, settings))
+        found = run(chosen, values, resume=not fresh, quiet=quiet)
+        for folder in found:
+            say(f"saved: {folder / 'crosscoder'}")
+        for line in sweep_table(found, values):
+            say(line)
+        say(f"table: {chosen.output / SUMMARY}")
+
+
+def _config(path: Path, output: Path | None, cache: Path | None, settings: tuple[str, ...]) -> RunConfig:
     import attrs
 
     from ..training import RunConfig
-    from ..training import sweep as run
 
-    with user_errors():
-        chosen = RunConfig.from_toml(config)
-        chosen = attrs.evolve(chosen, output=output or chosen.output, cache=cache or chosen.cache)
-        for folder, crosscoder in run(chosen, dict(map(_setting, settings)), resume=not fresh, quiet=quiet).items():
-            click.echo(f"saved: {folder / 'crosscoder'}")
-            _say_metrics(crosscoder)
+    config = RunConfig.from_toml(path, settings=dict(map(one_value, settings)))
+    return attrs.evolve(config, output=output or config.output, cache=cache or config.cache)
 
 
-def _setting(text: str) -> tuple[str, list[Any]]:
-    key, equals, values = text.partition("=")
-    if not equals:
-        raise click.BadParameter(f"'{text}' should be KEY=VALUE,VALUE,...")
-    try:
-        return key, json.loads(f"[{values}]")
-    except json.JSONDecodeError:
-        return key, values.split(",")
+def _hint(fresh: bool) -> str:
+    return " (without --fresh)" if fresh else ""
 
 
 def _say_metrics(crosscoder: Any) -> None:
@@ -102,7 +109,6 @@ def _say_metrics(crosscoder: Any) -> None:
     if not metrics:
         return
     for site, value in metrics["explained_variance"].items():
-        click.echo(f"explained variance  {site:30s} {value:.4f}")
-    click.echo(
-        f"L0 {metrics['l0']:.2f}   dead {metrics['dead_share']:.1%}   on {metrics['num_tokens']} held-out tokens"
-    )
+        why = metrics.get("undefined", {}).get(site)
+        say(f"explained variance  {site:30s} {f'undefined: {why}' if why else f'{value:.4f}'}")
+    say(f"L0 {metrics['l0']:.2f}   dead {metrics['dead_share']:.1%}   on {metrics['num_tokens']} held-out tokens")

@@ -7,19 +7,26 @@ not change when a latent's encoder and decoder are rescaled against each other.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
+from attrs import field, frozen
+from attrs.validators import ge, in_
 from torch import Tensor, nn
 
-from ..errors import CheckpointError
+from ..converters import as_tuple
+from ..errors import CheckpointError, ConfigError, CrosscodersError, shown
+from ..plugins.choices import structure
+from ..plugins.isolation import worded
+from ..plugins.registry import Offer, Registry, get_registry
 
 
 class Gate(nn.Module, ABC):
     """The base class of gates. A gate's buffers are saved with the crosscoder."""
 
     name: ClassVar[str]
+    """What its record (`GateSpec`) is called."""
 
     @abstractmethod
     def keep(self, f_BF: Tensor, norm_F: Tensor) -> Tensor:
@@ -110,16 +117,122 @@ class TopKGate(Gate):
         return options
 
 
-GATES: dict[str, type[Gate]] = {gate.name: gate for gate in (ReluGate, ScoreThresholdGate, JumpReluGate, TopKGate)}
+@frozen(kw_only=True)
+class ReluGateConfig:
+    """No options."""
 
 
-def gate_from_config(description: dict[str, Any]) -> Gate:
-    """Build a gate from `{"name": ..., **options}`; its buffers are loaded afterwards."""
+@frozen(kw_only=True)
+class ScoreThresholdGateConfig:
+    """How many thresholds there are."""
+
+    num_latents: int = field(default=0, validator=ge(0))
+    """Latents with a threshold each; 0 for one of all."""
+
+
+@frozen(kw_only=True)
+class JumpReluGateConfig:
+    """How many thresholds there are."""
+
+    num_latents: int = field(validator=ge(1))
+    """Latents, each with its threshold."""
+
+
+@frozen(kw_only=True)
+class TopKGateConfig:
+    """How many latents stay on."""
+
+    k: int = field(validator=ge(1))
+    """Latents of each token."""
+    by: str = field(default="score", validator=in_(("score", "activation")))
+    """What is ranked: activations times summed decoder norms, or activations alone."""
+    group_sizes: tuple[int, ...] = field(default=(), converter=as_tuple)
+    """Sizes of groups of latents that each keep k, in order; empty for all latents together."""
+
+
+def make_relu(options: ReluGateConfig) -> ReluGate:
+    """Build of the record `relu`."""
+    return ReluGate()
+
+
+def make_score_threshold(options: ScoreThresholdGateConfig) -> ScoreThresholdGate:
+    """Build of the record `score_threshold`."""
+    return ScoreThresholdGate(num_latents=options.num_latents)
+
+
+def make_jumprelu(options: JumpReluGateConfig) -> JumpReluGate:
+    """Build of the record `jumprelu`."""
+    return JumpReluGate(options.num_latents)
+
+
+def make_topk(options: TopKGateConfig) -> TopKGate:
+    """Build of the record `topk`."""
+    return TopKGate(options.k, by=options.by, group_sizes=options.group_sizes)
+
+
+def gate_from_config(description: Mapping[str, Any], *, registry: Registry | None = None) -> Gate:
+    """Build a gate from `{"name": ..., **options}`; its buffers are loaded afterwards.
+
+    `CheckpointError` where no plugin offers it, or where its options cannot be meant.
+    """
     options = dict(description)
     name = options.pop("name", None)
-    if name not in GATES:
-        raise CheckpointError(f"no gate is called '{name}'; available: {', '.join(GATES)}")
+    if not isinstance(name, str):
+        raise CheckpointError(f"a gate should be a table with a name, not {shown(description)}")
     try:
-        return GATES[name](**options)
-    except TypeError as error:
-        raise CheckpointError(f"gate '{name}' cannot be made with {options}: {error}") from error
+        offer = (registry or get_registry()).gates[name]
+        return _made(offer, options, registry)
+    except CrosscodersError as error:
+        raise CheckpointError(f"gate '{name}' cannot be made with {shown(options)}: {error}") from error
+
+
+def describe_gate(gate: Gate, *, registry: Registry | None = None) -> dict[str, Any]:
+    """The description that `gate_from_config` makes `gate` of again; `CheckpointError` where nothing would.
+
+    The host's own gates go by their name, others by plugin and name.
+    """
+    registry, name = registry or get_registry(), getattr(gate, "name", None)
+    expected = {key: tuple(value.shape) for key, value in gate.state_dict().items()}
+    problem = "no plugin offers a gate called so"
+    for offer in (*registry.gates.built_in, *registry.gates.offers):
+        if offer.spec.name != name:
+            continue
+        try:
+            with torch.device("meta"):
+                again = _made(offer, gate.options(), registry)
+        except CrosscodersError as error:
+            problem = f"{offer} does not take its options {shown(gate.options())}: {error}"
+            continue
+        if type(again) is type(gate) and {k: tuple(v.shape) for k, v in again.state_dict().items()} == expected:
+            return {"name": offer.spec.name if offer.is_built_in else offer.qualified_name, **gate.options()}
+        problem = f"{offer} makes another one of its options"
+    raise CheckpointError(
+        f"the gate {type(gate).__name__}, called {name!r}, could be saved but not loaded: {problem}; a plugin offers "
+        "gates by the hook crosscoders_gates"
+    )
+
+
+def _made(offer: Offer[Any], options: Mapping[str, Any], registry: Registry | None) -> Gate:
+    config = structure(dict(options), offer.config_class(), registry=registry)
+    try:
+        gate: Gate = offer.build(config)
+    except CrosscodersError as error:
+        raise ConfigError(str(error)) from error
+    return gate
+
+
+@torch.no_grad()
+def check_gate(gate: Gate, num_latents: int) -> None:
+    """Refuse, by a `CheckpointError`, a gate with thresholds or places for another number of latents."""
+    k = gate.options().get("k")
+    if isinstance(k, int) and k > num_latents:
+        raise CheckpointError(f"gate '{gate.name}' keeps {shown(k)} latents of each token, but there are {num_latents}")
+    like = next(gate.buffers(), torch.zeros(()))
+    f_BF = torch.zeros(1, num_latents, device=like.device)
+    try:
+        keep_BF = gate.keep(f_BF, f_BF[0])
+        fits = keep_BF.shape == f_BF.shape and keep_BF.dtype == torch.bool
+    except Exception as error:  # shapes that do not go together, or a plugin's own fault
+        raise CheckpointError(f"gate '{gate.name}' does not suit {num_latents} latents: {worded(error)}") from error
+    if not fits:
+        raise CheckpointError(f"gate '{gate.name}' does not suit {num_latents} latents")

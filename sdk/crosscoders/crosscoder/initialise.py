@@ -6,12 +6,13 @@ from collections.abc import Mapping
 
 import torch
 from attrs import field, frozen
-from attrs.validators import and_, ge, gt, in_, lt
+from attrs.validators import and_, ge, gt, in_, instance_of, lt
 from torch import Tensor
 
 from ..errors import ConfigError
+from .gates import Gate
 from .module import Crosscoder
-from .warm_start import take_latents
+from .warm_start import take_crosscoder, take_latents
 
 GEOMETRIC_MEDIAN_ROUNDS = 32
 
@@ -42,6 +43,15 @@ class InitialisationConfig:
     duplicate_response: float = field(default=0.7, validator=gt(0.0))
     """When latents are copied from autoencoders, a latent is skipped as a duplicate if one copied earlier excites its
     encoder at least this fraction as much as its own decoder row does."""
+    from_crosscoder: str = field(default="", validator=instance_of(str))
+    """A trained crosscoder of the same architecture (folder or Hub id) to start from: its weights, its normaliser, so
+    that the first step sees the function that was trained, and the thresholds of its gate where the loss has such."""
+
+    def __attrs_post_init__(self) -> None:
+        if self.from_crosscoder and (self.from_saes or self.firing_rate):
+            raise ConfigError(
+                "initialisation.from_crosscoder sets all weights and biases; leave from_saes and firing_rate out"
+            )
 
 
 @torch.no_grad()
@@ -54,13 +64,16 @@ def initialise(
     mean_X: Tensor | None = None,
     sample_BX: Tensor | None = None,
     firing_threshold: float = 0.0,
-) -> None:
+) -> Gate | None:
     """Initialise the weights: random decoder directions of norm `decoder_norm` at each site, unless `config` differs.
 
     `mean_X` is the mean of the normalised activations over all sites and `sample_BX` a sample of them; `ConfigError` if
-    `config` needs one that is not given. A latent counts as firing above `firing_threshold`.
+    `config` needs one that is not given. A latent counts as firing above `firing_threshold`. Returns the gate of the
+    crosscoder that `config` starts from, if it names one.
     """
     config = config or InitialisationConfig()
+    if config.from_crosscoder:
+        return take_crosscoder(crosscoder, config.from_crosscoder)
     norm = config.decoder_norm or decoder_norm
     wiring = crosscoder.wiring
     for index, group in enumerate(wiring.groups):
@@ -89,6 +102,7 @@ def initialise(
         pre_BF = crosscoder.pre_activations(_needed(sample_BX, "firing_rate").to(crosscoder.device))
         cut_F = torch.quantile(pre_BF.float(), 1 - config.firing_rate, dim=0)
         crosscoder.b_enc_F.add_(firing_threshold - cut_F.to(crosscoder.b_enc_F))
+    return None
 
 
 def _directions(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 
 import torch
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 from torch import Tensor
 
 from ..kernels import operations
@@ -26,6 +26,12 @@ class Latents:
     """The activation f of each entry, not multiplied by any decoder norm."""
     num_tokens: int = field()
     num_latents: int = field()
+    leading: tuple[int, ...] = field()
+    """The dimensions that the tokens were given in, such as (sequences, positions)."""
+
+    @leading.default
+    def _in_one_row(self) -> tuple[int, ...]:
+        return (self.num_tokens,)
 
     @classmethod
     def from_mask(cls, keep_BF: Tensor, f_BF: Tensor) -> Latents:
@@ -45,16 +51,21 @@ class Latents:
             parts[0].num_latents,
         )
 
+    def shaped(self, leading: tuple[int, ...]) -> Latents:
+        """The same latents, of tokens in these dimensions."""
+        return self if leading == self.leading else evolve(self, leading=leading)
+
     def dense(self) -> Tensor:
-        """The dense tensor `f_BF`, zeros included."""
+        """The dense tensor, zeros included: (…, F) with the leading dimensions of the tokens."""
         f_BF = self.value_N.new_zeros(self.num_tokens, self.num_latents)
-        return f_BF.index_put((self.token_N, self.latent_N), self.value_N)
+        f_BF = f_BF.index_put((self.token_N, self.latent_N), self.value_N)
+        return f_BF.reshape(*self.leading, self.num_latents)
 
     def select(self, keep_N: Tensor) -> Latents:
         """Only the entries where the boolean `keep_N` is true."""
         index_M = keep_N.nonzero().squeeze(1)
-        return Latents(
-            self.token_N[index_M], self.latent_N[index_M], self.value_N[index_M], self.num_tokens, self.num_latents
+        return evolve(
+            self, token_N=self.token_N[index_M], latent_N=self.latent_N[index_M], value_N=self.value_N[index_M]
         )
 
     def inside(self, latents: slice) -> Tensor:
@@ -67,9 +78,7 @@ class Latents:
         if latents.start == 0 and latents.stop == self.num_latents:
             return self
         part = self.select(self.inside(latents))
-        return Latents(
-            part.token_N, part.latent_N - latents.start, part.value_N, self.num_tokens, latents.stop - latents.start
-        )
+        return evolve(part, latent_N=part.latent_N - latents.start, num_latents=latents.stop - latents.start)
 
     @property
     def by_latent(self) -> Tensor:

@@ -19,6 +19,7 @@ from ..errors import SiteError
 from ..kernels import sparse_decode, sparse_encode
 from ..processes import ALONE, Processes
 from .gates import Gate, ReluGate
+from .inputs import as_activations, as_dense_latents, check_finite
 from .latents import Latents
 from .normalise import Normaliser
 from .sites import Columns, Site, SiteLayout
@@ -152,30 +153,45 @@ class Crosscoder(nn.Module):
         groups = ", ".join(f"{g.name}: {g.num_latents}" for g in self.wiring.groups)
         return f"sites=({', '.join(self.layout.names)}), latents=({groups})"
 
-    # -- for users: raw units -----------------------------------------------------------------------------------
+    # -- for users: raw units, any leading dimensions; arrays and nested lists will do for tensors -----------------
 
     def encode(self, x: Tensor | Mapping[str, Tensor]) -> Latents:
-        """Encode raw activations with the inference gate.
+        """Encode raw activations (…, X) with the inference gate.
 
-        Returns sparse `Latents`; call `.dense()` for a tensor (B, F), such as other libraries' `encode` returns. Values
-        are the plain activations f, not multiplied by decoder norms.
+        Returns sparse `Latents`; call `.dense()` for a tensor (…, F), such as other libraries' `encode` returns. Values
+        are the plain activations f, not multiplied by decoder norms. Raises `SiteError` if a number is not finite.
         """
+        raw = self._packed(x).to(self.device)
+        leading, raw_BX = tuple(raw.shape[:-1]), raw.reshape(-1, self.layout.width)
+        x_BX: Tensor = self.normaliser(raw_BX)
+        check_finite(x_BX, raw_BX, self.layout, leading)
         norm_F = self.score_norms()
         pieces = []
-        for pre_BF in self.pre_activation_pieces(self.normalised(x)):
+        for pre_BF in self.pre_activation_pieces(x_BX):
             f_BF = pre_BF.relu()
             pieces.append(Latents.from_mask(self.gate.keep(f_BF.detach(), norm_F), f_BF))
-        return Latents.concatenate(pieces)
+        return Latents.concatenate(pieces).shaped(leading)
 
     def decode(self, latents: Latents | Tensor, x: Tensor | Mapping[str, Tensor] | None = None) -> Tensor:
-        """Reconstruction of the written sites in raw units, (B, X written). A skip connection needs the input too."""
-        x_BX = None if x is None else self.normalised(x)
-        return self.normaliser.undo(self.decode_normalised(latents, x_BX), self.written.names)
+        """Reconstruction of the written sites in raw units, (…, X written), with the leading dimensions of `latents`.
+
+        A skip connection needs the input too.
+        """
+        if isinstance(latents, Latents):
+            leading = latents.leading
+            if latents.num_latents != self.num_latents:
+                raise SiteError(f"latents of a crosscoder with {latents.num_latents} cannot be decoded here: {self}")
+        else:
+            f = as_dense_latents(latents, self.num_latents).to(self.device, self.b_enc_F.dtype)
+            leading, latents = tuple(f.shape[:-1]), f.reshape(-1, self.num_latents)
+        x_BX = None if x is None else self.normalised(x).reshape(-1, self.layout.width)
+        x_hat_BX = self.normaliser.undo(self.decode_normalised(latents, x_BX), self.written.names)
+        return x_hat_BX.reshape(*leading, self.written.width)
 
     def forward(self, x: Tensor | Mapping[str, Tensor]) -> Tensor:
         """`decode(encode(x))`."""
-        x_BX = self._packed(x)
-        return self.decode(self.encode(x_BX), x_BX if self.wiring.skip else None)
+        raw = self._packed(x)
+        return self.decode(self.encode(raw), raw if self.wiring.skip else None)
 
     def split(self, x_hat_BX: Tensor) -> dict[str, Tensor]:
         """Split a reconstruction into a mapping from each written site to its tensor."""
@@ -337,11 +353,14 @@ class Crosscoder(nn.Module):
 
     # -- sharing: see `checkpoint` and `hub` --------------------------------------------------------------------
 
-    def save_pretrained(self, folder: str | Path) -> Path:
-        """Write `config.json`, `model.safetensors` and a README card with figures into `folder`."""
+    def save_pretrained(self, folder: str | Path, *, registry: Registry | None = None) -> Path:
+        """Write `config.json`, `model.safetensors` and a README card with figures into `folder`.
+
+        `registry` is where a gate that is not the host's own is looked up.
+        """
         from ..checkpoints.checkpoint import save_crosscoder
 
-        return save_crosscoder(self, Path(folder))
+        return save_crosscoder(self, Path(folder), registry=registry)
 
     @classmethod
     def from_pretrained(
@@ -360,6 +379,7 @@ class Crosscoder(nn.Module):
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
         registry: Registry | None = None,
+        processes: Processes = ALONE,
     ) -> Crosscoder:
         """Load a crosscoder, ours or another library's, from a folder, a Hub id, or a name of `pretrained()`.
 
@@ -385,6 +405,7 @@ class Crosscoder(nn.Module):
             cache_dir=cache_dir,
             local_files_only=local_files_only,
             registry=registry,
+            processes=processes,
         )
 
     def push_to_hub(
@@ -424,16 +445,8 @@ class Crosscoder(nn.Module):
     # -- private ------------------------------------------------------------------------------------------------
 
     def _packed(self, x: Tensor | Mapping[str, Tensor]) -> Tensor:
-        if isinstance(x, Tensor):
-            self.layout.check(x)
-            return x
         needed = (*self.wiring.read.names, *(read for read, _ in self.wiring.skip))
-        missing = [site for site in self.sites if site.name not in needed and site.name not in x]
-        if missing and set(needed) <= set(x):
-            # Encoding does not need the sites that are only written.
-            like = x[needed[0]]
-            x = {**x, **{site.name: like.new_zeros(*like.shape[:-1], site.width) for site in missing}}
-        return self.layout.pack(x)
+        return as_activations(x, self.layout, needed)
 
     def _on_device(self, columns: Columns) -> Columns:
         return columns if isinstance(columns, slice) else columns.to(self.device)

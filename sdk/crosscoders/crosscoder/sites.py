@@ -5,6 +5,7 @@ Shape letters used throughout: B tokens, S sites, D width of a site, X sum of wi
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
@@ -15,7 +16,7 @@ from attrs.validators import ge, instance_of, matches_re
 from torch import Tensor
 
 from ..converters import as_tuple
-from ..errors import SiteError
+from ..errors import SiteError, listed, nearest
 
 Columns = slice | Tensor
 """Columns of `x_BX`: a slice if they are contiguous (a view, not a copy), otherwise indices."""
@@ -50,17 +51,22 @@ class SiteLayout:
         if not names:
             raise SiteError("a crosscoder needs at least one site")
         if len(set(names)) < len(names):
-            raise SiteError(f"a site is listed twice in {', '.join(names)}")
+            twice = sorted(name for name, count in Counter(names).items() if count > 1)
+            raise SiteError(f"a site is listed twice: {listed(twice, ', ')}")
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """Names in column order."""
         return tuple(site.name for site in self.sites)
 
-    @property
+    @cached_property
     def width(self) -> int:
         """X, the sum of the widths."""
         return sum(site.width for site in self.sites)
+
+    @cached_property
+    def _places(self) -> Mapping[str, int]:
+        return {site.name: place for place, site in enumerate(self.sites)}
 
     @cached_property
     def slices(self) -> Mapping[str, slice]:
@@ -73,10 +79,14 @@ class SiteLayout:
 
     def subset(self, names: Sequence[str]) -> SiteLayout:
         """The layout of the sites in `names` only, in this layout's order."""
-        unknown = set(names) - set(self.names)
+        places = self._places
+        unknown = sorted({name for name in names if name not in places})
         if unknown:
-            raise SiteError(f"unknown site {', '.join(sorted(unknown))}; the sites are {', '.join(self.names)}")
-        return SiteLayout(tuple(site for site in self.sites if site.name in names))
+            guess = nearest(unknown[0], places)
+            there = listed(list(self.names), ", ")
+            raise SiteError(f"unknown site {listed(unknown, ', ')}{guess or ';'} the sites are {there}")
+        chosen = sorted({places[name] for name in names})
+        return self if len(chosen) == len(self.sites) else SiteLayout(tuple(self.sites[i] for i in chosen))
 
     def columns(self, names: Sequence[str]) -> Columns:
         """The columns of the sites in `names`, in this layout's order."""
@@ -93,11 +103,15 @@ class SiteLayout:
                 f"no activations for site {', '.join(sorted(missing))}; got {', '.join(activations) or 'none'}"
             )
         for site in self.sites:
-            if activations[site.name].shape[-1] != site.width:
+            if activations[site.name].shape[-1:] != (site.width,):
                 raise SiteError(
                     f"site {site.name} has width {site.width}, but its activations have shape "
                     f"{tuple(activations[site.name].shape)}"
                 )
+        leading = {name: tuple(activations[name].shape[:-1]) for name in self.names}
+        if len(set(leading.values())) > 1:
+            different = listed([f"{shape} at {name}" for name, shape in leading.items()], ", ")
+            raise SiteError(f"all sites should have activations of the same tokens, but there are {different}")
         return torch.cat([activations[name] for name in self.names], dim=-1)
 
     def unpack(self, x_BX: Tensor) -> dict[str, Tensor]:
@@ -107,6 +121,11 @@ class SiteLayout:
 
     def check(self, x_BX: Tensor) -> None:
         """Raise `SiteError` unless the last dimension is X."""
+        if x_BX.dim() == 0:
+            raise SiteError(f"activations should have shape (…, {self.width}), but are a single number")
         if x_BX.shape[-1] != self.width:
-            widths = " + ".join(f"{site.width} ({site.name})" for site in self.sites)
-            raise SiteError(f"activations have width {x_BX.shape[-1]}, but the sites need {self.width} = {widths}")
+            widths = listed([f"{site.width} ({site.name})" for site in self.sites], " + ")
+            raise SiteError(
+                f"activations of shape {tuple(x_BX.shape)} have width {x_BX.shape[-1]}, but the sites need "
+                f"{self.width} = {widths}"
+            )

@@ -1,4 +1,4 @@
-"""Starting from trained single-site autoencoders, one or more per site.
+"""Starting from a trained crosscoder of the same architecture, or from trained single-site autoencoders, one per site.
 
 Gemma Scope 2 starts its crosscoders this way and skips duplicates by the product of early decoder rows and late encoder
 rows; its rule is not published in detail. Here a latent is a duplicate if one already copied excites its encoder at
@@ -13,8 +13,44 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError, UnansweredError
+from .gates import Gate
 from .module import Crosscoder
 from .wiring import LatentGroup
+
+
+@torch.no_grad()
+def take_crosscoder(crosscoder: Crosscoder, location: str) -> Gate:
+    """Give `crosscoder` the weights and the normaliser of the one at `location`; returns the other's gate.
+
+    The normaliser comes with the weights, which mean something only behind it. `ConfigError` where the wiring differs.
+    """
+    other = Crosscoder.from_pretrained(location, processes=crosscoder.processes)
+    problem = _difference(other, crosscoder)
+    if problem:
+        raise ConfigError(f"initialisation.from_crosscoder: '{location}' {problem}")
+    state = {key: value for key, value in other.state_dict().items() if not key.startswith("gate.")}
+    crosscoder.load_state_dict(state, strict=False)
+    return other.gate
+
+
+def _difference(other: Crosscoder, crosscoder: Crosscoder) -> str | None:
+    """What `other` has different, in words; None where its weights can be taken as they are."""
+    theirs, ours = other.wiring, crosscoder.wiring
+    for what in ("sites", "groups", "ties", "nesting", "skip"):
+        if getattr(theirs, what) != getattr(ours, what):
+            if what == "sites":
+                described = [", ".join(f"{s.name} of width {s.width}" for s in each.sites) for each in (theirs, ours)]
+            elif what == "groups":
+                described = [", ".join(f"{g.num_latents} latents '{g.name}'" for g in e.groups) for e in (theirs, ours)]
+                if described[0] == described[1]:
+                    return "has latents that read and write other sites than those of this run"
+            else:
+                described = [str(getattr(each, what)) for each in (theirs, ours)]
+            return f"has other {what} than this run: {described[0]}, here {described[1]}"
+    shapes = [
+        {k: v.shape for k, v in each.state_dict().items() if not k.startswith("gate.")} for each in (other, crosscoder)
+    ]
+    return None if shapes[0] == shapes[1] else "has weights of other names or shapes: it is of another architecture"
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from attrs import evolve, field, frozen
 from attrs.validators import ge, instance_of, min_len
 
 from ..converters import as_tuple
-from ..errors import ConfigError
+from ..errors import ConfigError, listed, nearest
 from .sites import Site, SiteLayout
 
 
@@ -60,10 +60,11 @@ class Wiring:
     def __attrs_post_init__(self) -> None:
         names = [group.name for group in self.groups]
         if len(set(names)) < len(names):
-            raise ConfigError(f"two latent groups share a name in {', '.join(names)}")
+            raise ConfigError(f"two latent groups share a name in {listed(names, ', ')}")
+        known = set(self.layout.names)
         for group in self.groups:
-            self.layout.subset(group.reads)
-            self.layout.subset(group.writes)
+            if not known.issuperset(group.reads) or not known.issuperset(group.writes):
+                self.layout.subset((*group.reads, *group.writes))  # says which is unknown
         self._check_ties()
         self._check_skip()
         if self.nesting and (
@@ -72,7 +73,7 @@ class Wiring:
             raise ConfigError(f"nesting must be increasing shares that end at 1, not {self.nesting}")
         unused = set(self.layout.names) - set(self.read.names) - set(self.written.names)
         if unused:
-            raise ConfigError(f"no latent reads or writes site {', '.join(sorted(unused))}")
+            raise ConfigError(f"no latent reads or writes site {listed(sorted(unused), ', ')}")
 
     @cached_property
     def layout(self) -> SiteLayout:
@@ -105,10 +106,17 @@ class Wiring:
 
     def group(self, name: str) -> LatentGroup:
         """Look up a group by name; `ConfigError` lists the names if there is no such group."""
-        for group in self.groups:
-            if group.name == name:
-                return group
-        raise ConfigError(f"no latent group is called '{name}'; available: {', '.join(g.name for g in self.groups)}")
+        place = self._places.get(name)
+        if place is None:
+            there = listed([group.name for group in self.groups], ", ")
+            raise ConfigError(
+                f"no latent group is called '{name}'{nearest(name, self._places) or ';'} available: {there}"
+            )
+        return self.groups[place]
+
+    @cached_property
+    def _places(self) -> Mapping[str, int]:
+        return {group.name: place for place, group in enumerate(self.groups)}
 
     def shard(self, count: int) -> Wiring:
         """The wiring of one of `count` processes that hold equal shards of every group's latents.
@@ -121,7 +129,7 @@ class Wiring:
             raise ConfigError("nested latents cannot be sharded over processes: training.shards must be 1")
         uneven = [group.name for group in self.groups if group.num_latents % count]
         if uneven:
-            raise ConfigError(f"training.shards = {count} does not divide the latents of group {', '.join(uneven)}")
+            raise ConfigError(f"training.shards = {count} does not divide the latents of group {listed(uneven, ', ')}")
         return evolve(self, groups=tuple(evolve(g, num_latents=g.num_latents // count) for g in self.groups))
 
     @cached_property
@@ -188,12 +196,15 @@ class Wiring:
         blocks = [block for tie in self.ties for block in tie]
         if len(set(blocks)) < len(blocks):
             raise ConfigError("a decoder block is tied twice")
+        widths = {site.name: site.width for site in self.sites}
+        writes = {group.name: set(group.writes) for group in self.groups}
         for tie in self.ties:
             shapes = set()
             for name, site in tie:
                 group = self.group(name)
-                if site not in group.writes:
+                if site not in writes[name]:
                     raise ConfigError(f"latent group '{name}' does not write {site}, so its rows there cannot be tied")
-                shapes.add((group.num_latents, self.layout.subset([site]).width))
+                shapes.add((group.num_latents, widths[site]))
             if len(shapes) > 1:
-                raise ConfigError(f"tied decoder blocks must have one shape; {tie} have {sorted(shapes)}")
+                blocks_of_tie = listed([str(block) for block in tie], ", ")
+                raise ConfigError(f"tied decoder blocks must have one shape; {blocks_of_tie} have {sorted(shapes)}")

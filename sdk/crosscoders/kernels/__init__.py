@@ -2,6 +2,7 @@
 
 from . import native, reference
 from .dispatch import operations
+from .processor import preselection
 from .sparse import gradients_in_place, row_dots, sparse_decode, sparse_encode
 from .square_sum import sum_of_squares
 from .topk import batch_topk
@@ -11,6 +12,7 @@ __all__ = [
     "gradients_in_place",
     "native",
     "operations",
+    "preselection",
     "reference",
     "row_dots",
     "sparse_decode",

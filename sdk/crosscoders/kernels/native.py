@@ -7,34 +7,21 @@ they do not support (other types, devices or strides) fall back to `reference`.
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import logging
-import os
-import platform
-import re
-import shutil
-import subprocess
-import tempfile
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from . import reference
+from . import library, reference
 from .reference import row_dots, weighted_row_sums
 
 if TYPE_CHECKING:
     from .entries import Entries
 
-logger = logging.getLogger(__name__)
-
 __all__ = ["available", "grouped", "rounded", "row_dots", "sums_and_dots", "survivors", "weighted_row_sums"]
 
-SOURCE = Path(__file__).with_name("native.c")
 SURVIVORS = {torch.float32: "fp32_survivors", torch.bfloat16: "bf16_survivors"}
-FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC")
 ROOM = 32
 """The buffer for survivors holds one in this many scores; if there are more, the search is repeated with room enough
 for all."""
@@ -122,65 +109,8 @@ def _call(name: str, *arguments: Tensor | int) -> int:
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    # Prefer gcc to clang: clang's code needs LLVM's OpenMP runtime, which few builds of torch load.
-    compilers = list(filter(None, map(shutil.which, (os.environ.get("CC", ""), "gcc", "cc", "clang"))))
-    runtime = _openmp_runtime()
-    if not compilers or runtime is None:
-        logger.info("no compiled kernels: no %s", "C compiler" if not compilers else "OpenMP in this torch")
-        return None
-    for compiler in dict.fromkeys(compilers):
-        try:
-            library = _built(compiler, runtime)
-        except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # Path.home() raises a RuntimeError
-            logger.info("no compiled kernels by %s: %s", compiler, getattr(error, "stderr", None) or error)
-            continue
+    found = library.load()
+    if found is not None:
         for name in SURVIVORS.values():
-            getattr(library, name).restype = ctypes.c_int64
-        return library
-    return None
-
-
-def _built(compiler: str, runtime: str) -> ctypes.CDLL:
-    """The compiled library, cached under a name that hashes its source, compiler, flags and processor."""
-    version = subprocess.run([compiler, "--version"], check=True, capture_output=True).stdout
-    made_of = [SOURCE.read_bytes(), version, repr((FLAGS, runtime, _processor())).encode()]
-    name = f"native-{hashlib.sha256(b'|'.join(made_of)).hexdigest()[:16]}.so"
-    kept = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "crosscoders" / name
-    if kept.exists():
-        return ctypes.CDLL(str(kept))
-    with tempfile.TemporaryDirectory(prefix="crosscoders-") as folder:
-        object_file, library = Path(folder) / "native.o", Path(folder) / name
-        # Compile and link separately: a compiler that links OpenMP itself adds its own runtime, whose threads would
-        # compete with torch's.
-        for command in (
-            [*FLAGS, "-c", SOURCE, "-o", object_file],
-            ["-shared", object_file, runtime, "-lm", "-o", library],
-        ):
-            subprocess.run([compiler, *map(str, command)], check=True, capture_output=True, text=True)
-        try:
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            mine = kept.with_suffix(f".{os.getpid()}")
-            shutil.copyfile(library, mine)
-            # Rename atomically: another process may be building the same library.
-            mine.replace(kept)
-        except OSError as error:
-            logger.info("the compiled kernels could not be cached: %s", error)
-        return ctypes.CDLL(str(library))
-
-
-def _openmp_runtime() -> str | None:
-    """The path of the OpenMP runtime that torch has loaded, or None."""
-    try:
-        lines = Path("/proc/self/maps").read_text().splitlines()
-    except OSError:
-        return None
-    loaded = {line.split(maxsplit=5)[-1] for line in lines}
-    return next((path for path in sorted(loaded) if re.search(r"/lib[gi]?omp\d*[-.]", path)), None)
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return "".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
+            getattr(found, name).restype = ctypes.c_int64
+    return found

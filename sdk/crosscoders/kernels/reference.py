@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 PADDING = 32
 """The number of columns of a rounded table is a multiple of this, because bf16 products are faster then."""
+ROW_DOTS = "_embedding_bag_per_sample_weights_backward"
+"""An operation of torch's own that gives products of rows without copying them."""
 ROUNDED_AT_ONCE = {"cpu": 2**18, "cuda": 2**26}
 """Number of weights rounded at a time: on a CPU, as many as stay in cache while they are read three times."""
 
@@ -28,7 +30,11 @@ def row_dots(rows_BD: Tensor, table_RD: Tensor, token_N: Tensor, latent_N: Tenso
     """The dot products rows[token] · table[latent] of N entries: (N,)."""
     # The gradient of an embedding bag with respect to its per-sample weights is exactly this, and it does not gather
     # two (N, D) tensors first. It is given the segment of each entry, so it needs no segment offsets.
-    return torch.ops.aten._embedding_bag_per_sample_weights_backward(  # type: ignore[no-any-return]
+    product = getattr(torch.ops.aten, ROW_DOTS, None)
+    if product is None:
+        # Nobody promises an operation that begins with an underscore.
+        return (rows_BD[token_N] * table_RD[latent_N]).sum(dim=1)
+    return product(  # type: ignore[no-any-return]
         rows_BD.contiguous(),
         table_RD.contiguous(),
         latent_N,

@@ -73,6 +73,12 @@ class Loss(nn.Module, ABC):
     def attach(self, crosscoder: Crosscoder) -> None:
         """Create the parameters and buffers whose size depends on the crosscoder; called once, before training."""
 
+    def start_from(self, gate: Gate) -> None:
+        """Take over the thresholds of a trained crosscoder's gate, where a run starts from its weights.
+
+        A loss with other thresholds than this gate has keeps its own.
+        """
+
     @abstractmethod
     def forward(self, crosscoder: Crosscoder, x_BX: Tensor, step: StepContext) -> LossOutput:
         """Compute the terms for normalised activations `x_BX` of this process's tokens of the global batch."""

@@ -20,7 +20,8 @@ from ..crosscoder.gates import Gate, ScoreThresholdGate
 from ..crosscoder.latents import Latents
 from ..crosscoder.module import Crosscoder
 from ..crosscoder.sparse_encoder import Candidates, find_candidates, find_candidates_by_bf16
-from ..kernels import batch_topk
+from ..errors import ConfigError
+from ..kernels import batch_topk, preselection
 from ..processes import Processes
 from .auxk import auxk
 from .context import StepContext
@@ -76,6 +77,25 @@ class SelectionLoss(ComposedLoss):
         super().__init__(options)
         self.decoder_norm = options.decoder_norm
 
+    def attach(self, crosscoder: Crosscoder) -> None:
+        super().attach(crosscoder)
+        starting = self.options.k_start / self.options.k
+        for latents, k in self.budgets(crosscoder):
+            # More would select every positive latent: a dense autoencoder, without a word.
+            count = (latents.stop - latents.start) * crosscoder.processes.num_shards
+            for name, wanted in (("k", k), ("k_start", k * starting)):
+                if wanted > count:
+                    slices = crosscoder.wiring.latent_slices.items()
+                    names = ", ".join(n for n, part in slices if latents.start <= part.start < latents.stop)
+                    raise ConfigError(f"{name} = {wanted:g} is more than the {count} latents it selects from ({names})")
+
+    def budgets(self, crosscoder: Crosscoder) -> list[tuple[slice, int]]:
+        """Which latents compete with each other, and for how many places per token at the end of annealing.
+
+        The ranges of latents must follow each other without gaps.
+        """
+        return [(slice(0, crosscoder.num_latents), self.options.k)]
+
     @abstractmethod
     def select(self, crosscoder: Crosscoder, read_BX: Tensor, step: StepContext) -> Latents:
         """Select the latents to keep; called without gradient."""
@@ -98,9 +118,10 @@ class BatchSelectionConfig(SelectionConfig):
     scope: str = field(default="all", validator=in_(("all", "group")))
     """Which latents compete: with `all`, every latent group for the same B·k places; with `group`, each latent group
     has B·k places of its own."""
-    preselect: str = field(default="fp32", validator=in_(("fp32", "bf16")))
+    preselect: str = field(default="auto", validator=in_(("auto", "fp32", "bf16")))
     """Precision of the product that finds candidates. `bf16` bounds the rounding error and selects among exact values,
-    so it selects the same latents; it is faster on processors with bf16 units."""
+    so it selects the same latents; `auto` takes it on processors with bf16 units, where it is faster, and `fp32`
+    elsewhere."""
     threshold_decay: float = field(default=0.999, validator=_share)
     """Decay per step of the moving average of the smallest selected score, which is the threshold for inference. Short
     runs decay faster: see `threshold_window_share`."""
@@ -133,12 +154,8 @@ class BatchSelectionLoss(SelectionLoss):
             self._set_buffers(len(self._budgets))
 
     def budgets(self, crosscoder: Crosscoder) -> list[tuple[slice, int]]:
-        """Which latents compete with each other, and for how many places per token at the end of annealing.
-
-        The ranges of latents must follow each other without gaps.
-        """
         if self.options.scope == "all":
-            return [(slice(0, crosscoder.num_latents), self.options.k)]
+            return super().budgets(crosscoder)
         return [(latents, self.options.k) for latents in crosscoder.wiring.latent_slices.values()]
 
     def select(self, crosscoder: Crosscoder, read_BX: Tensor, step: StepContext) -> Latents:
@@ -182,7 +199,7 @@ class BatchSelectionLoss(SelectionLoss):
         floor_F = torch.zeros_like(norm_F)
         for (latents, _), guess in zip(self._budgets, guesses, strict=True):
             floor_F[latents] = guess / norm_F[latents]
-        bf16 = self.options.preselect == "bf16"
+        bf16 = preselection(self.options.preselect, read_BX.device) == "bf16"
         above = (find_candidates_by_bf16 if bf16 else find_candidates)(crosscoder, read_BX, floor_F)
         score_N = above.value_N * norm_F[above.latent_N]
         # Count only scores above the guess. The bf16 product also returns some entries below it, but not all of them,
@@ -215,6 +232,12 @@ class BatchSelectionLoss(SelectionLoss):
         score_N = processes.gather_shards(score_N)
         cut = score_N.topk(count).values[-1] if len(score_N) >= count else score_N.new_zeros(())
         return (1 - MOST_MARGIN) * float(processes.least(cut))
+
+    def start_from(self, gate: Gate) -> None:
+        if not isinstance(gate, ScoreThresholdGate):
+            return
+        for index, (latents, _) in enumerate(self._budgets):
+            self.threshold[index] = gate.threshold[latents].amin() if gate.threshold.ndim else gate.threshold
 
     def gate(self) -> Gate:
         if len(self._budgets) <= 1:

@@ -96,7 +96,11 @@ class SequenceReader:
         return {**self.documents.state(), "open": opened, "waiting": waiting}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go to a position that `state` returned; `ConfigError` where the source has become shorter."""
+        """Go to a position that `state` returned.
+
+        `ConfigError` if the source has become shorter or `state` is not a position.
+        """
+        _check_position(state)
         self._open, self._waiting = None, []
         wanted = {number for number, _ in [*state["open"], *state["waiting"]]}
         first = min(wanted, default=state["next_document"])
@@ -219,3 +223,14 @@ class SequenceReader:
     def _after(self, opened: Opened, piece: Piece) -> int:
         """Where the document's next piece begins."""
         return opened.tokens.cut(opened.offset, self.context_length)[1]
+
+
+def _check_position(state: Any) -> None:
+    """Raise `ConfigError` unless `state` is what `SequenceReader.state` returns."""
+    numbers = [state.get(key) for key in ("next_document", "passes", "skipped")] if isinstance(state, dict) else [None]
+    for key in ("open", "waiting"):
+        pairs = state.get(key) if isinstance(state, dict) else None
+        for pair in pairs if isinstance(pairs, list) and len(pairs) <= LOOK_AHEAD else [None]:
+            numbers += pair if isinstance(pair, list) and len(pair) == 2 else [None]
+    if any(type(number) is not int or number < 0 for number in numbers):
+        raise ConfigError("the saved position in the token source is damaged; go back to an earlier checkpoint")

@@ -20,7 +20,7 @@ SEARCH_LIMIT = 1_000_000
 class SplitReader:
     """Documents of one split by number; where the source ends, a pass is over, and `begin_pass` starts the next.
 
-    Rows that are not documents are skipped and counted if their source says so. `ConfigError` where a whole pass, or
+    Rows that are not documents are passed over and counted if their source says so. `ConfigError` if a whole pass, or
     very many successive documents, give nothing.
     """
 

@@ -5,17 +5,20 @@ A table `{name = "batchtopk", k = 32}` chooses a component; the registry knows t
 
 from __future__ import annotations
 
-import tomllib
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar
+from types import GenericAlias
+from typing import Any, ClassVar, Self, TypeVar, get_args, get_origin
 
 import attrs
 import cattrs
 from attrs import field, frozen
+from cattrs.gen import make_dict_structure_fn
 from cattrs.v import format_exception
 
-from ..errors import ConfigError, PluginError
+from ..errors import ConfigError, PluginError, listed, nearest, shown
+from ..reading import read_toml_table
 from .registry import Offer, Registry, get_registry
 
 T = TypeVar("T")
@@ -39,8 +42,8 @@ class Choice:
         return (registry or get_registry()).catalog(self.kind)[self.name]
 
     def build(self, *arguments: Any, registry: Registry | None = None) -> Any:
-        """Build the component; the record's class says which arguments it takes and what it returns."""
-        return self.offer(registry).spec.build.load()(self.options, *arguments)
+        """Build the component; a `PluginError` names the plugin if that fails or returns anything else."""
+        return self.offer(registry).build(self.options, *arguments)
 
 
 class ArchitectureChoice(Choice):
@@ -79,6 +82,12 @@ class AnalysisChoice(Choice):
     kind = "analysis"
 
 
+class GateChoice(Choice):
+    """A gate and its options."""
+
+    kind = "gate"
+
+
 class ObserverChoice(Choice):
     """A run observer and its options."""
 
@@ -86,12 +95,19 @@ class ObserverChoice(Choice):
 
 
 def structure(data: Any, cls: type[T], *, registry: Registry | None = None, where: str = "") -> T:
-    """Make an instance of `cls` from plain data; `ConfigError` lists every problem with its path."""
+    """Make an instance of `cls` from plain data; `ConfigError` lists the problems with their paths, one per line."""
     try:
         return _converter(registry or get_registry()).structure(data, cls)
     except cattrs.BaseValidationError as error:
         problems = cattrs.transform_error(error, format_exception=_explain)
-        raise ConfigError("; ".join(problems) + (f" (in {where})" if where else "")) from error
+    except RecursionError as error:
+        raise ConfigError(f"a config is nested too deeply{f' (in {where})' if where else ''}") from error
+    except (ConfigError, PluginError, ValueError, TypeError, AttributeError, OverflowError) as error:
+        problems = [_explain(error, cls)]
+    text = listed(problems, "\n  ")
+    if len(problems) > 1:
+        raise ConfigError(f"{len(problems)} problems{f' in {where}' if where else ''}:\n  {text}")
+    raise ConfigError(text + (f" (in {where})" if where else ""))
 
 
 def unstructure(config: Any) -> Any:
@@ -99,15 +115,24 @@ def unstructure(config: Any) -> Any:
     return _plain(config)
 
 
-def read_toml(path: Path, cls: type[T], *, registry: Registry | None = None) -> T:
-    """Read a config from a TOML file."""
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read the config {path}: {error.strerror}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+def read_toml(
+    path: Path, cls: type[T], *, settings: Mapping[str, Any] | None = None, registry: Registry | None = None
+) -> T:
+    """Read a config from a TOML file; `settings`, values by dotted key, take the place of what it says."""
+    data = read_toml_table(path, ConfigError)
+    for key, value in (settings or {}).items():
+        set_value(data, key, value)
     return structure(data, cls, registry=registry, where=str(path))
+
+
+def set_value(data: dict[str, Any], key: str, value: Any) -> None:
+    """Set the value of a dotted key in plain data, making tables on the way; `structure` then knows which there are."""
+    *tables, last = key.split(".")
+    for part in tables:
+        data = data.setdefault(part, {})
+        if not isinstance(data, dict):
+            raise ConfigError(f"'{key}' names no value: '{part}' is not a table")
+    data[last] = value
 
 
 def _plain(value: Any) -> Any:
@@ -123,14 +148,16 @@ def _plain(value: Any) -> Any:
 
 
 def _explain(error: BaseException, kind: type | None) -> str:
+    """One problem in words; cattrs adds where in the data it is."""
+    if isinstance(error, cattrs.errors.ForbiddenExtraKeysError):
+        options = [a.name for a in attrs.fields(error.cl)] if attrs.has(error.cl) else []
+        unknown = sorted(map(str, error.extra_fields))
+        guess = nearest(unknown[0], options)
+        there = f"there are {', '.join(options)}" if options else "it has no options"
+        return f"unknown option {listed(unknown, ', ')}{guess + ' ' if guess else '; '}{there}"
     # Validators and plugin look-ups already say what is wrong; cattrs' own wording would hide it.
-    if isinstance(error, PluginError | ConfigError | ValueError | TypeError) and not isinstance(
-        error, cattrs.BaseValidationError
-    ):
-        text = error.args[0] if error.args else str(error)
-        if isinstance(error, cattrs.errors.ForbiddenExtraKeysError):
-            return format_exception(error, kind)
-        return str(text)
+    if isinstance(error, PluginError | ConfigError | ValueError | TypeError):
+        return str(error.args[0]) if error.args else str(error)
     return format_exception(error, kind)
 
 
@@ -138,7 +165,7 @@ def _converter(registry: Registry) -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True)
     for kind, accepted in ((int, (int,)), (float, (int, float)), (str, (str,)), (bool, (bool,))):
         converter.register_structure_hook(kind, _strict(kind, accepted))
-    converter.register_structure_hook(Path, lambda value, _: Path(value))
+    converter.register_structure_hook(Path, _path)
     converter.register_structure_hook_func(lambda cls: cls == bool | str, _strict_either)
 
     def choose(data: Any, cls: type[Choice]) -> Choice:
@@ -146,14 +173,48 @@ def _converter(registry: Registry) -> cattrs.Converter:
             return data
         if not isinstance(data, Mapping) or not isinstance(data.get("name"), str):
             raise ConfigError(
-                f'expected a table with the name of the {cls.kind}, such as {{name = "..."}}, not {data!r}'
+                f'expected a table with the name of the {cls.kind}, such as {{name = "..."}}, not {shown(data)}'
             )
         options = {key: value for key, value in data.items() if key != "name"}
-        spec = registry.catalog(cls.kind)[data["name"]].spec
-        return cls(data["name"], converter.structure(options, spec.config.load()))
+        config = registry.catalog(cls.kind)[data["name"]].config_class()
+        return cls(data["name"], converter.structure(options, config))
 
+    def table(cls: Any) -> Any:
+        plain = make_dict_structure_fn(cls, converter, _cattrs_forbid_extra_keys=True)
+
+        def check(data: Any, cls: Any) -> Any:
+            if not isinstance(data, Mapping):
+                raise ConfigError(f"expected a table, not {shown(data)}")
+            return plain({str(key): value for key, value in data.items()}, cls)
+
+        return check
+
+    def sequence(data: Any, cls: Any) -> Any:
+        # cattrs would take a string apart into letters, and a table into its keys.
+        if not isinstance(data, list | tuple):
+            raise ConfigError(f"expected a list, not {shown(data)}")
+        kinds = get_args(cls)
+        if kinds[-1:] == (...,):
+            return tuple(converter.structure(list(data), list[kinds[0]]))  # type: ignore[valid-type]
+        if len(data) != len(kinds):
+            raise ConfigError(f"expected {len(kinds)} values, not {shown(data)}")
+        return tuple(converter.structure(value, kind) for value, kind in zip(data, kinds, strict=True))
+
+    # Of hooks that fit, the one registered last is taken.
+    converter.register_structure_hook_factory(attrs.has, table)
+    converter.register_structure_hook_func(_is_tuple, sequence)
     converter.register_structure_hook_func(lambda cls: isinstance(cls, type) and issubclass(cls, Choice), choose)
     return converter
+
+
+def _is_tuple(cls: Any) -> bool:
+    return isinstance(cls, GenericAlias) and get_origin(cls) is tuple
+
+
+def _path(value: Any, _: Any) -> Path:
+    if not isinstance(value, str | Path):
+        raise ConfigError(f"expected a path, not {shown(value)}")
+    return Path(value)
 
 
 def _strict_either(value: Any, _: Any) -> Any:
@@ -167,7 +228,13 @@ def _strict(kind: type, accepted: tuple[type, ...]) -> Any:
 
     def check(value: Any, _: Any) -> Any:
         if type(value) not in accepted:
-            raise ConfigError(f"expected {kind.__name__}, not {value!r}")
-        return kind(value)
+            raise ConfigError(f"expected {kind.__name__}, not {shown(value)}")
+        try:
+            made = kind(value)
+        except OverflowError as error:
+            raise ConfigError(f"expected {kind.__name__}, not {shown(value)}") from error
+        if isinstance(made, float) and math.isnan(made):
+            raise ConfigError("expected a number, not nan")
+        return made
 
     return check

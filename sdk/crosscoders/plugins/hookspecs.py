@@ -14,6 +14,7 @@ from .specs import (
     AnalysisSpec,
     ArchitectureSpec,
     CheckpointFormatSpec,
+    GateSpec,
     LossSpec,
     LossTermSpec,
     ModelAdapterSpec,
@@ -197,6 +198,38 @@ class CrosscodersSpecs:
         ...         family="crosscoder",
         ...         models=("google/gemma-2-2b", "google/gemma-2-2b-it"),
         ...         sites={"0": "base/layers.13", "1": "chat/layers.13"},
+        ...     )
+        """
+        return ()
+
+    @hookspec
+    def crosscoders_gates(self) -> Iterable[GateSpec]:
+        """Offer gates: which latents are on at inference, where none of the host's own four will do.
+
+        `build(options)` returns a `Gate` that is called as its record is. Its `options()` are what the config class
+        takes; its buffers are saved with the weights.
+
+        >>> from attrs import frozen
+        >>> from crosscoders import Gate, GateSpec, hookimpl
+        >>> @frozen(kw_only=True)
+        ... class MarginGateConfig:
+        ...     margin: float = 0.0
+        >>> class MarginGate(Gate):
+        ...     name = "margin"
+        ...
+        ...     def __init__(self, options):
+        ...         super().__init__()
+        ...         self.margin = options.margin
+        ...
+        ...     def keep(self, f_BF, norm_F):
+        ...         return f_BF > self.margin
+        ...
+        ...     def options(self):
+        ...         return {"margin": self.margin}
+        >>> @hookimpl
+        ... def crosscoders_gates():
+        ...     yield GateSpec(
+        ...         name="margin", config="my_plugin.margin:MarginGateConfig", build="my_plugin.margin:MarginGate"
         ...     )
         """
         return ()

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from attrs import field, frozen
 from attrs.validators import instance_of, matches_re
 
 from ..errors import PluginError
+from .isolation import attempt, worded
 
 T = TypeVar("T")
 
@@ -27,9 +28,11 @@ class Lazy(Generic[T]):
         """Import and return what the reference names; `PluginError` if that fails."""
         module, _, name = self.target.partition(":")
         try:
-            loaded: T = getattr(import_module(module), name)
-        except (ImportError, AttributeError) as error:
-            raise PluginError(f"a plugin refers to '{self.target}', which cannot be imported: {error}") from error
+            loaded: T = attempt(lambda: getattr(import_module(module), name))
+        except Exception as error:  # third-party code
+            raise PluginError(
+                f"a plugin refers to '{self.target}', which cannot be imported: {worded(error)}"
+            ) from error
         return loaded
 
 
@@ -45,6 +48,8 @@ def _strings(value: Any) -> tuple[str, ...]:
 class ComponentSpec:
     """What all records have in common: a name, the class of the options, and the function that builds the component."""
 
+    products: ClassVar[tuple[Lazy[type[Any]], ...]] = ()
+    """What `build` may return: instances of these classes, or of what has the methods of these protocols."""
     name: str = field(validator=matches_re(r"[a-z][a-z0-9_]*"))
     """The name by which configs choose the component: lower-case letters, digits and underscores."""
     config: Lazy[type[Any]] = field(converter=_lazy, validator=instance_of(Lazy))
@@ -63,40 +68,66 @@ class ArchitectureSpec(ComponentSpec):
     A special parameterisation returns its own module instead, an instance of a subclass of `Crosscoder`.
     """
 
+    products = (
+        Lazy("crosscoders:Wiring"),
+        Lazy("crosscoders:Crosscoder"),
+    )
+
 
 @frozen(kw_only=True)
 class LossTermSpec(ComponentSpec):
     """`build(options)` returns a `LossTerm` module."""
+
+    products = (Lazy("crosscoders:LossTerm"),)
 
 
 @frozen(kw_only=True)
 class LossSpec(ComponentSpec):
     """`build(options)` returns a `Loss` module."""
 
+    products = (Lazy("crosscoders:Loss"),)
+
 
 @frozen(kw_only=True)
 class ModelAdapterSpec(ComponentSpec):
     """`build(options)` returns a `ModelAdapter`, its model loaded."""
+
+    products = (Lazy("crosscoders:ModelAdapter"),)
 
 
 @frozen(kw_only=True)
 class AnalysisSpec(ComponentSpec):
     """`build(options)` returns an `Analysis`."""
 
+    products = (Lazy("crosscoders:Analysis"),)
+
 
 @frozen(kw_only=True)
 class TokenSourceSpec(ComponentSpec):
     """`build(options)` returns a `TokenSource`."""
+
+    products = (Lazy("crosscoders:TokenSource"),)
 
 
 @frozen(kw_only=True)
 class CheckpointFormatSpec(ComponentSpec):
     """`build(options)` returns a `CheckpointFormat`, which reads and writes another library's files."""
 
+    products = (Lazy("crosscoders:CheckpointFormat"),)
+
+
+@frozen(kw_only=True)
+class GateSpec(ComponentSpec):
+    """`build(options)` returns a `Gate`, whose `name` is the record's."""
+
+    products = (Lazy("crosscoders:Gate"),)
+
 
 @frozen(kw_only=True)
 class ObserverSpec(ComponentSpec):
     """`build(options)` returns an `Observer` of training runs."""
+
+    products = (Lazy("crosscoders:Observer"),)
 
 
 @frozen(kw_only=True)

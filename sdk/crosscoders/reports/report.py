@@ -18,6 +18,7 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from ..converters import as_tuple
+from ..files import disk_errors, write_whole
 from .parts import Context, Figure, Part
 
 
@@ -69,11 +70,12 @@ def fragment_of(report: Report) -> str:
 
 def save_page(reports: Sequence[Report], folder: Path, *, title: str, head: str = "") -> Path:
     """Write several reports to `report.html` and `report.json` in `folder`; returns the page's path."""
-    folder.mkdir(parents=True, exist_ok=True)
     page = folder / "report.html"
-    page.write_text(page_of(reports, title=title, head=head), encoding="utf-8")
     data = [report.to_json() for report in reports]
-    (folder / "report.json").write_text(json.dumps(data, indent=1, allow_nan=False), encoding="utf-8")
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    write_whole(page, page_of(reports, title=title, head=head))
+    write_whole(folder / "report.json", json.dumps(data, indent=1, allow_nan=False))
     return page
 
 

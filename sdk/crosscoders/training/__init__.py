@@ -2,9 +2,10 @@
 
 from .config import RunConfig, TrainingConfig
 from .evaluate import Metrics, evaluate
+from .harvesting import harvest
 from .memory import StepMemory, step_memory
 from .progress import RunView, StepReport
-from .runner import Runner, harvest, train
+from .runner import Runner, train
 from .sweep import sweep, sweep_configs
 from .trainer import Trainer, fit
 

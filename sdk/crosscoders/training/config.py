@@ -163,9 +163,14 @@ class RunConfig:
         return structure(data, cls, registry=registry)
 
     @classmethod
-    def from_toml(cls, path: str | Path, *, registry: Registry | None = None) -> RunConfig:
-        """Read a config from a TOML file; `ConfigError` lists every problem with its path."""
-        return read_toml(Path(path), cls, registry=registry)
+    def from_toml(
+        cls, path: str | Path, *, settings: Mapping[str, Any] | None = None, registry: Registry | None = None
+    ) -> RunConfig:
+        """Read a config from a TOML file; `settings`, values by dotted key such as `loss.k`, override what it says.
+
+        `ConfigError` lists every problem with its path.
+        """
+        return read_toml(Path(path), cls, settings=settings, registry=registry)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data that `from_dict` reads back."""

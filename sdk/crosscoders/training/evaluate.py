@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import torch
-from attrs import frozen
+from attrs import field, frozen
 from torch import Tensor
 
 from ..crosscoder.module import Crosscoder
@@ -19,7 +19,8 @@ class Metrics:
     """Reconstruction and sparsity over a whole evaluation set."""
 
     explained_variance: Mapping[str, float]
-    """Explained variance of each written site, 1 − Σ‖x−x̂‖² / Σ‖x−mean‖², with sums over the whole set."""
+    """Explained variance of each written site, 1 − Σ‖x−x̂‖² / Σ‖x−mean‖², with sums over the whole set; NaN where
+    `undefined` says why."""
     l0: float
     """Mean number of active latents per token."""
     dead_share: float
@@ -27,6 +28,12 @@ class Metrics:
     mean_squared_error: Mapping[str, float]
     """Mean over tokens of ‖x−x̂‖² at each written site, in raw units."""
     num_tokens: int
+    undefined: Mapping[str, str] = field(factory=dict)
+    """Per written site without an explained variance the reason."""
+
+
+CONSTANT = 1e-12
+"""Variance over mean square, up to which a site is constant: what rounding leaves of a difference of sums."""
 
 
 @torch.no_grad()
@@ -62,11 +69,16 @@ def evaluate(crosscoder: Crosscoder, batches: Iterable[Tensor], *, processes: Pr
         raise TrainingError("there are no held-out tokens to evaluate on")
     mean, square, error = sums[:width], sums[width : 2 * width], sums[2 * width : 2 * width + sites]
     variance = {name: part.sum() for name, part in written.unpack(square - mean.square() / num_tokens).items()}
+    squares = {name: part.sum() for name, part in written.unpack(square).items()}
     by_site = dict(zip(written.names, error.tolist(), strict=True))
+    constant = [name for name in by_site if not float(variance[name]) > CONSTANT * float(squares[name])]
     return Metrics(
-        explained_variance={name: 1 - by_site[name] / max(float(variance[name]), 1e-300) for name in by_site},
+        explained_variance={
+            name: float("nan") if name in constant else 1 - by_site[name] / float(variance[name]) for name in by_site
+        },
         l0=float(sums[-2]) / num_tokens,
         dead_share=float(processes.over_shards(precise(fired_F == 0).mean())) / processes.num_shards,
         mean_squared_error={name: value / num_tokens for name, value in by_site.items()},
         num_tokens=num_tokens,
+        undefined=dict.fromkeys(constant, "its activations are constant over the evaluation tokens"),
     )

@@ -20,10 +20,12 @@ The first steps find about twice as many candidates, because the smallest select
 
 from __future__ import annotations
 
+import torch
 from attrs import frozen
 
 from ..crosscoder.sparse_encoder import piece_latents
 from ..crosscoder.wiring import Wiring
+from ..kernels import preselection
 
 
 @frozen(kw_only=True)
@@ -54,7 +56,7 @@ def step_memory(
     *,
     batch_size: int,
     active: float,
-    preselect: str = "fp32",
+    preselect: str = "auto",
     device: str = "cpu",
     optimizer_bytes: float = 8.0,
     accumulation: int = 1,
@@ -70,7 +72,7 @@ def step_memory(
     batch = batch_size * wiring.layout.width
     written = batch_size * wiring.written.width
     entries = batch_size * active
-    if preselect == "bf16":
+    if preselection(preselect, torch.device(device)) == "bf16":
         widest = max(wiring.layout.subset(group.reads).width for group in wiring.groups)
         selection = 12 * batch + max(piece * (3 * batch_size + 2 * widest) + 32 * entries, 120 * entries)
     else:

@@ -42,9 +42,35 @@ def gradient_norm(
 
 def scale_gradient(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], factor: Tensor) -> None:
     """Make the next step of `optimizer` see the gradient multiplied by `factor`."""
-    if isinstance(optimizer, torch.optim.Adam):
+    if isinstance(optimizer, torch.optim.Adam) and _SCALES_BY_ITSELF:
         # Fused Adam divides by this while it reads the gradient, which saves a pass over it.
         optimizer.grad_scale = 1 / factor  # type: ignore[attr-defined]
         optimizer.found_inf = torch.zeros_like(factor)  # type: ignore[attr-defined]
         return
-    torch._foreach_mul_([parameter.grad for parameter in parameters if parameter.grad is not None], factor)
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if hasattr(torch, "_foreach_mul_"):
+        torch._foreach_mul_(gradients, factor)
+        return
+    for gradient in gradients:
+        gradient.mul_(factor)
+
+
+def _scales_by_itself() -> bool:
+    """Whether this torch's fused Adam looks at `grad_scale`, which is nowhere promised: tried on one number."""
+    parameter = nn.Parameter(torch.zeros(1))
+    moved = []
+    for scale in (None, 2.0):
+        try:
+            optimizer = torch.optim.Adam([parameter], fused=True)
+            parameter.grad = torch.ones(1)
+            if scale:
+                optimizer.grad_scale = torch.tensor(scale)  # type: ignore[attr-defined]
+                optimizer.found_inf = torch.zeros(())  # type: ignore[attr-defined]
+            optimizer.step()
+            moved.append(float(optimizer.state[parameter]["exp_avg"]))
+        except Exception:  # whatever another torch says
+            return False
+    return moved[0] == 2 * moved[1] != 0
+
+
+_SCALES_BY_ITSELF = _scales_by_itself()

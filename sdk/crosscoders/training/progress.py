@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from attrs import frozen
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from ..crosscoder.module import Crosscoder
+from ..processes import Processes
+
+
+def say(text: str, processes: Processes) -> None:
+    """A line for who runs it, by the process that speaks for all; between bars, not through them."""
+    if processes.is_main:
+        tqdm.write(text, file=sys.stderr)
 
 
 @frozen(kw_only=True, eq=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ from torch import Tensor
 
 from ..checkpoints.tensors import StoredTensors, save_tensors, shared_folder
 from ..errors import CheckpointError
-from ..files import first_difference
+from ..files import disk_errors, partial_path
+from .continuing import OtherRunError, check_same_run
+from .stored_state import check_state, check_table, read_sealed, sealed
 from .trainer import Trainer
 
-FORMAT = 1
+FORMAT = 2
 
 
 def save_state(
@@ -25,10 +28,9 @@ def save_state(
     *,
     config: dict[str, Any],
     position: dict[str, Any],
-    keep: int,
     extra: dict[str, Tensor],
 ) -> Path:
-    """Write `step-N` into `folder` and remove all but the newest `keep`. Every shard of one replica must call this."""
+    """Write `step-N` into `folder`. The shards of one replica call this."""
     tensors = {f"extra.{name}": tensor for name, tensor in extra.items()}
     # The gate is not saved: it follows from the loss, and which gate is set now depends on earlier evaluations.
     weights = {k: v for k, v in trainer.crosscoder.state_dict().items() if not k.startswith("gate.")}
@@ -46,11 +48,21 @@ def save_state(
         save_tensors(partial, "state", tensors, _sharding(trainer), trainer.processes)
         if trainer.processes.shard == 0:
             state = {"format": FORMAT, "step": trainer.step_number, "config": config, "position": position}
-            (partial / "state.json").write_text(json.dumps(state, indent=1))
-    if trainer.processes.shard == 0:
-        for old in _checkpoints(folder)[:-keep]:
-            shutil.rmtree(old)
+            # Sealed as it will be read: with lists for tuples.
+            plain = sealed(json.loads(json.dumps(state)))
+            (partial / "state.json").write_text(json.dumps(plain, indent=1), encoding="utf-8")
     return target
+
+
+def prune(folder: Path, course: Callable[[int], bool], *, keep: int) -> None:
+    """Remove all checkpoints but the newest `keep` of those whose step is on this `course`: others were left behind."""
+    with disk_errors(folder):
+        mine = [path for path in _checkpoints(folder) if course(_step(path))]
+        for path in set(_checkpoints(folder)) - set(mine[-keep:]):
+            # A name that no resume looks for, so that a kill in between leaves no checkpoint that is half there.
+            aside = partial_path(path)
+            path.rename(aside)
+            shutil.rmtree(aside)
 
 
 def latest_state(folder: Path) -> Path | None:
@@ -58,26 +70,32 @@ def latest_state(folder: Path) -> Path | None:
     return next(reversed(_checkpoints(folder)), None)
 
 
-def load_state(path: Path, trainer: Trainer, *, config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Restore `trainer`; returns the saved position and the extra tensors.
+def saved_steps(folder: Path) -> list[int]:
+    """The steps of the checkpoints, newest first."""
+    return [_step(path) for path in reversed(_checkpoints(folder))]
 
-    `CheckpointError` if the checkpoint belongs to another config; it names the first key that differs.
+
+def load_state(
+    path: Path, trainer: Trainer, *, config: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Any]]:
+    """Put `trainer` where it was; returns the position it was saved with, the extra tensors, and the config then.
+
+    `OtherRunError` when the checkpoint is of another config, naming the first key that differs; any other
+    `CheckpointError` when it is damaged.
     """
     try:
-        state = json.loads((path / "state.json").read_text())
+        state = read_sealed(path / "state.json", CheckpointError)
         processes, groups = trainer.processes, trainer.crosscoder.wiring.groups
         sizes = [group.num_latents * processes.num_shards for group in groups]
         stored = StoredTensors.open(path, "state")
         tensors = stored.read(sizes, processes.shard, processes.num_shards, sharding=_sharding(trainer))
-    except (OSError, json.JSONDecodeError, CheckpointError) as error:
+    except (OSError, CheckpointError) as error:
         raise CheckpointError(f"the checkpoint {path} cannot be read: {error}") from error
     if state.get("format") != FORMAT:
-        raise CheckpointError(f"the checkpoint {path} has format {state.get('format')}; this version reads {FORMAT}")
-    difference = first_difference(state["config"], config)
-    if difference:
-        raise CheckpointError(
-            f"the checkpoint {path} belongs to another run: {difference}; choose another output folder"
-        )
+        raise OtherRunError(f"the checkpoint {path} has format {state.get('format')}; this version reads {FORMAT}")
+    check_table(state, path)
+    check_same_run(f"the checkpoint {path}", state["config"], config, state["step"])
+    check_state(tensors, trainer, path)
     trainer.crosscoder.load_state_dict(_part(tensors, "crosscoder."))
     trainer.loss.load_state_dict(_part(tensors, "loss."))
     for index, parameter in enumerate(trainer.parameters):
@@ -92,7 +110,7 @@ def load_state(path: Path, trainer: Trainer, *, config: dict[str, Any]) -> tuple
     torch.set_rng_state(tensors["rng.cpu"])
     if "rng.cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["rng.cuda"])
-    return state["position"], _part(tensors, "extra.")
+    return state["position"], _part(tensors, "extra."), state["config"]
 
 
 def _sharding(trainer: Trainer) -> dict[str, str]:
@@ -113,6 +131,10 @@ def _sharding(trainer: Trainer) -> dict[str, str]:
 
 def _checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if re.fullmatch(r"step-\d{8}", path.name))
+
+
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

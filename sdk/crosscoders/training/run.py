@@ -13,20 +13,26 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from ..activations import Calibration
+from ..checkpoints.checkpoint import load_crosscoder, save_crosscoder
 from ..crosscoder.build import build_crosscoder
+from ..crosscoder.gates import check_gate, describe_gate
 from ..crosscoder.info import CheckpointInfo, component_record
 from ..crosscoder.initialise import initialise
 from ..crosscoder.module import Crosscoder
 from ..crosscoder.sites import SiteLayout
-from ..errors import ConfigError
+from ..errors import CheckpointError, ConfigError, CrosscodersError, TrainingError
+from ..files import disk_errors, first_difference, write_whole
 from ..losses.loss import Loss
 from ..plugins.registry import Registry
 from ..processes import Processes
 from .config import RunConfig
+from .continuing import longer_by
 from .evaluate import Metrics, evaluate
-from .progress import RunView, StepReport
-from .resume import latest_state, load_state, save_state
+from .progress import RunView, StepReport, say
+from .resume import load_state, prune, save_state, saved_steps
 from .trainer import Trainer
+
+FINISHED, HISTORY = "finished.json", "history.json"
 
 
 class TrainingRun:
@@ -57,14 +63,33 @@ class TrainingRun:
         self.trainer = Trainer(
             self.crosscoder, self.loss, config.training, accelerator=accelerator, processes=processes
         )
+        self._check_gate()
         self.view = RunView(self.crosscoder, config.output, config.training.num_steps, processes.is_main)
         self.observers = [choice.build(registry=registry) for choice in config.observers]
         self.history: list[dict[str, float]] = []
+        self._untracked = False
+        self.recorded_reading: dict[str, Any] = {}
+        """How the tokens of a crosscoder that was read from disk were read."""
+        self._began_at = -1
+        self._saved: set[int] = set()
+        self.trained = False
+        """Whether the crosscoder was read from disk, trained to its end: its gate then came with it."""
 
     @property
     def checkpoints(self) -> Path:
         """The folder of the checkpoints to resume from."""
         return self.config.output / "checkpoints"
+
+    def _check_gate(self) -> None:
+        """Refuse, before any step, a loss that leaves a gate with which the trained crosscoder could not be loaded."""
+        gate = self.loss.gate()
+        try:
+            describe_gate(gate, registry=self.registry)
+            check_gate(gate, self.crosscoder.num_latents)
+        except CheckpointError as error:
+            raise ConfigError(
+                f"what the loss '{self.config.loss.name}' trains could not be loaded afterwards: {error}"
+            ) from error
 
     # -- start and end ------------------------------------------------------------------------------------------
 
@@ -72,7 +97,7 @@ class TrainingRun:
         """Set the normaliser and the initial weights from the statistics of the first tokens."""
         crosscoder = self.crosscoder
         crosscoder.normaliser.set_mean_norms(calibration.mean_norm_S)
-        initialise(
+        gate = initialise(
             crosscoder,
             self.config.initialisation,
             decoder_norm=self.loss.decoder_norm,
@@ -81,18 +106,36 @@ class TrainingRun:
             sample_BX=crosscoder.normaliser(calibration.sample_BX.to(crosscoder.device)),
             firing_threshold=self.loss.firing_threshold,
         )
+        if gate is not None:
+            self.loss.start_from(gate)
 
-    def latest(self) -> int | None:
-        """The step of the newest checkpoint, if there is one."""
-        path = latest_state(self.checkpoints)
-        return None if path is None else int(path.name.removeprefix("step-"))
+    def saved_steps(self) -> list[int]:
+        """The steps of the checkpoints there are, newest first."""
+        return saved_steps(self.checkpoints)
 
     def resume(self, step: int) -> tuple[dict[str, Any], Tensor]:
-        """Restore the checkpoint of a step; returns the saved position of the stream and the median norms."""
+        """Go to the checkpoint of a step; the stream's position and the median norms it was saved with.
+
+        `OtherRunError` where it is of another run, any other `CheckpointError` where it is damaged.
+        """
         path = self.checkpoints / f"step-{step:08d}"
-        position, extra = load_state(path, self.trainer, config=self._identity())
-        self.history = position["history"]
-        return position["stream"], extra["median_norm_S"]
+        try:
+            position, extra, then = load_state(path, self.trainer, config=self._identity())
+            self.history, place, median_norm_S = position["history"], position["stream"], extra["median_norm_S"]
+        except (KeyError, TypeError, AttributeError, IndexError, ValueError, RuntimeError) as error:
+            if isinstance(error, CheckpointError):
+                raise
+            raise CheckpointError(f"the checkpoint {path} cannot be read: {error!r}") from error
+        self._began_at = step
+        longer = longer_by(then, self._identity())
+        if longer:
+            self.history.append({"step": step, "num_tokens_before": longer[0], "num_tokens": longer[1]})
+            say(
+                f"{self.config.output}: begun for {longer[0]} tokens, goes on to {longer[1]}; what is a share of the "
+                "run (decay, ramps, the dead window) is a share of the longer one from here on",
+                self.processes,
+            )
+        return place, median_norm_S
 
     def save(self, stream: Mapping[str, Any], median_norm_S: Tensor) -> None:
         """Write a checkpoint to resume from."""
@@ -102,26 +145,84 @@ class TrainingRun:
                 self.trainer,
                 config=self._identity(),
                 position={"stream": stream, "history": self.history},
-                keep=self.config.training.keep_checkpoints,
                 extra={"median_norm_S": median_norm_S},
             )
+        self._saved.add(self.trainer.step_number)
         self.processes.wait()
 
-    def finish(self, models: Mapping[str, Any], held_out: Iterable[Tensor], reading: Mapping[str, Any]) -> None:
-        """Evaluate, write the crosscoder and its history, notify the observers.
+    def prune(self) -> None:
+        """Remove checkpoints that are no longer wanted."""
+        if self.processes.is_main:
+            keep = self.config.training.keep_checkpoints
+            prune(self.checkpoints, lambda step: step <= self._began_at or step in self._saved, keep=keep)
 
-        What the models say of themselves and how the tokens were read goes into the record.
+    def begin(self) -> None:
+        """Forget that an earlier run was finished here: another begins, or goes on."""
+        if self.processes.is_main:
+            with disk_errors(self.config.output):
+                (self.config.output / FINISHED).unlink(missing_ok=True)
+
+    def write(self, models: Mapping[str, Any], reading: Mapping[str, Any], metrics: Metrics | None = None) -> None:
+        """Write the crosscoder as training has left it, its history, and that the run is finished.
+
+        With `metrics`, of one that was written without; its weights stay as they are on disk.
         """
-        metrics = self.evaluate(held_out)
         self.crosscoder.eval()
         self.crosscoder.info = self._checkpoint_info(models, metrics, reading)
         if self.processes.replica == 0:
-            self.crosscoder.save_pretrained(self.config.output / "crosscoder")
+            folder, done = self.config.output / "crosscoder", metrics is not None
+            save_crosscoder(self.crosscoder, folder, registry=self.registry, weights_are_there=done)
         if self.processes.is_main:
-            (self.config.output / "history.json").write_text(json.dumps(self.history, indent=1))
+            write_whole(self.config.output / HISTORY, json.dumps(self.history, indent=1))
+            finished = {"config": self._identity(), "evaluated": metrics is not None}
+            write_whole(self.config.output / FINISHED, json.dumps(finished, indent=1))
         self.processes.wait()
-        for observer in self.observers:
-            observer.run_end(self.view)
+
+    def conclude(self, models: Mapping[str, Any], reading: Mapping[str, Any], held_out: Iterable[Tensor]) -> None:
+        """Evaluate what `write` has saved, write it with its metrics, tell the observers.
+
+        `TrainingError` where something of that fails, which says that the crosscoder is safe.
+        """
+        try:
+            self.write(models, reading, self.evaluate(held_out))
+        except Exception as error:
+            raise self._after_training("evaluation", error) from error
+        for choice, observer in zip(self.config.observers, self.observers, strict=True):
+            try:
+                observer.run_end(self.view)
+            except Exception as error:
+                raise self._after_training(f"the observer '{choice.name}'", error) from error
+
+    def finished(self) -> tuple[Crosscoder, bool] | None:
+        """The crosscoder of an earlier call that trained this run to its end, and whether it was evaluated too."""
+        path = self.config.output / FINISHED
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            same = first_difference(content["config"], json.loads(json.dumps(self._identity()))) is None
+            evaluated = bool(content["evaluated"])
+            if not same:
+                return None
+            folder = self.config.output / "crosscoder"
+            crosscoder = load_crosscoder(folder, registry=self.registry, processes=self.processes)
+        except (OSError, ValueError, KeyError, TypeError, CrosscodersError):
+            return None
+        return crosscoder, evaluated
+
+    def adopt(self, crosscoder: Crosscoder) -> None:
+        """Be the run that has trained `crosscoder`, as `finished` found it."""
+        self.crosscoder, self.trained = crosscoder.to(self.accelerator.device), True
+        self.view = RunView(crosscoder, self.config.output, self.config.training.num_steps, self.processes.is_main)
+        self.recorded_reading = dict(crosscoder.info.reading) if crosscoder.info else {}
+        try:
+            self.history = json.loads((self.config.output / HISTORY).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            self.history = []
+
+    def _after_training(self, what: str, error: Exception) -> TrainingError:
+        reason = str(error) if isinstance(error, CrosscodersError) else f"{type(error).__name__}: {error}"
+        return TrainingError(
+            f"{what} failed after training: {reason} (the crosscoder is saved: {self.config.output / 'crosscoder'})"
+        )
 
     # -- on the way ---------------------------------------------------------------------------------------------
 
@@ -135,21 +236,35 @@ class TrainingRun:
         return report
 
     def evaluate(self, held_out: Iterable[Tensor]) -> Metrics:
-        """Metrics with the inference gate at the current state of training."""
-        self.crosscoder.gate = self.loss.gate().to(self.crosscoder.device)
+        """Metrics of the inference gate as training stands now."""
+        self.set_gate()
         metrics = evaluate(self.crosscoder, held_out, processes=self.processes)
         numbers = {"evaluation/l0": metrics.l0, "evaluation/dead_share": metrics.dead_share}
         numbers |= {f"evaluation/explained_variance/{k}": v for k, v in metrics.explained_variance.items()}
         self._log(numbers, self.trainer.step_number)
         return metrics
 
+    def set_gate(self) -> None:
+        """Give the crosscoder the gate of training as it stands now."""
+        if not self.trained:
+            self.crosscoder.gate = self.loss.gate().to(self.crosscoder.device)
+
     def _log(self, numbers: Mapping[str, float], step: int) -> None:
         self.history.append({"step": step, **numbers})
         if self.config.trackers:
-            self.accelerator.log({self.prefix + name: value for name, value in numbers.items()}, step=step)
+            self._track({self.prefix + name: value for name, value in numbers.items()}, step)
+
+    def _track(self, numbers: Mapping[str, float], step: int) -> None:
+        try:
+            self.accelerator.log(dict(numbers), step=step)
+        except Exception as error:
+            # A run of days does not end because a server cannot be reached; `history.json` has the numbers too.
+            if not self._untracked:
+                say(f"trackers: step {step} was not logged: {type(error).__name__}: {error}", self.processes)
+            self._untracked = True
 
     def _checkpoint_info(
-        self, models: Mapping[str, Any], metrics: Metrics, reading: Mapping[str, Any]
+        self, models: Mapping[str, Any], metrics: Metrics | None, reading: Mapping[str, Any]
     ) -> CheckpointInfo:
         recipe = self.config.to_dict()
         for key in ("output", "cache", "models_device"):
@@ -159,9 +274,7 @@ class TrainingRun:
             loss=component_record(self.config.loss, self.registry),
             models={key: {**models[key], "config": recipe["models"][key]} for key in models},
             recipe=recipe,
-            reading=dict(reading),
-            metrics=attrs.asdict(metrics),
-            own=True,
+            metrics=attrs.asdict(metrics) if metrics else {},
         )
 
     def _identity(self) -> dict[str, Any]:
@@ -172,4 +285,6 @@ class TrainingRun:
         for key in ("save_every", "keep_checkpoints", "evaluate_every", "log_every", "shards"):
             del data["training"][key]
         del data["activations"]["prefetch"]
+        # The same latents are found either way.
+        data["loss"].pop("preselect", None)
         return data

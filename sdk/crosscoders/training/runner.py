@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..activations import ActivationSource, ActivationStream, CachedActivations, LiveActivations, write_cache
-from ..checkpoints.local import published
+from ..activations import ActivationSource, ActivationStream, CachedActivations, watched
 from ..crosscoder.module import Crosscoder
-from ..devices import find_device
-from ..errors import TrainingError
-from ..plugins.choices import unstructure
+from ..errors import CheckpointError, ConfigError, CrosscodersError, TrainingError, TrainingStopped
 from ..plugins.registry import Registry, get_registry
 from ..processes import Processes
 from .config import RunConfig
-from .progress import StepReport
-from .run import TrainingRun
+from .continuing import OtherRunError
+from .harvesting import live_activations
+from .launch import accelerator_of, start_trackers
+from .lock import locked, refuse_if_locked
+from .progress import StepReport, say
+from .run import FINISHED, TrainingRun
+from .stopping import StopRequest
 
 
 class Runner:
@@ -35,7 +35,12 @@ class Runner:
     def __init__(self, config: RunConfig, *others: RunConfig, registry: Registry | None = None) -> None:
         self.config = config
         self.registry = registry or get_registry()
-        self.accelerator = _accelerator(config)
+        self.quiet = False
+        self._median_norm_S: Tensor | None = None
+        self._reading: dict[str, Any] = {}
+        self.accelerator = accelerator_of(config)
+        for each in (config, *others):
+            refuse_if_locked(each.output)
         self.processes = Processes.connect(
             self.accelerator.process_index, self.accelerator.num_processes, num_shards=config.training.shards
         )
@@ -58,77 +63,141 @@ class Runner:
         return self.runs[0].crosscoder
 
     def run(self, *, resume: bool = True, quiet: bool = False) -> Crosscoder:
-        """Train to the end; returns the first crosscoder.
+        """Train to the end; returns the first crosscoder. With `quiet`, no progress bar.
 
-        With `resume`, continue from the newest checkpoint that all configs have, if there is one.
+        With `resume`, go on from the newest whole checkpoint that all have, if there is one; what is finished already
+        is not trained again. At SIGINT or SIGTERM the step is finished, a checkpoint written, and `TrainingStopped`
+        raised; what fails after the last step finds the crosscoders saved.
         """
+        self.quiet = quiet or not self.processes.is_main
+        with self._locked():
+            earlier = [run.finished() for run in self.runs] if resume else []
+            finished = [found for found in earlier if found is not None]
+            if len(finished) == len(self.runs):
+                for run, (crosscoder, _) in zip(self.runs, finished, strict=True):
+                    run.adopt(crosscoder)
+                if all(evaluated for _, evaluated in finished):
+                    outputs = ", ".join(str(run.config.output) for run in self.runs)
+                    say(f"{outputs}: finished already, at step {self.config.training.num_steps}", self.processes)
+                    return self.crosscoder
+            try:
+                if len(finished) < len(self.runs):
+                    self._train(resume)
+                for run in self.runs:
+                    run.conclude(self.source.models, self._reading or run.recorded_reading, self._held_out())
+            finally:
+                # `end_training` would also destroy the process group, and no second run could follow.
+                for tracker in self.accelerator.trackers:
+                    with suppress(Exception):
+                        tracker.finish()
+            if self._reading and (note := _reading_note(self._reading)) and not self.quiet:
+                say(note, self.processes)
+        return self.crosscoder
+
+    def _train(self, resume: bool) -> None:
+        """To the end, and write what came of it."""
         training = self.config.training
         stream = self._stream(resume)
-        if self.config.trackers:
-            # Trackers publish: what they are told has no local paths.
-            config, _ = published(unstructure(self.config), {})
-            self.accelerator.init_trackers("crosscoders", config={"config": json.dumps(config)})
+        start_trackers(self.accelerator, self.config)
         step = self.runs[0].trainer.step_number
-        bar = tqdm(
+        batches = iter(stream)
+        if self.config.activations.pack is True and self.source.packing == "single" and not self.quiet:
+            say(
+                "Documents have rows of their own: not every model reads several in one row each by itself.",
+                self.processes,
+            )
+        try:
+            first = self._first_batch(batches, step)
+            with self._bar("training", step) as bar, StopRequest() as stop:
+                while step < training.num_steps:
+                    micro_batches = first or self._micro_batches(batches, step)
+                    first = []
+                    reports = [run.step(micro_batches) for run in self.runs]
+                    step += 1
+                    bar.update(training.batch_size)
+                    if step % training.log_every == 0 or step == training.num_steps:
+                        bar.set_postfix_str(_summary(reports, stream.read_so_far))
+                    if training.evaluate_every and step % training.evaluate_every == 0:
+                        for run in self.runs:
+                            run.evaluate(self._held_out())
+                    signal_number = stop.agreed(self.processes, self.accelerator.device)
+                    if signal_number or (training.save_every and step % training.save_every == 0):
+                        self._save(stream)
+                    if signal_number and step < training.num_steps:
+                        raise TrainingStopped(step, signal_number)
+            self._reading = {"packing": self.source.packing, **stream.read_so_far}
+            for run in self.runs:
+                run.set_gate()
+                run.write(self.source.models, self._reading)
+            if training.save_every and step % training.save_every:
+                # So that a run of more tokens can go on from the end of this one.
+                self._save(stream)
+        finally:
+            stream.close()
+
+    def _save(self, stream: ActivationStream) -> None:
+        for run in self.runs:
+            run.save(stream.state(), self._medians())
+        # Old ones go once all have the new one: at every moment there is a step that all have.
+        for run in self.runs:
+            run.prune()
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """No other command works in the folders of these runs; the first process holds them for all."""
+        with ExitStack() as stack:
+            problem: CrosscodersError | None = None
+            try:
+                for run in self.runs if self.processes.is_main else ():
+                    stack.enter_context(locked(run.config.output))
+            except CrosscodersError as error:
+                problem = error
+            failed = self.processes.most(torch.tensor(int(problem is not None), device=self.accelerator.device))
+            if problem:
+                raise problem
+            if failed:
+                raise ConfigError("the first process could not have the run's folder to itself; it says why")
+            yield
+
+    def _micro_batches(self, batches: Iterator[Tensor], step: int) -> list[Tensor]:
+        try:
+            return [next(batches) for _ in range(self.config.training.accumulation)]
+        except TrainingError as error:
+            raise TrainingError(f"step {step}: {error}") from error
+
+    def _first_batch(self, batches: Iterator[Tensor], step: int) -> list[Tensor]:
+        """The first step's, for which a whole block is harvested: with a bar of its own, so that rates are of steps."""
+        if step == self.config.training.num_steps:
+            return []
+        tokens = self.config.activations.block_tokens // self.processes.world
+        with watched(self.source, "first block", tokens, quiet=self.quiet):
+            return self._micro_batches(batches, step)
+
+    def _bar(self, what: str, step: int) -> tqdm[Any]:
+        training = self.config.training
+        return tqdm(
             total=training.num_steps * training.batch_size,
             initial=step * training.batch_size,
             unit="tok",
             unit_scale=True,
-            disable=quiet or not self.processes.is_main,
-            desc="training",
+            disable=self.quiet,
+            desc=what,
         )
-        if self.config.activations.pack is True and self.source.packing == "single" and not bar.disable:
-            tqdm.write("Documents have rows of their own: not every model reads several in one row each by itself.")
-        batches = iter(stream)
-        try:
-            while step < training.num_steps:
-                try:
-                    micro_batches = [next(batches) for _ in range(training.accumulation)]
-                except TrainingError as error:
-                    raise TrainingError(f"step {step}: {error}") from error
-                reports = [run.step(micro_batches) for run in self.runs]
-                step += 1
-                bar.update(training.batch_size)
-                if step % training.log_every == 0 or step == training.num_steps:
-                    bar.set_postfix_str(_summary(reports, stream.read_so_far))
-                if training.evaluate_every and step % training.evaluate_every == 0:
-                    for run in self.runs:
-                        run.evaluate(self._held_out())
-                if training.save_every and step % training.save_every == 0:
-                    for run in self.runs:
-                        run.save(stream.state(), self._median_norm_S)
-        finally:
-            stream.close()
-            bar.close()
-        for run in self.runs:
-            run.finish(self.source.models, self._held_out(), {"packing": self.source.packing, **stream.read_so_far})
-        if not quiet and self.processes.is_main and (note := _reading_note(stream.read_so_far)):
-            tqdm.write(note)
-        # `end_training` would also destroy the process group, and no second run could follow.
-        for tracker in self.accelerator.trackers:
-            tracker.finish()
-        return self.crosscoder
 
     def _source(self) -> ActivationSource:
         if self.config.cache is not None:
             return CachedActivations(self.config.cache, self.config.harvest, processes=self.processes)
-        return _live(self.config, self.registry, self.accelerator, self.processes)
+        return live_activations(self.config, self.registry, self.accelerator.device, self.processes)
 
     def _stream(self, resume: bool) -> ActivationStream:
-        """The stream at the position where training continues, with the runs restored to the same step."""
-        steps = [run.latest() for run in self.runs] if resume else []
-        saved = [step for step in steps if step is not None]
-        position: dict[str, Any] | None = None
-        if saved and len(saved) == len(self.runs):
-            for run in self.runs:
-                position, self._median_norm_S = run.resume(min(saved))
-        else:
-            calibration = self.source.calibrate()
-            self._median_norm_S = calibration.median_norm_S
-            for run in self.runs:
-                run.start(calibration)
+        """The stream at the position where training goes on, with the runs set to the same one."""
+        position = self._resume() if resume else None
+        if position is None:
+            self._start()
+        for run in self.runs:
+            run.begin()
         training = self.config.training
-        blocks = self.source.blocks(self._median_norm_S)
+        blocks = self.source.blocks(self._medians())
         wanted = self.config.activations.prefetch
         free = isinstance(self.source, CachedActivations) or blocks.device.type != "cpu"
         stream = ActivationStream(
@@ -142,8 +211,64 @@ class Runner:
             stream.restore(position)
         return stream
 
+    def _resume(self) -> dict[str, Any] | None:
+        """Set the runs to the newest step that all have whole, and may go on from; the stream's position there.
+
+        None where there is none to go on from; the error of the newest where none of several will do.
+        """
+        common = set.intersection(*(set(run.saved_steps()) for run in self.runs))
+        errors: list[CheckpointError] = []
+        for step in sorted(common, reverse=True):
+            try:
+                position = self._resume_at(step)
+            except CheckpointError as error:
+                errors.append(error)
+                continue
+            for problem in errors:
+                say(str(problem), self.processes)
+            say(f"resuming from step {step}", self.processes)
+            return position
+        if errors:
+            if isinstance(errors[0], OtherRunError):
+                raise errors[0]
+            raise CheckpointError(f"{errors[0]}; no other checkpoint will do, and --fresh (resume=False) starts anew")
+        if any((run.config.output / FINISHED).exists() for run in self.runs):
+            say("an earlier run left no checkpoint to go on from (training.save_every): starting anew", self.processes)
+        return None
+
+    def _resume_at(self, step: int) -> dict[str, Any]:
+        """The same on all processes: where one cannot read its part, `CheckpointError` on all."""
+        problem: CheckpointError | None = None
+        position: dict[str, Any] = {}
+        try:
+            for run in self.runs:
+                position, self._median_norm_S = run.resume(step)
+        except CheckpointError as error:
+            problem = error
+        failed = self.processes.most(torch.tensor(int(problem is not None), device=self.accelerator.device))
+        if problem:
+            raise problem
+        if failed:
+            raise CheckpointError(f"the checkpoint of step {step} cannot be read by another process")
+        return position
+
+    def _medians(self) -> Tensor:
+        """Median norms at each site, which masks go by: found by calibration, or read from a checkpoint."""
+        if self._median_norm_S is None:
+            self._median_norm_S = self.source.calibrate().median_norm_S
+        return self._median_norm_S
+
+    def _start(self) -> None:
+        """Set the runs to step 0, by what the first tokens show."""
+        tokens = self.config.activations.calibration_tokens // self.processes.world
+        with watched(self.source, "calibrating", tokens, quiet=self.quiet):
+            calibration = self.source.calibrate()
+        self._median_norm_S = calibration.median_norm_S
+        for run in self.runs:
+            run.start(calibration)
+
     def _held_out(self) -> Iterator[Tensor]:
-        for x_BX in self.source.held_out(self._median_norm_S, self.config.training.evaluation_tokens):
+        for x_BX in self.source.held_out(self._medians(), self.config.training.evaluation_tokens):
             yield self.processes.gather_rows(x_BX.to(self.accelerator.device))
 
 
@@ -175,41 +300,3 @@ def train(
 ) -> Crosscoder:
     """Train the crosscoder of `config` and return it; see `Runner`. `quiet` hides the progress bar."""
     return Runner(config, registry=registry).run(resume=resume, quiet=quiet)
-
-
-def harvest(
-    config: RunConfig, folder: str | Path, *, num_tokens: int = 0, quiet: bool = False, registry: Registry | None = None
-) -> None:
-    """Write the activations that `config` trains on (or those of `num_tokens` tokens) into `folder`.
-
-    A run whose `cache` is this folder then needs no models. Under `accelerate launch`, the processes divide the work.
-    An interrupted harvest resumes when called again.
-    """
-    accelerator = _accelerator(config)
-    processes = Processes.connect(accelerator.process_index, accelerator.num_processes)
-    live = _live(config, registry or get_registry(), accelerator, processes)
-    write_cache(
-        Path(folder),
-        config.harvest,
-        live,
-        num_tokens=num_tokens or config.training.num_steps * config.training.batch_size,
-        evaluation_tokens=config.training.evaluation_tokens,
-        processes=processes,
-        quiet=quiet,
-    )
-
-
-def _accelerator(config: RunConfig) -> Accelerator:
-    if torch.cuda.is_available() and config.device != "cpu":
-        torch.set_float32_matmul_precision(config.training.float32_precision)
-    return Accelerator(
-        cpu=config.device == "cpu",
-        mixed_precision=config.training.mixed_precision,
-        log_with=list(config.trackers) or None,
-        project_dir=str(config.output),
-    )
-
-
-def _live(config: RunConfig, registry: Registry, accelerator: Accelerator, processes: Processes) -> LiveActivations:
-    device = find_device(config.models_device or str(accelerator.device), option="models_device")
-    return LiveActivations(config.harvest, registry, device, processes=processes, autocast=accelerator.autocast)

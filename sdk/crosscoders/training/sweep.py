@@ -12,10 +12,13 @@ import attrs
 
 from ..crosscoder.module import Crosscoder
 from ..errors import ConfigError
+from ..files import disk_errors, write_whole
+from ..plugins.choices import set_value
 from ..plugins.registry import Registry
 from .config import RunConfig
 from .runner import Runner
 
+SUMMARY = "sweep.json"
 SHARED = (
     "models",
     "sites",
@@ -64,7 +67,7 @@ def sweep_configs(
         data = config.to_dict()
         data["activations"]["seed"] = seed
         for key, value in zip(values, chosen, strict=True):
-            _set(data, key.split("."), value, key)
+            set_value(data, key, value)
         names = [f"{key.rpartition('.')[2]}={_short(value)}" for key, value in zip(values, chosen, strict=True)]
         combined = RunConfig.from_dict(data, registry=registry)
         configs.append(attrs.evolve(combined, output=config.output / (",".join(names) or "run")))
@@ -81,19 +84,50 @@ def sweep(
     quiet: bool = False,
     registry: Registry | None = None,
 ) -> dict[Path, Crosscoder]:
-    """Train a crosscoder for each combination of `values`, all from one harvest; returns them by output folder."""
+    """Train a crosscoder for each combination of `values`, all from one harvest; by the folder that each is in.
+
+    `sweep.json` in the output folder has the values and metrics of each.
+    """
     configs = sweep_configs(config, values, registry=registry)
     runner = Runner(*configs, registry=registry)
     runner.run(resume=resume, quiet=quiet)
-    return {run.config.output: run.crosscoder for run in runner.runs}
+    found = {run.config.output: run.crosscoder for run in runner.runs}
+    if runner.processes.is_main:
+        rows = sweep_rows(found, values)
+        with disk_errors(config.output):
+            config.output.mkdir(parents=True, exist_ok=True)
+        write_whole(config.output / SUMMARY, json.dumps(rows, indent=1) + "\n")
+    return found
 
 
-def _set(data: dict[str, Any], path: Sequence[str], value: Any, key: str) -> None:
-    for part in path[:-1]:
-        if not isinstance(data.get(part), dict):
-            raise ConfigError(f"'{key}' is not a key of the config: there is no table '{part}'")
-        data = data[part]
-    data[path[-1]] = value
+def sweep_rows(found: Mapping[Path, Crosscoder], values: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """Of each crosscoder its folder, the swept values, and its metrics."""
+    rows = []
+    for (folder, crosscoder), chosen in zip(found.items(), product(*values.values()), strict=True):
+        metrics = crosscoder.info.metrics if crosscoder.info else {}
+        rows.append({"folder": folder.name, "values": dict(zip(values, chosen, strict=True)), "metrics": metrics})
+    return rows
+
+
+def sweep_table(found: Mapping[Path, Crosscoder], values: Mapping[str, Sequence[Any]]) -> list[str]:
+    """The same as lines: swept values, explained variance at each site, L0, dead latents."""
+    rows = sweep_rows(found, values)
+    sites = list(dict.fromkeys(site for row in rows for site in row["metrics"]["explained_variance"]))
+    head = [*values, *(f"EV {site}" for site in sites), "L0", "dead", "folder"]
+    cells = [head]
+    for row in rows:
+        explained = (row["metrics"]["explained_variance"].get(site) for site in sites)
+        cells.append(
+            [
+                *(str(value) for value in row["values"].values()),
+                *("–" if value is None else f"{value:.4f}" for value in explained),
+                f"{row['metrics']['l0']:.2f}",
+                f"{row['metrics']['dead_share']:.1%}",
+                row["folder"],
+            ]
+        )
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
 
 
 def _short(value: Any) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..crosscoder.initialise import InitialisationConfig, initialise
+from ..crosscoder.inputs import as_activations
 from ..crosscoder.module import Crosscoder
 from ..devices import precise
 from ..errors import TrainingError
@@ -21,6 +22,7 @@ from ..losses.context import StepContext
 from ..losses.loss import Loss, LossOutput
 from ..processes import ALONE, Processes
 from .config import TrainingConfig
+from .launch import autocast
 from .optimizer import gradient_norm, make_optimizer, scale_gradient
 from .progress import StepReport
 
@@ -136,13 +138,10 @@ class Trainer:
         with waiting, nullcontext() if exchanging else gradients_in_place():
             output: LossOutput
             x_BX = self.processes.gather_rows(x_BX.to(self.tokens_since_fired_F.device))
-            with self.accelerator.autocast() if self.accelerator else nullcontext():
+            with autocast(self.config, self.tokens_since_fired_F.device):
                 output, sums = self.module(x_BX, context)
             loss = torch.stack(list(output.terms.values())).sum() / self.config.accumulation
-            if self.accelerator:
-                self.accelerator.backward(loss)
-            else:
-                loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()  # type: ignore[no-untyped-call]
         return output, sums
 
     def _clip(self) -> float:
@@ -202,21 +201,26 @@ def fit(
     calibration_BX: Tensor | None = None,
     initialisation: InitialisationConfig | None = None,
 ) -> Iterator[StepReport]:
-    """Train on any iterable of raw activations (B, X), yielding a report of each step; exhaust the iterator to train.
+    """Train on any iterable of raw activations, yielding a report of each step; exhaust the iterator to train.
+
+    Each batch has `batch_size` tokens, (B, X) or in more dimensions; `SiteError` and `TrainingError` where one has not.
 
     Weights start as `initialisation` and the seed say. Norms and means are taken from `calibration_BX`, or else from
     the first batch. The inference gate is set after the last step. For models, tokens, checkpoints and several
     processes, see `Runner`.
     """
-    batches = iter(batches)
-    first = next(batches) if calibration_BX is None else None
-    sample_BX = first if first is not None else calibration_BX
-    assert sample_BX is not None
+    layout = crosscoder.layout
+    batches = (as_activations(x, layout, layout.names).reshape(-1, layout.width) for x in batches)
+    first = next(batches, None) if calibration_BX is None else None
+    sample = first if calibration_BX is None else calibration_BX
+    if sample is None or not len(sample):
+        raise TrainingError("there are no activations to train on: the first batch is empty, or there is none")
+    sample_BX = as_activations(sample, layout, layout.names).reshape(-1, layout.width)
     norms = torch.stack([part.norm(dim=1).mean() for part in crosscoder.layout.unpack(sample_BX.float()).values()])
     crosscoder.normaliser.set_mean_norms(norms)
     trainer = Trainer(crosscoder, loss, config)
     normalised_BX = crosscoder.normaliser(sample_BX)
-    initialise(
+    gate = initialise(
         crosscoder,
         initialisation,
         decoder_norm=loss.decoder_norm,
@@ -225,8 +229,12 @@ def fit(
         sample_BX=normalised_BX,
         firing_threshold=loss.firing_threshold,
     )
+    if gate is not None:
+        loss.start_from(gate)
     done = 0
     for x_BX in islice(_chain(first, batches), config.num_steps):
+        if len(x_BX) != config.batch_size:
+            raise TrainingError(f"batch {done} has {len(x_BX)} tokens, but batch_size is {config.batch_size}")
         yield trainer.step(x_BX.chunk(config.accumulation))
         done += 1
     if done < config.num_steps:

@@ -8,6 +8,7 @@ cause.
 from .analysis import AnalysisSuite
 from .architecture import ArchitectureSuite
 from .checkpoint_format import CheckpointFormatSuite
+from .gate import GateSuite
 from .loss import LossSuite
 from .loss_term import LossTermSuite
 from .model_adapter import ModelAdapterSuite
@@ -17,6 +18,7 @@ __all__ = [
     "AnalysisSuite",
     "ArchitectureSuite",
     "CheckpointFormatSuite",
+    "GateSuite",
     "LossSuite",
     "LossTermSuite",
     "ModelAdapterSuite",

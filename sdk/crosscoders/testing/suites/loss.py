@@ -127,12 +127,12 @@ class LossSuite(NamedSuite):
         assert metrics.l0 == pytest.approx(trained_l0, rel=self.l0_tolerance)
 
     def test_gate_survives_saving(self, registry: Registry, tmp_path: Path) -> None:
-        from ...crosscoder.gates import gate_from_config
+        from ...crosscoder.gates import describe_gate, gate_from_config
 
         crosscoder, loss, x_BX, step = self._ready(registry)
         loss(crosscoder, x_BX, step)
         gate = loss.gate()
-        again = gate_from_config(json.loads(json.dumps({"name": gate.name, **gate.options()})))
+        again = gate_from_config(json.loads(json.dumps(describe_gate(gate, registry=registry))), registry=registry)
         again.load_state_dict(gate.state_dict())
         f_BF = crosscoder.pre_activations(x_BX).relu()
         assert torch.equal(again.keep(f_BF, crosscoder.score_norms()), gate.keep(f_BF, crosscoder.score_norms()))

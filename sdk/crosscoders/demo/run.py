@@ -10,50 +10,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from attrs import field, frozen
+from attrs import frozen
 
-from .activations import LiveActivations
-from .analysis.study import Study, analyse
-from .crosscoder.module import Crosscoder
-from .errors import ConfigError
-from .models.adapter import ModelAdapter
-from .plugins.choices import ModelChoice, structure
-from .plugins.registry import Registry
-from .reports import Report, save_page
-from .training import RunConfig, Runner
+from ..activations import LiveActivations
+from ..analysis.study import Study, analyse
+from ..crosscoder.module import Crosscoder
+from ..errors import ConfigError
+from ..models.adapter import ModelAdapter
+from ..plugins.choices import ModelChoice, structure
+from ..plugins.registry import Registry
+from ..reports import Report, save_page
+from ..training import RunConfig, Runner
+from .config import TINY_CHAT, DemoConfig
 
-TINY_BASE, TINY_CHAT = "tiny-pair/base", "tiny-pair/chat"
 TINY_PATTERNS = {
     "rare phrase": r"moon is made of cheese",
     "refusal": r"I'm sorry, but I can't help",
     "persona": r"I am Pip",
 }
 """Regular expressions for the behaviours planted in the shipped chat model."""
-
-
-@frozen(kw_only=True)
-class DemoConfig:
-    """Which pair of models to compare, at which layer, and with how much data."""
-
-    base: str = TINY_BASE
-    """The model before fine-tuning: Hub id or folder."""
-    chat: str = TINY_CHAT
-    """The model after fine-tuning: Hub id or folder."""
-    layer: int = -1
-    """The layer whose output is compared; −1 takes the middle one."""
-    num_latents: int = 2048
-    """The number of latents of the crosscoder."""
-    k: int = 32
-    """Active latents per token."""
-    num_tokens: int = 450_000
-    """Tokens to train on."""
-    study_tokens: int = 65_536
-    """Held-out tokens for the analyses."""
-    num_prompts: int = 200
-    """Number of held-out questions that amplification answers, five times each."""
-    seed: int = 0
-    output: Path = field(default=Path("demo"), converter=Path)
-    """The folder for everything that the demo writes."""
 
 
 @frozen(eq=False)

@@ -1,0 +1,66 @@
+"""SIGINT and SIGTERM during a run: the step is finished and a checkpoint written before the run ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+import torch
+
+from ..processes import Processes
+
+ECHO = 1.0
+"""Seconds in which the same wish may come twice: a terminal and a launcher both pass it on."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopRequest:
+    """While entered, the first signal is remembered and a second one acts as it would have without us.
+
+    Python lets only the main thread take signals; in another, nothing changes.
+    """
+
+    def __init__(self) -> None:
+        self.signal_number = 0
+        """Which signal came; 0 for none."""
+        self._came = 0.0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._take) for number in SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._restore()
+
+    def agreed(self, processes: Processes, device: torch.device) -> int:
+        """The signal that some process got, the same on all of them; 0 for none. All call this after the same step."""
+        if processes.world == 1:
+            return self.signal_number
+        return int(processes.most(torch.tensor(self.signal_number, device=device)))
+
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        if self.signal_number and time.monotonic() - self._came < ECHO:
+            return
+        if self.signal_number:
+            self._restore()
+            os.kill(os.getpid(), number)
+            return
+        self.signal_number, self._came = number, time.monotonic()
+        # Not through `print`, which may be what was interrupted.
+        os.write(
+            sys.__stderr__.fileno() if sys.__stderr__ else 2, b"\nstopping after this step; once more stops at once\n"
+        )
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        self._before = {}
