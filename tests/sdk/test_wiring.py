@@ -1,10 +1,23 @@
 """Sites, wiring, and a wiring that is none of the shipped ones."""
 
+import copy
+import json
+
 import pytest
 import torch
 
-from crosscoders import ConfigError, Crosscoder, LatentGroup, Site, SiteError, SiteLayout, Wiring
-from crosscoders.crosscoder.gates import TopKGate
+from crosscoders import (
+    CheckpointError,
+    ConfigError,
+    Crosscoder,
+    LatentGroup,
+    Site,
+    SiteError,
+    SiteLayout,
+    Wiring,
+    build_crosscoder,
+)
+from crosscoders.crosscoder.gates import TopKGate, gate_from_config
 from crosscoders.crosscoder.initialise import InitialisationConfig, initialise
 
 SITES = (Site("m/a", 3), Site("m/b", 2), Site("n/c", 4))
@@ -128,6 +141,47 @@ def test_normaliser_makes_mean_norms_root_width():
         assert part.norm(dim=1).mean().item() == pytest.approx(site.width**0.5, rel=1e-5)
     with pytest.raises(SiteError, match="positive and finite"):
         crosscoder.normaliser.set_mean_norms(torch.tensor([1.0, float("nan"), 1.0]))
+
+
+@pytest.mark.parametrize("group_sizes", [(), (5, 7)])
+@pytest.mark.parametrize("by", ["score", "activation"])
+def test_topk_gate_ranks_as_it_says(by, group_sizes):
+    f_BF, norm_F = torch.rand(30, 12), torch.linspace(0.1, 3.0, 12)
+    gate = TopKGate(2, by=by, group_sizes=group_sizes)
+    again = gate_from_config(json.loads(json.dumps({"name": gate.name, **gate.options()})))
+    rank_BF = f_BF * norm_F if by == "score" else f_BF
+    keep_BF = gate.keep(f_BF, norm_F)
+    assert torch.equal(keep_BF, again.keep(f_BF, norm_F))
+    for part in torch.arange(12).split(group_sizes or (12,)):
+        cut_B = rank_BF[:, part].topk(2).values[:, -1:]
+        assert torch.equal(keep_BF[:, part], rank_BF[:, part] >= cut_B)
+
+
+def test_topk_gate_refuses_another_ranking():
+    with pytest.raises(CheckpointError, match="by 'score' or by 'activation'"):
+        TopKGate(2, by="size")
+
+
+def test_unknown_normalisation_is_refused_until_given_or_estimated(tmp_path):
+    crosscoder = build_crosscoder("acausal", SITES, num_latents=4)
+    crosscoder.normaliser.set_unknown([SITES[0].name])
+    crosscoder.save_pretrained(tmp_path / "saved")
+    assert "unknown" in (tmp_path / "saved" / "README.md").read_text()
+    crosscoder = Crosscoder.from_pretrained(tmp_path / "saved")
+    x_BX = torch.randn(50, crosscoder.layout.width)
+    for use in (crosscoder.encode, crosscoder, crosscoder.normalised, lambda _: crosscoder.folded()):
+        with pytest.raises(SiteError, match="unknown"):
+            use(x_BX)
+    given, estimated = copy.deepcopy(crosscoder), copy.deepcopy(crosscoder)
+    given.normaliser.set_scales({SITES[0].name: 2.0})
+    given.encode(x_BX)
+    estimated.normaliser.estimate(x_BX)
+    first = x_BX[:, estimated.layout.slices[SITES[0].name]]
+    scale = SITES[0].width ** 0.5 / first.norm(dim=1).mean()
+    torch.testing.assert_close(estimated.normaliser.scale_of(SITES[0].name), scale)
+    assert estimated.normaliser.scale_S[1:].equal(torch.ones(len(SITES) - 1))
+    with pytest.raises(SiteError, match="positive and finite"):
+        given.normaliser.set_scales({SITES[0].name: 0.0})
 
 
 def test_thousands_of_sites_are_quick():

@@ -21,7 +21,7 @@ class StrictlyCausalConfig:
     num_latents: int = field(default=16_384, validator=ge(1))
     """F, the number of latents of all layers together, divided evenly."""
     skip: bool = False
-    """Add an affine map from all read sites to all written ones."""
+    """Add a linear map from each read site to the written site of the same layer (no map leads to earlier layers)."""
     tying: str = field(default="none", validator=in_(("none", "per_source", "per_target")))
     """Which decoder rows are tied. With `per_source`, a latent writes the same row to every layer. With `per_target`,
     the i-th latents of all layers up to a layer write the same row there."""
@@ -47,4 +47,5 @@ def strictly_causal(options: StrictlyCausalConfig, sites: tuple[Site, ...]) -> W
         ties = [[(group.name, site) for site in group.writes] for group in groups]
     elif options.tying == "per_target":
         ties = [[(group.name, site) for group in groups[: i + 1]] for i, site in enumerate(writes)]
-    return Wiring(sites=sites, groups=groups, skip=options.skip, ties=tuple(tuple(tie) for tie in ties if len(tie) > 1))
+    skip = zip(reads, writes, strict=True) if options.skip else ()
+    return Wiring(sites=sites, groups=groups, skip=skip, ties=tuple(tuple(tie) for tie in ties if len(tie) > 1))

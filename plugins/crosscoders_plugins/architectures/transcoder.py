@@ -24,4 +24,4 @@ def transcoder(options: TranscoderConfig, sites: tuple[Site, ...]) -> Wiring:
         raise ConfigError(f"a transcoder has two sites, the one it reads and the one it writes, not {len(sites)}")
     read, written = sites
     group = LatentGroup("all", options.num_latents, reads=(read.name,), writes=(written.name,))
-    return Wiring(sites=sites, groups=(group,), skip=options.skip)
+    return Wiring(sites=sites, groups=(group,), skip=((read.name, written.name),) if options.skip else ())

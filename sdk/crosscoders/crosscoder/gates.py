@@ -7,14 +7,15 @@ not change when a latent's encoder and decoder are rescaled against each other.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from attrs import field, frozen
-from attrs.validators import ge
+from attrs.validators import ge, in_
 from torch import Tensor, nn
 
+from ..converters import as_tuple
 from ..errors import CheckpointError, ConfigError, CrosscodersError, shown
 from ..plugins.choices import structure
 from ..plugins.isolation import worded
@@ -84,21 +85,36 @@ class JumpReluGate(Gate):
 
 
 class TopKGate(Gate):
-    """Keeps the k latents with the largest scores on for each token."""
+    """The k largest scores of each token, or the k largest activations, among all latents or within each group.
+
+    `by` is "score" (f·Σ_s‖d^s‖, ours) or "activation" (f, that of most public TopK files); `group_sizes` divides the
+    latents, in order, into groups that each keep k (a transcoder for each layer).
+    """
 
     name = "topk"
 
-    def __init__(self, k: int) -> None:
+    def __init__(self, k: int, *, by: str = "score", group_sizes: Sequence[int] = ()) -> None:
         super().__init__()
-        self.k = k
+        if by not in ("score", "activation"):
+            raise CheckpointError(f"a topk gate ranks by 'score' or by 'activation', not by '{by}'")
+        self.k, self.by, self.group_sizes = k, by, tuple(group_sizes)
 
     def keep(self, f_BF: Tensor, norm_F: Tensor) -> Tensor:
-        score_BF = f_BF * norm_F
-        largest_BK = score_BF.topk(min(self.k, f_BF.shape[1]), dim=1).indices
-        return torch.zeros_like(f_BF, dtype=torch.bool).scatter_(1, largest_BK, True) & (f_BF > 0)
+        rank_BF = f_BF * norm_F if self.by == "score" else f_BF
+        keep_BF = torch.zeros_like(f_BF, dtype=torch.bool)
+        parts = list(self.group_sizes) or [f_BF.shape[1]]
+        for rank_BG, keep_BG in zip(torch.split(rank_BF, parts, 1), torch.split(keep_BF, parts, 1), strict=True):
+            largest_BK = rank_BG.topk(min(self.k, rank_BG.shape[1]), dim=1).indices
+            keep_BG.scatter_(1, largest_BK, True)
+        return keep_BF & (f_BF > 0)
 
     def options(self) -> dict[str, Any]:
-        return {"k": self.k}
+        options: dict[str, Any] = {"k": self.k}
+        if self.by != "score":
+            options["by"] = self.by
+        if self.group_sizes:
+            options["group_sizes"] = list(self.group_sizes)
+        return options
 
 
 @frozen(kw_only=True)
@@ -128,6 +144,10 @@ class TopKGateConfig:
 
     k: int = field(validator=ge(1))
     """Latents of each token."""
+    by: str = field(default="score", validator=in_(("score", "activation")))
+    """What is ranked: activations times summed decoder norms, or activations alone."""
+    group_sizes: tuple[int, ...] = field(default=(), converter=as_tuple)
+    """Sizes of groups of latents that each keep k, in order; empty for all latents together."""
 
 
 def make_relu(options: ReluGateConfig) -> ReluGate:
@@ -147,7 +167,7 @@ def make_jumprelu(options: JumpReluGateConfig) -> JumpReluGate:
 
 def make_topk(options: TopKGateConfig) -> TopKGate:
     """Build of the record `topk`."""
-    return TopKGate(options.k)
+    return TopKGate(options.k, by=options.by, group_sizes=options.group_sizes)
 
 
 def gate_from_config(description: Mapping[str, Any], *, registry: Registry | None = None) -> Gate:

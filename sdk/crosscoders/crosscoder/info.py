@@ -29,6 +29,9 @@ class CheckpointInfo:
     """How the tokens were read: `packing` (`apart`, `single` or `across`), `passes` over the source, `skipped` rows."""
     metrics: dict[str, Any] = field(factory=dict, validator=instance_of(dict))
     """Held-out metrics with the inference gate."""
+    origin: dict[str, Any] = field(factory=dict, validator=instance_of(dict))
+    """Where weights that another library trained come from: format, repository and revision, sha256 of each file,
+    the config as it was, what was answered, what was changed. Empty for our own."""
     made_with: dict[str, str] = field(validator=instance_of(dict))
     """The versions of this package and of torch."""
 

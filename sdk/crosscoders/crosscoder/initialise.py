@@ -38,8 +38,8 @@ class InitialisationConfig:
     """Set encoder biases so that each latent fires on this share of the calibration tokens; 0 leaves them at zero.
     Anthropic's January 2025 update uses 10,000 over the number of latents."""
     from_saes: Mapping[str, str] = field(factory=dict)
-    """For each site, a trained single-site crosscoder (folder or Hub id) whose latents are copied; the remaining
-    latents start at random (after Gemma Scope 2)."""
+    """Sites to trained autoencoders (folder or Hub id, of any known format) whose latents these start as; what is left
+    over starts at random (after Gemma Scope 2)."""
     duplicate_response: float = field(default=0.7, validator=gt(0.0))
     """When latents are copied from autoencoders, a latent is skipped as a duplicate if one copied earlier excites its
     encoder at least this fraction as much as its own decoder row does."""

@@ -1,6 +1,6 @@
 """The crosscoder module: one encoder block and one decoder block for each latent group of its wiring.
 
-    f = gate(W_enc x̃ + b_enc)        x̂ = W_decᵀ f + b_dec (+ W_skip x̃)
+    f = gate(W_enc x̃ + b_enc)        x̂ = W_decᵀ f + b_dec (+ W_skip x̃, in blocks of read and written sites)
 
 x̃ are normalised activations. Lindsey et al. 2024, "Sparse Crosscoders"; no decoder bias is subtracted before encoding.
 """
@@ -8,8 +8,7 @@ x̃ are normalised activations. Lindsey et al. 2024, "Sparse Crosscoders"; no de
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -23,11 +22,11 @@ from .gates import Gate, ReluGate
 from .inputs import as_activations, as_dense_latents, check_finite
 from .latents import Latents
 from .normalise import Normaliser
+from .sharing import Shareable
 from .sites import Columns, Site, SiteLayout
 from .wiring import LatentGroup, Wiring
 
 if TYPE_CHECKING:
-    from ..plugins.registry import Registry
     from .info import CheckpointInfo
 
 ROW_PIECE_ELEMENTS = {"cpu": 2**22, "cuda": 2**28}
@@ -37,7 +36,7 @@ LEAST_PIECE_ROWS = 64
 """A piece has at least this many rows: with fewer, the matrix product becomes slow."""
 
 
-class Crosscoder(nn.Module):
+class Crosscoder(Shareable, nn.Module):
     """Encodes the activations of all sites into one set of latents and decodes them back.
 
     Activations are given and returned in the model's own units: as a tensor `x_BX` with the sites side by side, or as a
@@ -62,7 +61,8 @@ class Crosscoder(nn.Module):
         self._make_weights()
         self.b_enc_F = nn.Parameter(torch.zeros(wiring.num_latents))
         self.b_dec_X = nn.Parameter(torch.zeros(wiring.written.width))
-        self.W_skip = nn.Parameter(torch.zeros(wiring.written.width, wiring.read.width)) if wiring.skip else None
+        widths = {site.name: site.width for site in wiring.sites}
+        self.W_skip = nn.ParameterList([torch.zeros(widths[written], widths[read]) for read, written in wiring.skip])
 
     # -- weights; a special parameterisation overrides these four methods ----------------------------------------
 
@@ -147,7 +147,7 @@ class Crosscoder(nn.Module):
     @property
     def replicated(self) -> list[nn.Parameter]:
         """Parameters replicated on every process, even when latents are sharded."""
-        return [self.b_dec_X] if self.W_skip is None else [self.b_dec_X, self.W_skip]
+        return [self.b_dec_X, *self.W_skip]
 
     def extra_repr(self) -> str:
         groups = ", ".join(f"{g.name}: {g.num_latents}" for g in self.wiring.groups)
@@ -163,7 +163,7 @@ class Crosscoder(nn.Module):
         """
         raw = self._packed(x).to(self.device)
         leading, raw_BX = tuple(raw.shape[:-1]), raw.reshape(-1, self.layout.width)
-        x_BX: Tensor = self.normaliser(raw_BX)
+        x_BX: Tensor = self.normaliser(raw_BX).to(self.b_enc_F.dtype)
         check_finite(x_BX, raw_BX, self.layout, leading)
         norm_F = self.score_norms()
         pieces = []
@@ -231,7 +231,7 @@ class Crosscoder(nn.Module):
     def normalised(self, x: Tensor | Mapping[str, Tensor]) -> Tensor:
         """Check and normalise raw activations; returns `x_BX` in fp32."""
         x_BX: Tensor = self.normaliser(self._packed(x).to(self.device))
-        return x_BX
+        return x_BX.to(self.b_enc_F.dtype)
 
     def target(self, x_BX: Tensor) -> Tensor:
         """The columns of normalised `x_BX` that are reconstructed."""
@@ -303,11 +303,13 @@ class Crosscoder(nn.Module):
         with torch.autocast(self.device.type, enabled=False):
             blocks_BX = self.decode_without_bias(latents, value_N=value_N)
             x_hat_BX = self.processes.sum_with_gradient(blocks_BX) + self.b_dec_X
-            if self.W_skip is not None:
-                if x_BX is None:
-                    raise SiteError("a crosscoder with a skip connection needs the input to decode; pass x")
-                read_BX = x_BX[:, self._on_device(self.layout.columns(self.wiring.read.names))]
-                x_hat_BX = x_hat_BX + functional.linear(read_BX, self.W_skip)
+            if not self.wiring.skip:
+                return x_hat_BX
+            if x_BX is None:
+                raise SiteError("a crosscoder with a skip connection needs the input to decode; pass x")
+            for (read, written), W in zip(self.wiring.skip, self.W_skip, strict=True):
+                # Each block touches its own columns only, so what does not lead to a site cannot change it.
+                x_hat_BX[:, self.written.slices[written]] += functional.linear(x_BX[:, self.layout.slices[read]], W)
             return x_hat_BX
 
     def decode_without_bias(self, latents: Latents | Tensor, *, value_N: Tensor | None = None) -> Tensor:
@@ -368,48 +370,25 @@ class Crosscoder(nn.Module):
     def folded(self) -> dict[str, Tensor]:
         """Weights with the normaliser folded in, for export: they take and return raw units.
 
-        The keys are `W_enc.{g}`, `W_dec.{g}` (latent-major), `b_enc_F`, `b_dec_X` and, if there is a skip connection,
-        `W_skip`.
+        `W_enc.{g}`, `W_dec.{g}` (latent-major), `b_enc_F`, `b_dec_X` and, for each block of a skip connection,
+        `W_skip.{i}`.
         """
+        self.normaliser.require_known()
         folded = {"b_enc_F": self.b_enc_F.clone()}
         folded["b_dec_X"] = self.normaliser.undo(self.b_dec_X, self.written.names)
         for index, group in enumerate(self.wiring.groups):
             folded[f"W_enc.{index}"] = self.encoder_weight(index) * self.normaliser.scale_X(group.reads)
             folded[f"W_dec.{index}"] = self.decoder_weight(index) / self.normaliser.scale_X(group.writes)
-        if self.W_skip is not None:
-            read = self.normaliser.scale_X(self.wiring.read.names)
-            folded["W_skip"] = self.W_skip * read / self.normaliser.scale_X(self.written.names)[:, None]
+        for index, (read, written) in enumerate(self.wiring.skip):
+            gain = self.normaliser.scale_of(read) / self.normaliser.scale_of(written)
+            folded[f"W_skip.{index}"] = self.W_skip[index] * gain
         return folded
-
-    # -- sharing: see `checkpoint` and `hub` --------------------------------------------------------------------
-
-    def save_pretrained(self, folder: str | Path, *, registry: Registry | None = None) -> Path:
-        """Write `config.json`, `model.safetensors` and a README card with figures into `folder`.
-
-        `registry` is where a gate that is not the host's own is looked up.
-        """
-        from ..checkpoints.checkpoint import save_crosscoder
-
-        return save_crosscoder(self, Path(folder), registry=registry)
-
-    @classmethod
-    def from_pretrained(cls, name: str | Path, **options: Any) -> Crosscoder:
-        """Load from a local folder or a Hub id; options `revision`, `subfolder`, `token`, `device`, `registry`,
-        `processes`."""
-        from ..checkpoints.hub import load_pretrained
-
-        return load_pretrained(name, **options)
-
-    def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Upload to the Hub, returning the commit's URL; options `private`, `tag`, `commit_message`, `token`."""
-        from ..checkpoints.hub import push_to_hub
-
-        return push_to_hub(self, repo_id, **options)
 
     # -- private ------------------------------------------------------------------------------------------------
 
     def _packed(self, x: Tensor | Mapping[str, Tensor]) -> Tensor:
-        return as_activations(x, self.layout, self.wiring.read.names)
+        needed = (*self.wiring.read.names, *(read for read, _ in self.wiring.skip))
+        return as_activations(x, self.layout, needed)
 
     def _on_device(self, columns: Columns) -> Columns:
         return columns if isinstance(columns, slice) else columns.to(self.device)

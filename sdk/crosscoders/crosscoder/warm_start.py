@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError
+from ..errors import ConfigError, UnansweredError
 from .gates import Gate
 from .module import Crosscoder
 from .wiring import LatentGroup
@@ -75,7 +75,10 @@ def take_latents(
 
 def _rows(crosscoder: Crosscoder, site: str, location: str) -> tuple[Tensor, Tensor, Tensor]:
     """Encoder rows, decoder rows and encoder biases of an autoencoder, in this crosscoder's normalised space."""
-    sae = Crosscoder.from_pretrained(location)
+    try:
+        sae = Crosscoder.from_pretrained(location)
+    except UnansweredError:  # of a library whose files do not name the site
+        sae = Crosscoder.from_pretrained(location, sites=[site])
     width = crosscoder.layout.subset([site]).width
     if len(sae.sites) != 1 or sae.sites[0].width != width:
         raise ConfigError(f"'{location}' for {site} should be over one site of width {width}, but is over {sae.sites}")

@@ -30,6 +30,15 @@ DecoderBlock = tuple[str, str]
 """A decoder block: the rows of one latent group (by name) at one site (by name)."""
 
 
+SkipBlock = tuple[str, str]
+"""A block of the skip connection: the site that it reads and the site that it writes."""
+
+
+def as_pairs(value: Iterable[Iterable[str]]) -> tuple[SkipBlock, ...]:
+    """Converter of `Wiring.skip`."""
+    return tuple((read, written) for read, written in value)
+
+
 def as_ties(value: Iterable[Iterable[DecoderBlock]]) -> tuple[tuple[DecoderBlock, ...], ...]:
     """Convert nested iterables to the tuples of `Wiring.ties`."""
     return tuple(tuple((group, site) for group, site in tie) for tie in value)
@@ -41,8 +50,8 @@ class Wiring:
 
     sites: tuple[Site, ...] = field(converter=as_tuple)
     groups: tuple[LatentGroup, ...] = field(converter=as_tuple, validator=min_len(1))
-    skip: bool = False
-    """Add an affine map from all read sites to all written ones (skip transcoders)."""
+    skip: tuple[SkipBlock, ...] = field(default=(), converter=as_pairs)
+    """Pairs (site, written site) that a linear map leads between, past the latents (skip transcoders)."""
     ties: tuple[tuple[DecoderBlock, ...], ...] = field(default=(), converter=as_ties)
     """Sets of decoder blocks that share the same rows; the first block of each set holds them."""
     nesting: tuple[float, ...] = field(default=(), converter=as_tuple)
@@ -57,6 +66,7 @@ class Wiring:
             if not known.issuperset(group.reads) or not known.issuperset(group.writes):
                 self.layout.subset((*group.reads, *group.writes))  # says which is unknown
         self._check_ties()
+        self._check_skip()
         if self.nesting and (
             any(low >= high for low, high in pairwise((0.0, *self.nesting))) or self.nesting[-1] != 1.0
         ):
@@ -142,9 +152,9 @@ class Wiring:
 
     @property
     def num_weights(self) -> int:
-        """The number of weights without biases: all blocks in the table, tied ones once, and the skip map."""
-        total = self.read.width * self.written.width if self.skip else 0
+        """Weights without biases: the blocks in the table, tied ones once, and the skip map."""
         widths = {site.name: site.width for site in self.sites}
+        total = sum(widths[read] * widths[written] for read, written in self.skip)
         for group in self.groups:
             total += group.num_latents * self.layout.subset(group.reads).width
             total += group.num_latents * sum(widths[name] for name in self.owned(group))
@@ -170,6 +180,17 @@ class Wiring:
         encode, decode = self.encoder_flops_per_token, self.decoder_flops_per_token(active)
         backward = encode if active is None else round(encode * active / self.num_latents)
         return encode + backward + 3 * decode
+
+    def _check_skip(self) -> None:
+        for block in self.skip:
+            read, written = block
+            if self.skip.count(block) > 1:
+                raise ConfigError(f"the skip block from {read} to {written} is listed twice")
+            if read not in self.layout.names or written not in self.written.names:
+                raise ConfigError(
+                    f"a skip block leads from {read} to {written}; it must lead from a site of this crosscoder "
+                    f"({', '.join(self.layout.names)}) to one that latents write ({', '.join(self.written.names)})"
+                )
 
     def _check_ties(self) -> None:
         blocks = [block for tie in self.ties for block in tie]
