@@ -11,7 +11,11 @@ from .analysis.passes import StudyBatch as StudyBatch
 from .analysis.study import Analysis as Analysis
 from .analysis.study import Study as Study
 from .analysis.study import analyse as analyse
+from .checkpoints.foreign import check_export as check_export
+from .checkpoints.foreign import export as export
 from .checkpoints.formats import CheckpointFormat as CheckpointFormat
+from .checkpoints.pretrained import inspect_pretrained as inspect_pretrained
+from .checkpoints.pretrained import pretrained as pretrained
 from .crosscoder.build import build_crosscoder as build_crosscoder
 from .crosscoder.gates import (
     Gate as Gate,
@@ -68,6 +72,9 @@ from .errors import (
 )
 from .errors import (
     TrainingStopped as TrainingStopped,
+)
+from .errors import (
+    UnansweredError as UnansweredError,
 )
 from .losses.context import StepContext as StepContext
 from .losses.loss import (
@@ -190,6 +197,9 @@ from .plugins.specs import (
 )
 from .plugins.specs import (
     ObserverSpec as ObserverSpec,
+)
+from .plugins.specs import (
+    ReleaseSpec as ReleaseSpec,
 )
 from .plugins.specs import (
     TokenSourceSpec as TokenSourceSpec,

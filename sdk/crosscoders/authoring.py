@@ -7,6 +7,9 @@ of the host. An import contract holds our own plugins to the same rule.
 from __future__ import annotations
 
 from .analysis.examples import Activity, activity
+from .checkpoints.blueprint import Answers, Blueprint, GatePlan, GroupPlan, Question, Rows, Slot, Vector
+from .checkpoints.source import Source
+from .checkpoints.stored import StoredTensor, TensorFile, View
 from .crosscoder.sparse_encoder import Candidates, find_candidates, find_candidates_by_bf16
 from .devices import accumulator, precise
 from .kernels import batch_topk, row_dots
@@ -17,12 +20,24 @@ from .processes import Processes
 
 __all__ = [
     "Activity",
+    "Answers",
     "BatchSelectionConfig",
     "BatchSelectionLoss",
+    "Blueprint",
     "Candidates",
+    "GatePlan",
+    "GroupPlan",
     "Processes",
+    "Question",
+    "Rows",
     "SelectionConfig",
     "SelectionLoss",
+    "Slot",
+    "Source",
+    "StoredTensor",
+    "TensorFile",
+    "Vector",
+    "View",
     "accumulator",
     "activity",
     "auxk",

@@ -6,6 +6,7 @@ CrosscodersError
 ├── PluginError       a plugin that is missing, broken, or ambiguous
 ├── SiteError         a site that no model has, or activations that do not fit the sites
 ├── CheckpointError   a saved crosscoder or run that is damaged, incomplete, or in an unknown format
+│   └── UnansweredError   another library's checkpoint that does not say something, and nobody answered
 ├── CacheError        an activation cache that is damaged, unfinished, or made from another config
 ├── TrainingError     a run that cannot continue, for example because activations are not finite
 ├── AnalysisError     an analysis that is not defined for its models or crosscoder
@@ -92,6 +93,10 @@ class SiteError(CrosscodersError, ValueError):
 
 class CheckpointError(CrosscodersError, ValueError):
     """A checkpoint is damaged, incomplete, in an unknown format, or needs a plugin that is not installed."""
+
+
+class UnansweredError(CheckpointError):
+    """A checkpoint of another library does not say something, such as its sites, and nobody answered it."""
 
 
 class TrainingError(CrosscodersError, RuntimeError):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,7 +51,7 @@ Activations go in raw; each site's scale is stored with the weights.
 | site | width | scale |{% if metrics %} explained variance | mean squared error |{% endif %}
 |---|---|---|{% if metrics %}---|---|{% endif %}
 {%- for site in sites %}
-| `{{ site.name }}` | {{ site.width }} | {{ "%.5g" | format(scales[loop.index0]) }} |
+| `{{ site.name }}` | {{ site.width }} | {{ scales[loop.index0] }} |
 {%- if metrics %} {{ number("explained_variance", site.name) }} | {{ number("mean_squared_error", site.name) }} |
 {%- endif %}
 {%- endfor %}
@@ -71,6 +73,18 @@ With the reconstruction in the place of the activations, nats per token; *recove
 {%- for name in figures %}
 ![{{ name }}](figures/{{ name }}.png)
 {% endfor %}
+{%- if info.origin %}
+## Origin
+
+Weights that another library trained, read from its format `{{ info.origin.format }}`
+{%- if info.origin.repository %} of
+[{{ info.origin.repository }}](https://huggingface.co/{{ info.origin.repository }}) at `{{ info.origin.revision }}`
+{%- if info.origin.subfolder %}, folder `{{ info.origin.subfolder }}`{% endif %}
+{%- endif %}. Its own licence applies. `config.json` has the digest of every file and the original config.
+{% for change in info.origin.changes %}
+- {{ change }}
+{%- endfor %}
+{% endif %}
 {%- if models %}
 ## Models
 
@@ -150,7 +164,7 @@ def write_card(crosscoder: Crosscoder, norms_FS: Tensor, folder: Path) -> None:
         crosscoder=crosscoder,
         info=info,
         sites=crosscoder.sites,
-        scales=crosscoder.normaliser.scale_S.tolist(),
+        scales=["unknown" if isnan(scale) else f"{scale:.5g}" for scale in crosscoder.normaliser.scale_S.tolist()],
         metrics=info.metrics,
         packing=PACKING,
         spliced=[row for row in rows if number_at(info.metrics, "spliced", row, "ce_clean") is not None],
@@ -161,6 +175,21 @@ def write_card(crosscoder: Crosscoder, norms_FS: Tensor, folder: Path) -> None:
         recipe=json.dumps(recipe, indent=2) if recipe else "",
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def with_metadata(text: str, licence: str, datasets: Sequence[str], base_models: Sequence[str]) -> str:
+    """The card with a licence, datasets and base models in its head, beside what is there."""
+    import yaml
+
+    _, head, body = text.split("---\n", 2)
+    data = yaml.safe_load(head)
+    if licence:
+        data["license"] = licence
+    if datasets:
+        data["datasets"] = list(dict.fromkeys([*data.get("datasets", []), *datasets]))
+    if base_models:
+        data["base_model"] = list(dict.fromkeys([*data.get("base_model", []), *base_models]))
+    return f"---\n{yaml.safe_dump(data, sort_keys=False)}---\n{body}"
 
 
 def _is_hub_id(model: str) -> bool:

@@ -86,6 +86,7 @@ def describe(crosscoder: Crosscoder, *, registry: Registry | None = None) -> dic
         "recipe": recipe,
         "reading": info.reading,
         "made_with": info.made_with,
+        **({"origin": info.origin} if info.origin else {}),
     }
     try:
         plain: dict[str, Any] = json.loads(json.dumps(description))
@@ -103,8 +104,12 @@ def _without_nan(value: Any) -> Any:
 
 def _scaled(gate: dict[str, Any], *, times: int = 1, over: int = 1) -> dict[str, Any]:
     """A gate's options with `num_latents` scaled: a config counts all latents, a process only those of its shard."""
-    count = gate.get("num_latents")
-    return {**gate, "num_latents": count * times // over} if type(count) is int else gate
+    scaled = dict(gate)
+    if type(count := gate.get("num_latents")) is int:
+        scaled["num_latents"] = count * times // over
+    if type(sizes := gate.get("group_sizes")) is list:
+        scaled["group_sizes"] = [size * times // over if type(size) is int else size for size in sizes]
+    return scaled
 
 
 def load_crosscoder(
@@ -132,6 +137,7 @@ def load_crosscoder(
     info = CheckpointInfo(
         **{key: config[key] for key in ("architecture", "loss", "models", "recipe", "metrics", "made_with")},
         reading=config.get("reading", {}),
+        origin=config.get("origin", {}),
     )
     crosscoder.info = recall(folder / CONFIG, info)
     return crosscoder.to(place).eval()

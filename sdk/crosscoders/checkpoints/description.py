@@ -25,6 +25,7 @@ KEYS = (
     "recipe",
     "reading",
     "made_with",
+    "origin",
     "checksum",
 )
 
@@ -46,6 +47,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     for key in ("architecture", "loss", "gate", "models", "metrics", "recipe", "made_with"):
         expect(config, key, dict)
     expect({"reading": {}, **config}, "reading", dict)
+    expect({"origin": {}, **config}, "origin", dict)
     expect(config, "sites", list)
     expect(config, "num_latents", int)
     for key in ("name", "plugin", "distribution", "version"):

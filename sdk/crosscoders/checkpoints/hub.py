@@ -4,39 +4,22 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from hashlib import file_digest, sha1
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError
-from ..processes import ALONE, Processes
+from .card import with_metadata
 from .checkpoint import CARD, CONFIG, WEIGHTS, load_crosscoder, save_crosscoder
 from .local import path_strings
 
 if TYPE_CHECKING:
     from ..crosscoder.module import Crosscoder
-    from ..plugins.registry import Registry
 
 FILES = (CONFIG, f"{WEIGHTS}*.safetensors", f"{WEIGHTS}.safetensors.index.json", CARD, "figures/*", "report.html")
-
-
-def load_pretrained(
-    name: str | Path,
-    *,
-    revision: str | None = None,
-    subfolder: str = "",
-    token: str | bool | None = None,
-    device: str = "cpu",
-    registry: Registry | None = None,
-    processes: Processes = ALONE,
-) -> Crosscoder:
-    """Load a crosscoder from a local folder or from the Hub; see `Crosscoder.from_pretrained`."""
-    folder = Path(name) / subfolder
-    if not is_folder(name):
-        folder = download(str(name), revision=revision, token=token, subfolder=subfolder) / subfolder
-    return load_crosscoder(folder, registry=registry, device=device, processes=processes)
 
 
 def is_folder(name: str | Path) -> bool:
@@ -52,13 +35,21 @@ def _client(doing: str) -> Iterator[None]:
     """The Hub's client raises anything from bare RuntimeErrors to its transport's own kinds: all are one of ours."""
     try:
         yield
+    except CheckpointError:
+        raise
     except Exception as error:
         text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise CheckpointError(f"{doing}: {text}") from error
 
 
 def download(
-    repo_id: str, *, revision: str | None = None, token: str | bool | None = None, subfolder: str = ""
+    repo_id: str,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    subfolder: str = "",
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
 ) -> Path:
     """Fetch a repository's crosscoder files into the Hub cache and check them; returns the folder."""
     from huggingface_hub import snapshot_download
@@ -68,19 +59,30 @@ def download(
     with _client(f"{where} is not a folder here and could not be fetched from the Hub"):
         folder = Path(
             snapshot_download(
-                repo_id, revision=revision, token=token, allow_patterns=[f"{prefix}{pattern}" for pattern in FILES]
+                repo_id,
+                revision=revision,
+                token=token,
+                cache_dir=cache_dir,
+                local_files_only=local_files_only,
+                allow_patterns=[f"{prefix}{pattern}" for pattern in FILES],
             )
         )
-        damaged = [path for path in sorted((folder / subfolder).rglob("*")) if path.is_file() and not _is_whole(path)]
-        for path in damaged:
-            path.resolve().unlink()
-            path.unlink(missing_ok=True)
+        files = [path for path in sorted((folder / subfolder).rglob("*")) if path.is_file()]
+    check_digest(repo_id, *files)
+    return folder
+
+
+def check_digest(repo_id: str, *fetched: Path) -> None:
+    """Remove fetched files from the cache that are not what the Hub names; `CheckpointError` says so of the first."""
+    damaged = [path for path in fetched if not _is_whole(path)]
+    for path in damaged:
+        path.resolve().unlink()
+        path.unlink(missing_ok=True)
     if damaged:
         raise CheckpointError(
             f"{damaged[0].name} of '{repo_id}' was damaged in transit (its sha256 or sha1 differs from the one the Hub "
             "names); it was removed from the cache, so loading again will download it again"
         )
-    return folder
 
 
 def _is_whole(path: Path) -> bool:
@@ -107,6 +109,11 @@ def push_to_hub(
     *,
     private: bool = False,
     tag: str = "",
+    branch: str = "",
+    create_pr: bool = False,
+    licence: str = "",
+    datasets: Sequence[str] = (),
+    base_models: Sequence[str] = (),
     commit_message: str = "Upload crosscoder",
     token: str | bool | None = None,
 ) -> str:
@@ -116,7 +123,19 @@ def push_to_hub(
     """
     with tempfile.TemporaryDirectory() as scratch:
         folder = save_crosscoder(crosscoder, Path(scratch) / "crosscoder")
-        return push_folder(folder, repo_id, private=private, tag=tag, commit_message=commit_message, token=token)
+        return push_folder(
+            folder,
+            repo_id,
+            private=private,
+            tag=tag,
+            branch=branch,
+            create_pr=create_pr,
+            licence=licence,
+            datasets=datasets,
+            base_models=base_models,
+            commit_message=commit_message,
+            token=token,
+        )
 
 
 def push_folder(
@@ -125,6 +144,11 @@ def push_folder(
     *,
     private: bool = False,
     tag: str = "",
+    branch: str = "",
+    create_pr: bool = False,
+    licence: str = "",
+    datasets: Sequence[str] = (),
+    base_models: Sequence[str] = (),
     commit_message: str = "Upload crosscoder",
     token: str | bool | None = None,
 ) -> str:
@@ -140,12 +164,47 @@ def push_folder(
             f"{folder} names paths of this machine, such as {paths[0]}; load the crosscoder and save it again, which "
             "leaves them out"
         )
+    if create_pr and (tag or branch):
+        raise CheckpointError("a pull request has no branch or tag of its own: leave out branch= and tag=")
     api = HfApi(token=token)
-    with _client(f"could not push to '{repo_id}'"):
-        api.create_repo(repo_id, private=private, exist_ok=True)
-        commit = api.upload_folder(
-            repo_id=repo_id, folder_path=folder, commit_message=commit_message, allow_patterns=list(FILES)
-        )
-        if tag:
-            api.create_tag(repo_id, tag=tag, revision=commit.oid, exist_ok=False)
-    return str(commit.commit_url)
+    with tempfile.TemporaryDirectory() as scratch:
+        published = _publishable(folder, Path(scratch), licence, datasets, base_models)
+        with _client(f"could not push to '{repo_id}'"):
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            if branch:
+                api.create_branch(repo_id, branch=branch, exist_ok=True)
+            commit = api.create_commit(
+                repo_id,
+                operations=published,
+                commit_message=commit_message,
+                revision=branch or None,
+                create_pr=create_pr,
+            )
+            if tag:
+                api.create_tag(repo_id, tag=tag, revision=commit.oid, exist_ok=False)
+    return str(commit.pr_url if create_pr else commit.commit_url)
+
+
+def _publishable(
+    folder: Path, scratch: Path, licence: str, datasets: Sequence[str], base_models: Sequence[str]
+) -> list[Any]:
+    """What a commit adds: the files, the card with what is said here, weights in the Hub's ordinary form."""
+    from huggingface_hub import CommitOperationAdd
+
+    from .tensors import is_in_parts, save_ordinary
+
+    files = {
+        path.relative_to(folder).as_posix(): path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and any(fnmatch(path.relative_to(folder).as_posix(), pattern) for pattern in FILES)
+    }
+    if is_in_parts(folder, WEIGHTS):
+        # Processes that share latents save a part each; others, and the Hub's own client, expect whole tensors.
+        files = {name: path for name, path in files.items() if not name.startswith(f"{WEIGHTS}")}
+        save_ordinary(scratch, WEIGHTS, load_crosscoder(folder).state_dict())
+        files |= {path.name: path for path in scratch.iterdir()}
+    if licence or datasets or base_models:
+        card = scratch / "card.md"
+        card.write_text(with_metadata((folder / CARD).read_text(encoding="utf-8"), licence, datasets, base_models))
+        files[CARD] = card
+    return [CommitOperationAdd(path_in_repo=name, path_or_fileobj=str(path)) for name, path in files.items()]

@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +107,22 @@ def link_tensors(folder: Path, name: str, other: Path) -> None:
             shutil.copyfile(path, other / path.name)
 
 
+def is_in_parts(folder: Path, name: str) -> bool:
+    """Whether several processes saved `name`, each its part of the tensors."""
+    index = folder / f"{name}.safetensors.index.json"
+    return index.exists() and '"shards"' in index.read_text(encoding="utf-8")
+
+
+def save_ordinary(folder: Path, name: str, tensors: Mapping[str, Tensor], *, max_shard_size: int | str = "5GB") -> None:
+    """Write whole tensors as the Hub's libraries do: one file, or several with an index that maps names to files."""
+    from huggingface_hub import save_torch_state_dict
+
+    plain = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+    save_torch_state_dict(
+        plain, folder, filename_pattern=f"{name}{{suffix}}.safetensors", max_shard_size=max_shard_size
+    )
+
+
 @frozen
 class StoredTensors:
     """Reads what `save_tensors` wrote, whole or one shard of it. `CheckpointError` where it is missing or damaged."""
@@ -116,6 +132,8 @@ class StoredTensors:
     count: int
     """Files that the tensors are sharded over."""
     sharding: Mapping[str, str]
+    placed: Mapping[str, str] = {}
+    """Where whole tensors lie in several files, the file of each; empty for one file, or for parts of tensors."""
 
     @classmethod
     def open(cls, folder: Path, name: str) -> StoredTensors:
@@ -126,6 +144,8 @@ class StoredTensors:
                 raise CheckpointError(f"{folder} has no {name}.safetensors")
             return cls(folder, name, 1, {})
         content = read_json(index, CheckpointError)
+        if isinstance(content, dict) and isinstance(content.get("weight_map"), dict):
+            return cls(folder, name, 1, {}, {str(k): str(v) for k, v in content["weight_map"].items()})
         count, sharding = (content.get(key) if isinstance(content, dict) else None for key in ("shards", "sharding"))
         if type(count) is not int or not 1 <= count <= MOST_SHARDS:
             raise CheckpointError(f"{index} should have a number of files at 'shards', not {shown(count)}")
@@ -136,6 +156,8 @@ class StoredTensors:
     @property
     def path(self) -> Path:
         """The first file, for messages."""
+        if self.placed:
+            return self.folder / f"{self.name}.safetensors.index.json"
         return self._path(0)
 
     def _path(self, shard: int) -> Path:
@@ -144,6 +166,11 @@ class StoredTensors:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the whole tensors."""
         shapes: dict[str, tuple[int, ...]] = {}
+        for file_name in sorted(set(self.placed.values())):
+            with self._opened(self._listed(file_name)) as file:
+                shapes |= {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+        if self.placed:
+            return shapes
         for shard in range(self.count):
             with self._file(shard) as file:
                 for key in file.keys():  # noqa: SIM118
@@ -166,6 +193,8 @@ class StoredTensors:
         whole.
         """
         sharding = {**sharding, **self.sharding}
+        if self.placed:
+            return self._read_placed(sizes, shard, num_shards, sharding)
         with ExitStack() as stack:
             files = [stack.enter_context(self._file(index)) for index in range(self.count)]
             unchecked, tensors = set(range(self.count)), {}
@@ -190,9 +219,34 @@ class StoredTensors:
                 tensors[key] = torch.cat([slices[index][start:stop] for index, start, stop in places])
             return tensors
 
+    def _read_placed(
+        self, sizes: Sequence[int], shard: int, num_shards: int, sharding: Mapping[str, str]
+    ) -> dict[str, Tensor]:
+        tensors: dict[str, Tensor] = {}
+        for name in sorted(set(self.placed.values())):
+            with self._opened(self._listed(name)) as file:
+                for key in file.keys():  # noqa: SIM118
+                    one = file.get_slice(key)
+                    kind = sharding.get(key) if one.get_shape() else None
+                    if kind is None or num_shards == 1:
+                        tensors[key] = file.get_tensor(key)
+                        continue
+                    whole = sizes if kind == "latents" else [one.get_shape()[0]]
+                    places = _places(whole, 1, shard, num_shards)
+                    tensors[key] = torch.cat([one[start:stop] for _, start, stop in places])
+        return tensors
+
+    def _listed(self, name: str) -> Path:
+        """A file that the index names, which must lie beside it."""
+        if Path(name).name != name:
+            raise CheckpointError(f"{self.path} names the file '{name}', which is not beside it")
+        return self.folder / name
+
+    def _file(self, shard: int) -> AbstractContextManager[Any]:
+        return self._opened(self._path(shard))
+
     @contextmanager
-    def _file(self, shard: int) -> Iterator[Any]:
-        path = self._path(shard)
+    def _opened(self, path: Path) -> Iterator[Any]:
         try:
             with safe_open(path, framework="pt") as file:
                 yield file

@@ -19,6 +19,7 @@ from .specs import (
     LossTermSpec,
     ModelAdapterSpec,
     ObserverSpec,
+    ReleaseSpec,
     TokenSourceSpec,
 )
 
@@ -171,13 +172,32 @@ class CrosscodersSpecs:
     def crosscoders_checkpoint_formats(self) -> Iterable[CheckpointFormatSpec]:
         """Offer readers and writers of other libraries' checkpoints.
 
-        `build(options)` returns an object with `detect(files)`, `read(folder, sites)` and `write(crosscoder, folder)`:
+        `build(options)` returns a `CheckpointFormat`.
 
         >>> from crosscoders import CheckpointFormatSpec, hookimpl
         >>> @hookimpl
         ... def crosscoders_checkpoint_formats():
         ...     yield CheckpointFormatSpec(
         ...         name="their_format", config="crosscoders:NoOptions", build="my_plugin.theirs:TheirFormat"
+        ...     )
+        """
+        return ()
+
+    @hookspec
+    def crosscoders_pretrained(self) -> Iterable[ReleaseSpec]:
+        """Offer known public releases: data that `pretrained()` lists and `from_pretrained` takes by name.
+
+        >>> from crosscoders import ReleaseSpec, hookimpl
+        >>> @hookimpl
+        ... def crosscoders_pretrained():
+        ...     yield ReleaseSpec(
+        ...         name="my-diff-l13",
+        ...         repository="me/my-crosscoders",
+        ...         subfolder="layer-13",
+        ...         format="crosscoder_learning",
+        ...         family="crosscoder",
+        ...         models=("google/gemma-2-2b", "google/gemma-2-2b-it"),
+        ...         sites={"0": "base/layers.13", "1": "chat/layers.13"},
         ...     )
         """
         return ()

@@ -34,6 +34,7 @@ from .specs import (
     LossTermSpec,
     ModelAdapterSpec,
     ObserverSpec,
+    ReleaseSpec,
     TokenSourceSpec,
 )
 
@@ -49,6 +50,7 @@ KINDS: Mapping[str, tuple[str, type[ComponentSpec]]] = {
     "checkpoint format": ("crosscoders_checkpoint_formats", CheckpointFormatSpec),
     "gate": ("crosscoders_gates", GateSpec),
     "observer": ("crosscoders_observers", ObserverSpec),
+    "release": ("crosscoders_pretrained", ReleaseSpec),
 }
 """The hook and the record class of each kind of component."""
 
@@ -347,6 +349,11 @@ class Registry:
     def observers(self) -> Catalog[ObserverSpec]:
         """Every run observer on offer."""
         return self.catalog("observer")
+
+    @property
+    def releases(self) -> Catalog[ReleaseSpec]:
+        """Every known public release."""
+        return self.catalog("release")
 
     def listing(self) -> dict[str, Any]:
         """The plugins with their components, and those set aside, as plain data."""

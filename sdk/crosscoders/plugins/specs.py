@@ -5,7 +5,7 @@ References in a record are lazy, so listing components imports neither the code 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -38,6 +38,10 @@ class Lazy(Generic[T]):
 
 def _lazy(value: Any) -> Any:
     return Lazy(value) if isinstance(value, str) else value
+
+
+def _strings(value: Any) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)
 
 
 @frozen(kw_only=True)
@@ -124,6 +128,46 @@ class ObserverSpec(ComponentSpec):
     """`build(options)` returns an `Observer` of training runs."""
 
     products = (Lazy("crosscoders:Observer"),)
+
+
+@frozen(kw_only=True)
+class ReleaseSpec(ComponentSpec):
+    """A crosscoder that somebody has published: data, so that it can be found and loaded by a short name.
+
+    `from_pretrained(name)` loads `repository` at `subfolder` as `format`, with `sites` as answers.
+    """
+
+    name: str = field(validator=matches_re(r"[a-z0-9][a-z0-9._-]*"))
+    """The short name."""
+    config: Lazy[type[Any]] = field(default=Lazy("crosscoders:NoOptions"), init=False)
+    build: Lazy[Callable[..., Any]] = field(default=Lazy("crosscoders:Crosscoder"), init=False)
+    repository: str = field(validator=matches_re(r"[\w.-]+/[\w.-]+"))
+    """On the Hub."""
+    subfolder: str = field(default="", validator=instance_of(str))
+    """In the repository; with `…` where there are many, to be filled in by `subfolder=`."""
+    revision: str = field(default="", validator=instance_of(str))
+    format: str = field(validator=instance_of(str))
+    """The checkpoint format that reads it."""
+    family: str = field(validator=instance_of(str))
+    """Crosscoder, cross-layer transcoder, transcoder, sparse autoencoder …"""
+    models: tuple[str, ...] = field(converter=_strings)
+    """The models that it was trained on."""
+    sites: Mapping[str, str] = field(factory=dict)
+    """Slot to site, as far as the publisher says what the files do not."""
+    num_latents: int = field(default=0, validator=instance_of(int))
+    """Latents, of each layer where there are several; 0 where it is not known here."""
+    gate: str = field(default="", validator=instance_of(str))
+    l0: float | None = None
+    """Active latents per token, where published."""
+    to_answer: str = field(default="", validator=instance_of(str))
+    """What has to be answered when loading it."""
+
+    @property
+    def searched(self) -> tuple[str, ...]:
+        """What `pretrained()` searches, in lower case."""
+        return tuple(
+            text.lower() for text in (self.name, self.repository, self.format, self.family, *self.models, self.summary)
+        )
 
 
 @frozen

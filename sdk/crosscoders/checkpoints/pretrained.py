@@ -1,0 +1,205 @@
+"""`from_pretrained`: checkpoints of ours and of other libraries, from a folder, the Hub, or the table of releases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from attrs import evolve, frozen
+
+from ..crosscoder.module import Crosscoder
+from ..errors import CheckpointError
+from ..plugins.registry import Registry, get_registry
+from ..plugins.specs import ReleaseSpec
+from ..processes import ALONE, Processes
+from .blueprint import Answers, Blueprint
+from .checkpoint import CONFIG, load_crosscoder
+from .description import read_config
+from .foreign import Foreign, NothingFitsError, find
+from .hub import download, is_folder
+from .source import Source
+
+
+@frozen(kw_only=True)
+class Place:
+    """Where a checkpoint is: what `from_pretrained` was called with."""
+
+    name: str
+    subfolder: str = ""
+    revision: str | None = None
+    token: str | bool | None = None
+    cache_dir: str | Path | None = None
+    local_files_only: bool = False
+
+    def source(self) -> Source:
+        """Its files, listed."""
+        return Source.of(
+            self.name,
+            subfolder=self.subfolder,
+            revision=self.revision,
+            token=self.token,
+            cache_dir=self.cache_dir,
+            local_files_only=self.local_files_only,
+        )
+
+    def own_folder(self, source: Source) -> Path | None:
+        """The folder, fetched if need be, where these are files of ours; else None."""
+        if CONFIG not in source:
+            return None
+        try:
+            if source.json(CONFIG).get("library") != "crosscoders":
+                return None
+        except CheckpointError:
+            return None
+        if is_folder(self.name):
+            return Path(self.name) / self.subfolder
+        subfolder = source.root
+        folder = download(
+            self.name.partition(":")[0],
+            revision=self.revision,
+            token=self.token,
+            subfolder=subfolder,
+            cache_dir=self.cache_dir,
+            local_files_only=self.local_files_only,
+        )
+        return folder / subfolder
+
+
+def load_pretrained(
+    name: str | Path,
+    *,
+    format: str = "",
+    revision: str | None = None,
+    subfolder: str = "",
+    sites: Mapping[str, str] | Sequence[str] = (),
+    normalisation: str | Mapping[str, float] | None = None,
+    answers: Mapping[str, Any] | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+    registry: Registry | None = None,
+    processes: Processes = ALONE,
+) -> Crosscoder:
+    """A crosscoder of any known format; see `Crosscoder.from_pretrained`."""
+    given = make_answers(sites, normalisation, answers)
+    place = Place(
+        name=str(name),
+        subfolder=subfolder,
+        revision=revision,
+        token=token,
+        cache_dir=cache_dir,
+        local_files_only=local_files_only,
+    )
+    place, given, format = from_release(place, given, format, registry)
+    found = open_pretrained(place, format=format, registry=registry)
+    if isinstance(found, Foreign):
+        return found.read(given, registry=registry, device=device, dtype=dtype, processes=processes)
+    if given.sites or given.others or given.normalisation not in (None, "estimate"):
+        raise CheckpointError(
+            f"{name} is of this library and says its sites and scales; sites= and the like are for others"
+        )
+    crosscoder = load_crosscoder(found, registry=registry, device=str(device), processes=processes)
+    return crosscoder if dtype == torch.float32 else _narrowed(crosscoder, dtype)
+
+
+def inspect_pretrained(
+    name: str | Path,
+    *,
+    format: str = "",
+    revision: str | None = None,
+    subfolder: str = "",
+    sites: Mapping[str, str] | Sequence[str] = (),
+    normalisation: str | Mapping[str, float] | None = None,
+    answers: Mapping[str, Any] | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+    registry: Registry | None = None,
+) -> Blueprint:
+    """What another library's checkpoint holds and what it does not say, from headers alone."""
+    place = Place(
+        name=str(name),
+        subfolder=subfolder,
+        revision=revision,
+        token=token,
+        cache_dir=cache_dir,
+        local_files_only=local_files_only,
+    )
+    place, given, format = from_release(place, make_answers(sites, normalisation, answers), format, registry)
+    found = open_pretrained(place, format=format, registry=registry)
+    if not isinstance(found, Foreign):
+        raise CheckpointError(f"{name} is a crosscoder of this library; `crosscoders info` says what it is")
+    return found.inspect(given)
+
+
+def open_pretrained(place: Place, *, format: str = "", registry: Registry | None = None) -> Path | Foreign:
+    """The folder of a checkpoint of ours, or a foreign one of a known format."""
+    source = place.source()
+    own = None if format else place.own_folder(source)
+    if own is not None:
+        return own
+    try:
+        return find(source, format=format, registry=registry)
+    except CheckpointError as fault:
+        _as_our_own(place, fault)
+        raise
+
+
+def _as_our_own(place: Place, fault: CheckpointError) -> None:
+    """Where no format claims a folder, say also why it is none of ours."""
+    folder = Path(place.name) / place.subfolder
+    if not is_folder(folder):
+        return
+    try:
+        read_config(folder)
+    except CheckpointError as error:
+        if isinstance(fault, NothingFitsError):
+            raise CheckpointError(f"{error}; {fault}") from fault
+        if "cannot be read" in str(error):
+            raise error from fault
+
+
+def make_answers(
+    sites: Mapping[str, str] | Sequence[str] = (),
+    normalisation: str | Mapping[str, float] | None = None,
+    others: Mapping[str, Any] | None = None,
+) -> Answers:
+    """Answers as users give them; a sequence of sites is in the order of slots."""
+    named = dict(sites) if isinstance(sites, Mapping) else {str(i): site for i, site in enumerate(sites)}
+    scales = dict(normalisation) if isinstance(normalisation, Mapping) else normalisation
+    return Answers(sites=named, normalisation=scales, others=dict(others or {}))
+
+
+def pretrained(search: str = "", *, registry: Registry | None = None) -> list[ReleaseSpec]:
+    """Known public releases with these words in a model, family, format or name: plugins' data, offline."""
+    words = search.lower().split()
+    releases = [offer.spec for offer in (registry or get_registry()).releases.offers]
+    return [r for r in releases if all(any(word in text for text in r.searched) for word in words)]
+
+
+def from_release(place: Place, answers: Answers, format: str, registry: Registry | None) -> tuple[Place, Answers, str]:
+    """What a short name of the table of releases stands for; everything else as it is."""
+    if "/" in place.name or Path(place.name).exists():
+        return place, answers, format
+    catalog = (registry or get_registry()).releases
+    if place.name not in catalog:
+        return place, answers, format
+    release = catalog[place.name].spec
+    # What `…` stands for is given by the user; without it the error lists the folders that there are.
+    fixed = release.subfolder.partition("…")[0].strip("/")
+    subfolder = "/".join(part for part in (fixed, place.subfolder.strip("/")) if part)
+    place = evolve(
+        place, name=release.repository, subfolder=subfolder, revision=place.revision or release.revision or None
+    )
+    return place, evolve(answers, sites={**release.sites, **answers.sites}), format or release.format
+
+
+def _narrowed(crosscoder: Crosscoder, dtype: torch.dtype) -> Crosscoder:
+    """Weights in `dtype`; scales and thresholds stay as they are."""
+    for parameter in crosscoder.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return crosscoder
