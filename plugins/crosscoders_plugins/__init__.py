@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from crosscoders import AnalysisSpec, ArchitectureSpec, LossSpec, LossTermSpec, TokenSourceSpec, hookimpl
+from crosscoders import (
+    AnalysisSpec,
+    ArchitectureSpec,
+    CheckpointFormatSpec,
+    LossSpec,
+    LossTermSpec,
+    ReleaseSpec,
+    TokenSourceSpec,
+    hookimpl,
+)
 
 _HERE = "crosscoders_plugins"
 
@@ -29,6 +38,7 @@ def crosscoders_architectures() -> Iterator[ArchitectureSpec]:
         ("designated_shared", "DesignatedShared", "Some latents have one decoder row for all models (DSF)."),
         ("factored", "Factored", "Each latent's rows over the sites have low rank."),
         ("matryoshka", "Matryoshka", "Nested levels over another architecture."),
+        ("explicit", "Explicit", "The wiring table itself, spelled out in the config."),
     ):
         module = f"{_HERE}.architectures.{name}"
         yield ArchitectureSpec(name=name, config=f"{module}:{stem}Config", build=f"{module}:{name}", summary=summary)
@@ -89,3 +99,45 @@ def crosscoders_token_sources() -> Iterator[TokenSourceSpec]:
     ):
         module = f"{_HERE}.token_sources.{name}"
         yield TokenSourceSpec(name=name, config=f"{module}:{stem}Config", build=f"{module}:{stem}", summary=summary)
+
+
+@hookimpl
+def crosscoders_checkpoint_formats() -> Iterator[CheckpointFormatSpec]:
+    """Offer the checkpoint formats of this package."""
+    for name, module, stem, summary in (
+        ("ckkissane", "ckkissane", "Ckkissane", "Kissane et al.'s crosscoder and its copies (read, written)."),
+        (
+            "crosscoder_learning",
+            "crosscoder_learning",
+            "CrosscoderLearning",
+            "science-of-finetuning's crosscoders, all eras (read, written).",
+        ),
+        ("dictionary_learning", "dictionary_learning", "DictionaryLearning", "saprmarks' seven classes (read)."),
+        ("saelens", "saelens", "Saelens", "SAELens autoencoders and transcoders (read, written)."),
+        ("sparsify", "sparsify", "Sparsify", "EleutherAI's TopK coders, one or one for each layer (read)."),
+        ("clt_training", "sparsify", "CltTraining", "EleutherAI's cross-layer transcoders (read)."),
+        ("circuit_tracer_clt", "circuit_tracer", "CircuitTracerClt", "Cross-layer transcoders (read, written)."),
+        ("circuit_tracer_plt", "circuit_tracer", "CircuitTracerPlt", "Per-layer transcoders (read, written)."),
+        ("crosslayer_coding", "crosslayer_coding", "CrosslayerCoding", "curt-tigges' CLTs, tied or not (read)."),
+        (
+            "crosslayer_transcoder",
+            "crosslayer_transcoder",
+            "CrosslayerTranscoder",
+            "Goreg12345's CLTs and per-layer transcoders (read).",
+        ),
+        ("clt_forge", "clt_forge", "CltForge", "CLT-Forge's cross-layer transcoders (read)."),
+        ("crosscode", "crosscode", "Crosscode", "crosscode's acausal crosscoders and skip transcoders (read)."),
+        ("openmoss", "openmoss", "Openmoss", "OpenMOSS autoencoders, CLTs and relu crosscoders (read)."),
+        ("gemma_scope_1", "gemma_scope", "GemmaScope1", "Gemma Scope 1 (read)."),
+        ("gemma_scope_2", "gemma_scope", "GemmaScope2", "Gemma Scope 2, its crosscoders and CLTs too (read)."),
+    ):
+        target = f"{_HERE}.formats.{module}:{stem}"
+        yield CheckpointFormatSpec(name=name, config="crosscoders:NoOptions", build=target, summary=summary)
+
+
+@hookimpl
+def crosscoders_pretrained() -> Iterator[ReleaseSpec]:
+    """Offer the public releases that this package knows."""
+    from .formats.releases import releases
+
+    yield from releases()

@@ -1,0 +1,182 @@
+"""saprmarks' `dictionary_learning`: seven classes of sparse autoencoder, in `ae.pt` with a trainer's `config.json`.
+
+All subtract the decoder's bias before encoding, except `AutoEncoderNew` and `JumpReluAutoEncoder`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from attrs import frozen
+from torch import Tensor
+
+from crosscoders import CheckpointError, CheckpointFormat
+from crosscoders.authoring import Answers, Blueprint, GatePlan, GroupPlan, Question, Slot, Source, TensorFile
+
+from .common import agree, integer, ones, only_weights, shapes, threshold
+
+
+@frozen
+class _Class:
+    """What a class of theirs stores and does."""
+
+    tensors: tuple[str, ...]
+    bias: str
+    """The decoder's bias."""
+    encoder_bias: str = "encoder.bias"
+    subtracts: bool = True
+    gate: str = "relu"
+    transposed: bool = False
+    """Weights as `W_enc` (d, F), `W_dec` (F, d) instead of the two linear layers."""
+    optional: tuple[str, ...] = ()
+
+
+_LINEAR = ("encoder.weight", "encoder.bias", "decoder.weight")
+_MATRICES = ("W_enc", "b_enc", "W_dec", "b_dec")
+CLASSES = {
+    "AutoEncoder": _Class((*_LINEAR, "bias"), "bias"),
+    "AutoEncoderNew": _Class((*_LINEAR, "decoder.bias"), "decoder.bias", subtracts=False),
+    "AutoEncoderTopK": _Class((*_LINEAR, "b_dec"), "b_dec", gate="topk", optional=("k", "threshold")),
+    "BatchTopKSAE": _Class((*_LINEAR, "b_dec", "threshold"), "b_dec", gate="threshold", optional=("k",)),
+    "GatedAutoEncoder": _Class(
+        ("encoder.weight", "decoder.weight", "decoder_bias", "r_mag", "gate_bias", "mag_bias"),
+        "decoder_bias",
+        "mag_bias",
+        gate="gated",
+    ),
+    "MatryoshkaBatchTopKSAE": _Class(
+        (*_MATRICES, "threshold"), "b_dec", "b_enc", gate="threshold", transposed=True, optional=("k", "group_sizes")
+    ),
+    "JumpReluAutoEncoder": _Class(
+        (*_MATRICES, "threshold"), "b_dec", "b_enc", subtracts=False, gate="jumprelu", transposed=True
+    ),
+}
+
+
+class DictionaryLearning(CheckpointFormat):
+    """Reader."""
+
+    name = "dictionary_learning"
+
+    def __init__(self, options: object) -> None:
+        pass
+
+    def detect(self, source: Source) -> bool:
+        path = only_weights(source, ".pt")
+        if not path:
+            return False
+        file = source.tensors(path)
+        linear = shapes(file, "encoder.weight", "decoder.weight") == [2, 2]
+        matrices = shapes(file, "W_enc", "W_dec", "b_dec") == [2, 2, 1] and "threshold" in file
+        return linear or matrices
+
+    def inspect(self, source: Source, answers: Answers) -> Blueprint:
+        path = only_weights(source, ".pt")
+        file = source.tensors(path)
+        config = source.json("config.json") if "config.json" in source else {}
+        trainer = config.get("trainer", {})
+        if not isinstance(trainer, dict):
+            raise CheckpointError(f"config.json should have a table at 'trainer', not {trainer!r}")
+        name, questions = _class_name(file, trainer, answers)
+        kind = CLASSES[name]
+        file.take(*kind.tensors, optional=kind.optional)
+        W_enc, W_dec = (
+            (file["W_enc"].T, file["W_dec"][:])
+            if kind.transposed
+            else (file["encoder.weight"][:], file["decoder.weight"].T)
+        )
+        latents, width = W_enc.shape
+        if W_dec.shape != (latents, width):
+            raise CheckpointError(f"encoder and decoder in {path} have sizes {W_enc.shape} and {W_dec.shape}")
+        file.expect({kind.bias: (width,), kind.encoder_bias: (latents,)}, "its encoder")
+        agree(trainer, "config.json", {"activation_dim": width, "dict_size": latents}, path)
+        gate, bound, warnings = _gate(file, trainer, kind, latents)
+        factor: Callable[[], Tensor] | None = None
+        if kind.gate == "gated":
+            factor = lambda: file["r_mag"].load().exp()  # noqa: E731
+        subtracts = kind.subtracts or bool(trainer.get("apply_b_dec_to_input", False))
+        slot, models = _slot(trainer, width)
+        group = GroupPlan(
+            name="all",
+            num_latents=latents,
+            reads={slot.key: W_enc.scaled(rows=factor)},
+            writes={slot.key: W_dec},
+            bias=file[kind.encoder_bias].load,
+            threshold=bound,
+        )
+        return Blueprint(
+            format=self.name,
+            family="sparse autoencoder",
+            version=name,
+            slots=(slot,),
+            groups=(group,),
+            decoder_bias={slot.key: (file[kind.bias].load,)},
+            subtract={slot.key: file[kind.bias].load} if subtracts else {},
+            gate=gate,
+            questions=questions,
+            models=models,
+            dtype=W_enc.stored.dtype,
+            size=sum(tensor.size for tensor in file.values()),
+            config={"config.json": config} if config else {},
+            changes=("the gate and magnitudes became one threshold on magnitudes, which fires alike",)
+            if kind.gate == "gated"
+            else (),
+            assumed=("the library's own loader rescales decoder rows to length 1; the file's own rows are kept",)
+            if name == "AutoEncoder"
+            else (),
+            warnings=warnings,
+        )
+
+
+def _class_name(file: TensorFile, trainer: Mapping[str, Any], answers: Answers) -> tuple[str, list[Question]]:
+    said = answers.others.get("dict_class", trainer.get("dict_class"))
+    if said is not None and said not in CLASSES:
+        raise CheckpointError(f"config.json says dict_class = {said!r}; known are {', '.join(CLASSES)}")
+    if said is not None:
+        return str(said), []
+    names = set(file)
+    fits = [name for name, kind in CLASSES.items() if set(kind.tensors) <= names <= {*kind.tensors, *kind.optional}]
+    if not fits:
+        raise CheckpointError(f"{file.path} has the tensors {', '.join(sorted(names))}, which no known class has")
+    if len(fits) == 1:
+        return fits[0], []
+    text = f"the file does not say of which class it is: {' or '.join(fits)}"
+    return fits[0], [Question(key="dict_class", text=text, example=fits[0])]
+
+
+def _gate(
+    file: TensorFile, trainer: Mapping[str, Any], kind: _Class, latents: int
+) -> tuple[GatePlan, Callable[[], Tensor] | None, list[str]]:
+    if kind.gate == "topk":
+        k = file["k"].item() if "k" in file else integer(trainer, "k", "config.json")
+        if "k" in trainer and trainer["k"] != k:
+            raise CheckpointError(f"config.json says k = {trainer['k']!r}, but 'k' in {file.path} is {k}")
+        return GatePlan(name="topk", k=int(k), by="activation"), None, []
+    if kind.gate == "threshold":
+        value = float(file["threshold"].load())
+        if value < 0:
+            return GatePlan(), None, [f"the threshold is {value:g}, that is, it was never estimated; relu stands in"]
+        return GatePlan(name="jumprelu"), ones(latents, value), []
+    if kind.gate == "jumprelu":
+        file.expect({"threshold": (latents,)}, "its encoder")
+        return GatePlan(name="jumprelu"), threshold(file["threshold"][:]), []
+    if kind.gate == "gated":
+
+        def bound() -> Tensor:
+            return file["mag_bias"].load() - file["r_mag"].load().exp() * file["gate_bias"].load()
+
+        return GatePlan(name="jumprelu"), bound, []
+    return GatePlan(), None, []
+
+
+_POINTS = {"resid_post": "", "attention_out": ".attention", "attn_out": ".attention", "mlp_out": ".mlp"}
+
+
+def _slot(trainer: Mapping[str, Any], width: int) -> tuple[Slot, dict[str, str]]:
+    found = re.fullmatch(r"(\w+?)_layer_(\d+)", str(trainer.get("submodule_name", "")))
+    site = f"model/layers.{found[2]}{_POINTS[found[1]]}" if found and found[1] in _POINTS else ""
+    model = trainer.get("lm_name")
+    what = str(trainer.get("submodule_name", "") or "")
+    return Slot(key="0", width=width, site=site, what=what), {"model": str(model)} if model else {}

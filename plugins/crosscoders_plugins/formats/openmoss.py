@@ -1,0 +1,190 @@
+"""OpenMOSS' Language-Model-SAEs (llamascopium): `config.json` with `sae_weights.safetensors` (or `.pt`).
+
+Sparse autoencoders and transcoders `W_E` (d, F), `W_D` (F, d); crosscoders (heads, d, F), (heads, F, d); cross-layer
+transcoders `W_E` (L, d, F), `W_D.{t}` (t+1, F, d). Latents are compared times their decoder norm if the config says so.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from crosscoders import CheckpointError, CheckpointFormat
+from crosscoders.authoring import Answers, Blueprint, GatePlan, GroupPlan, Slot, Source, TensorFile
+
+from .common import exp, hook_site, integer, total
+
+CONFIG = "config.json"
+LOGS, NORM = "activation_function.log_jumprelu_threshold", "dataset_average_activation_norm."
+ACTIVATIONS = ("relu", "jumprelu", "topk", "batchtopk", "layertopk")
+
+
+class Openmoss(CheckpointFormat):
+    """Reader."""
+
+    name = "openmoss"
+
+    def __init__(self, options: object) -> None:
+        pass
+
+    def detect(self, source: Source) -> bool:
+        return CONFIG in source and "sae_type" in source.json(CONFIG)
+
+    def inspect(self, source: Source, answers: Answers) -> Blueprint:
+        config = source.json(CONFIG)
+        path = next((p for p in ("sae_weights.safetensors", "sae_weights.pt") if p in source), "")
+        if not path:
+            raise CheckpointError(f"{source.name} has neither sae_weights.safetensors nor sae_weights.pt")
+        file = source.tensors(path)
+        kind, activation = config["sae_type"], config.get("act_fn", "relu")
+        layout = {"sae": _single, "transcoder": _single, "crosscoder": _heads, "clt": _layers}.get(str(kind))
+        if layout is None:
+            refused = f"its sae_type is {kind!r}, which is no sum of decoder rows over sites"
+            width = integer(config, "d_model", CONFIG)
+            return Blueprint(format=self.name, family=str(kind), slots=(Slot(key="0", width=width),), refused=refused)
+        if activation not in ACTIVATIONS:
+            raise CheckpointError(f"{CONFIG} says act_fn = {activation!r}; known are {', '.join(ACTIVATIONS)}")
+        width = integer(config, "d_model", CONFIG)
+        if "W_E" not in file:
+            raise CheckpointError(f"{path} has no tensor 'W_E'")
+        latents = file["W_E"].shape[-1]
+        factor = config.get("expansion_factor")
+        if isinstance(factor, int | float) and round(width * factor) != latents:
+            raise CheckpointError(f"{CONFIG} means {round(width * factor)} latents, but 'W_E' in {path} has {latents}")
+        slots, groups, biases = layout(config, file, width, latents)
+        gate, refused = _gate(config, file, str(kind), str(activation))
+        scales, unknown, cannot = _scales(config, file, slots)
+        return Blueprint(
+            format=self.name,
+            family={"sae": "sparse autoencoder", "clt": "cross-layer transcoder"}.get(str(kind), str(kind))
+            if len({slot.key for slot in slots}) != 2 or kind != "sae"
+            else "transcoder",
+            version=f"{activation}, norms {config.get('norm_activation')}",
+            slots=slots,
+            groups=groups,
+            decoder_bias=biases,
+            gate=gate,
+            scales=scales,
+            unknown_scales=unknown,
+            dtype=file["W_E"].dtype,
+            size=sum(tensor.size for tensor in file.values()),
+            config={CONFIG: config},
+            refused=refused or cannot,
+        )
+
+
+_Layout = tuple[list[Slot], list[GroupPlan], dict[str, Any]]
+
+
+def _take(config: dict[str, Any], file: TensorFile, shapes: dict[str, tuple[int, ...]], logs: tuple[int, ...]) -> None:
+    if config.get("act_fn") == "jumprelu":
+        shapes = {**shapes, LOGS: logs}
+    norms = tuple(name for name in file if name.startswith(NORM))
+    file.take(*shapes, optional=(*norms, *(("W_E_glu", "b_E_glu") if config.get("use_glu_encoder") else ())))
+    file.expect(shapes, CONFIG)
+
+
+def _single(config: dict[str, Any], file: TensorFile, width: int, latents: int) -> _Layout:
+    bias = config.get("use_decoder_bias", True)
+    shapes: dict[str, tuple[int, ...]] = {"W_E": (width, latents), "W_D": (latents, width), "b_E": (latents,)}
+    _take(config, file, {**shapes, **({"b_D": (width,)} if bias else {})}, (latents,))
+    hooks = [str(config.get(f"hook_point_{way}") or "") for way in ("in", "out")]
+    same = hooks[0] == hooks[1] or not hooks[1]
+    keys = [hooks[0] or "0", hooks[0] or "0"] if same else hooks
+    slots = [Slot(key=key, width=width, site=hook_site(key) if hooks[0] else "") for key in dict.fromkeys(keys)]
+    group = GroupPlan(
+        name="all",
+        num_latents=latents,
+        reads={keys[0]: file["W_E"].T},
+        writes={keys[1]: file["W_D"][:]},
+        bias=file["b_E"].load,
+        threshold=exp(file[LOGS][:]) if LOGS in file else None,
+    )
+    return slots, [group], {keys[1]: (file["b_D"].load,)} if bias else {}
+
+
+def _heads(config: dict[str, Any], file: TensorFile, width: int, latents: int) -> _Layout:
+    hooks = [str(hook) for hook in config.get("hook_points", [])]
+    count = len(hooks)
+    shapes: dict[str, tuple[int, ...]] = {
+        "W_E": (count, width, latents),
+        "W_D": (count, latents, width),
+        "b_E": (count, latents),
+    }
+    bias = config.get("use_decoder_bias", True)
+    _take(config, file, {**shapes, **({"b_D": (count, width)} if bias else {})}, (count, latents))
+    group = GroupPlan(
+        name="all",
+        num_latents=latents,
+        reads={hook: file["W_E"][n].T for n, hook in enumerate(hooks)},
+        writes={hook: file["W_D"][n] for n, hook in enumerate(hooks)},
+        bias=total(file["b_E"][n] for n in range(count)),
+    )
+    slots = [Slot(key=hook, width=width, site=hook_site(hook)) for hook in hooks]
+    return slots, [group], {hook: (file["b_D"][n].load,) for n, hook in enumerate(hooks)} if bias else {}
+
+
+def _layers(config: dict[str, Any], file: TensorFile, width: int, latents: int) -> _Layout:
+    ins, outs = ([str(hook) for hook in config.get(f"hook_points_{way}", [])] for way in ("in", "out"))
+    count = len(ins)
+    if len(outs) != count or not count:
+        raise CheckpointError(f"{CONFIG} names {count} hook points in and {len(outs)} out")
+    shapes: dict[str, tuple[int, ...]] = {"W_E": (count, width, latents), "b_E": (count, latents)}
+    bias = config.get("use_decoder_bias", True)
+    for t in range(count):
+        shapes[f"W_D.{t}"] = (t + 1, latents, width)
+        if bias:
+            shapes[f"b_D.{t}"] = (width,)
+    _take(config, file, shapes, (count, latents))
+    groups = [
+        GroupPlan(
+            name=f"layer{s}",
+            num_latents=latents,
+            reads={ins[s]: file["W_E"][s].T},
+            writes={outs[t]: file[f"W_D.{t}"][s] for t in range(s, count)},
+            bias=file["b_E"][s].load,
+            threshold=exp(file[LOGS][s]) if LOGS in file else None,
+        )
+        for s in range(count)
+    ]
+    slots = [Slot(key=hook, width=width, site=hook_site(hook)) for hook in (*ins, *outs)]
+    return slots, groups, {outs[t]: (file[f"b_D.{t}"].load,) for t in range(count)} if bias else {}
+
+
+def _gate(config: dict[str, Any], file: TensorFile, kind: str, activation: str) -> tuple[GatePlan, str]:
+    scaled = bool(config.get("sparsity_include_decoder_norm", True))
+    if config.get("use_glu_encoder"):
+        return GatePlan(), "its encoder is gated (glu): latents are a product of two linear maps"
+    if kind == "crosscoder" and activation != "relu":
+        return GatePlan(), f"its {activation} acts on each head by itself, so a latent may be on at one site only"
+    if activation == "relu":
+        return GatePlan(), ""
+    if activation == "jumprelu":
+        return GatePlan(name="jumprelu", divisor=(1.0, 0.0) if scaled else (0.0, 0.0)), ""
+    if activation == "topk" and kind != "clt":
+        return GatePlan(name="topk", k=integer(config, "top_k", CONFIG), by="score" if scaled else "activation"), ""
+    return (
+        GatePlan(),
+        f"its {activation} keeps what is largest in a batch or over layers, without a threshold in the file",
+    )
+
+
+def _scales(
+    config: dict[str, Any], file: TensorFile, slots: list[Slot]
+) -> tuple[dict[str, float], tuple[str, ...], str]:
+    """Scales, slots without one, and why there can be none. Norms that were never set are saved as chance has them."""
+    how = config.get("norm_activation", "inference")
+    if how == "inference":
+        return {}, (), ""
+    if how != "dataset-wise":
+        return {}, (), f"it normalises each token or batch by itself (norm_activation = {how!r}), ours by site"
+    scales, unknown = {}, []
+    for slot in slots:
+        name = f"{NORM}{slot.key}"
+        norm = float(file[name].read(()).float()) if name in file else float("nan")
+        if torch.isfinite(torch.tensor(norm)) and 1e-3 <= norm <= 1e6:
+            scales[slot.key] = slot.width**0.5 / norm
+        else:
+            unknown.append(slot.key)
+    return scales, tuple(unknown), ""
