@@ -12,6 +12,7 @@ import click
 from ..errors import ConfigError
 from .boundary import quiet_libraries, user_errors
 from .output import say
+from .places import opened, source_options
 
 DEFAULT_TOKENS = 65_536
 
@@ -19,8 +20,6 @@ DEFAULT_TOKENS = 65_536
 @click.command()
 @click.argument("name")
 @click.option("--analysis", "analyses", multiple=True, help="Name, or a JSON object with name and options; repeatable.")
-@click.option("--revision", help="Branch, tag or commit on the Hub.")
-@click.option("--subfolder", default="", help="Folder in the repository.")
 @click.option(
     "--models",
     multiple=True,
@@ -40,19 +39,19 @@ DEFAULT_TOKENS = 65_536
 @click.option("--device", default="auto", show_default=True, help="Where to compute; auto takes a GPU if there is one.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--output", default="analysis", show_default=True, type=click.Path(path_type=Path))
+@source_options
 def analyse(
     name: str,
     analyses: tuple[str, ...],
-    revision: str | None,
-    subfolder: str,
     models: tuple[str, ...],
     tokens: tuple[str, ...],
     trust_recipe: bool,
     device: str,
     seed: int,
     output: Path,
+    **options: Any,
 ) -> None:
-    """Analyse a saved crosscoder (folder or Hub id) and write report.html and report.json.
+    """Analyse a crosscoder (folder or Hub id, of any known format) and write report.html and report.json.
 
     Says first which models and tokens it reads. Local files that somebody else's crosscoder names are read only with
     --trust-recipe.
@@ -60,13 +59,12 @@ def analyse(
     quiet_libraries()
     from ..analysis.study import AnalysesFailed, Study
     from ..analysis.study import analyse as run
-    from ..crosscoder.module import Crosscoder
     from ..devices import find_device
     from ..reports import save_page
 
     with user_errors():
         place = find_device(device, option="--device")
-        crosscoder = Crosscoder.from_pretrained(name, revision=revision, subfolder=subfolder, device=str(place))
+        crosscoder = opened(name, options, device=str(place))
         numbers = [int(text) for text in tokens if text.isdigit()]
         sources = [_source(text) for text in tokens if not text.isdigit()]
         if len(numbers) > 1 or len(sources) > 1:
@@ -80,6 +78,8 @@ def analyse(
             trust_recipe=trust_recipe,
             say=lambda line: say(f"reads {line}"),
         )
+        if options["scales"] == ("estimate",):
+            study.estimate_normalisation()
         chosen = [_analysis(text) for text in analyses] or ["decoder_norms", "latent_scaling"]
         failed: AnalysesFailed | None = None
         try:

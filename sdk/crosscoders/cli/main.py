@@ -7,6 +7,7 @@ import click
 from .analyse import analyse
 from .components import plugins
 from .demo import demo
+from .pretrained import convert, inspect, pretrained
 from .share import info, pull, push
 from .train import harvest, sweep, train
 
@@ -17,5 +18,5 @@ def main() -> None:
     """Train, share, load and analyse sparse crosscoders."""
 
 
-for _command in (demo, train, harvest, sweep, analyse, info, push, pull, plugins):
+for _command in (demo, train, harvest, sweep, analyse, info, inspect, convert, pretrained, push, pull, plugins):
     main.add_command(_command)

@@ -16,13 +16,41 @@ from .output import say
 @click.argument("repo_id")
 @click.option("--private", is_flag=True, help="Make a new repository private.")
 @click.option("--tag", default="", help="Tag the commit.")
+@click.option("--branch", default="", help="Push to this branch, made if it is missing.")
+@click.option("--pull-request", is_flag=True, help="Open a pull request instead of committing.")
+@click.option("--licence", default="", help="Licence in the card, such as apache-2.0.")
+@click.option("--dataset", "datasets", multiple=True, help="Dataset in the card; repeatable.")
+@click.option("--base-model", "base_models", multiple=True, help="Base model in the card; repeatable.")
 @click.option("--message", default="Upload crosscoder", show_default=True, help="Commit message.")
-def push(folder: Path, repo_id: str, private: bool, tag: str, message: str) -> None:
+def push(
+    folder: Path,
+    repo_id: str,
+    private: bool,
+    tag: str,
+    branch: str,
+    pull_request: bool,
+    licence: str,
+    datasets: tuple[str, ...],
+    base_models: tuple[str, ...],
+    message: str,
+) -> None:
     """Push a saved crosscoder to the Hub."""
     from ..checkpoints.hub import push_folder
 
     with user_errors():
-        say(push_folder(folder, repo_id, private=private, tag=tag, commit_message=message))
+        url = push_folder(
+            folder,
+            repo_id,
+            private=private,
+            tag=tag,
+            branch=branch,
+            create_pr=pull_request,
+            licence=licence,
+            datasets=datasets,
+            base_models=base_models,
+            commit_message=message,
+        )
+        say(url)
 
 
 @click.command()
@@ -54,11 +82,15 @@ def pull(repo_id: str, folder: Path, revision: str | None, subfolder: str) -> No
 def info(name: str, revision: str | None, as_json: bool) -> None:
     """Describe a saved crosscoder without loading its weights or models."""
     from ..checkpoints.description import number_at, read_config
-    from ..checkpoints.hub import download
+    from ..checkpoints.foreign import inspection_data, inspection_text
+    from ..checkpoints.pretrained import Place, open_pretrained
 
     with user_errors():
-        folder = _folder(name) or download(name, revision=revision)
-        config = read_config(folder)
+        found = open_pretrained(Place(name=str(_folder(name) or name), revision=revision))
+        if not isinstance(found, Path):
+            say(json.dumps(inspection_data(found), indent=2) if as_json else inspection_text(found, name))
+            return
+        config = read_config(found)
     if as_json:
         say(json.dumps(config, indent=2))
         return
@@ -73,6 +105,9 @@ def info(name: str, revision: str | None, as_json: bool) -> None:
             if recovered is not None:
                 tail += f"   {label} recovered {recovered:.4f} (against mean ablation)"
         say(f"site {site['name']}, width {site['width']}{tail}")
+    if "origin" in config:
+        origin = config["origin"]
+        say(f"came from {origin.get('repository', origin.get('folder'))}, format {origin.get('format')}")
     for key, model in config["models"].items():
         say(f"model {key}: {model.get('model')} at {model.get('revision')}")
     l0 = number_at(config["metrics"], "l0")

@@ -1,0 +1,98 @@
+"""How commands are told which checkpoint: options of those that take one, and the crosscoder that they mean."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from ..checkpoints.blueprint import Answers
+    from ..checkpoints.pretrained import Place
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+OPTIONS = (
+    click.option("--format", "format_name", default="", help="The checkpoint format, where files fit more than one."),
+    click.option("--revision", help="Branch, tag or commit on the Hub."),
+    click.option("--subfolder", default="", help="Folder in the repository; NAME may also be owner/name:folder."),
+    click.option("--site", "sites", multiple=True, metavar="SLOT=SITE", help="Which site a slot is; repeatable."),
+    click.option(
+        "--normalisation",
+        "scales",
+        multiple=True,
+        metavar="none|estimate|SITE=SCALE",
+        help="What activations are multiplied by, where no file says it; repeatable.",
+    ),
+    click.option("--answer", "answers", multiple=True, metavar="KEY=VALUE", help="What else is asked; repeatable."),
+    click.option("--local-files-only", is_flag=True, help="Only what the Hub cache has."),
+)
+"""How a checkpoint is named and what its files do not say, alike in all commands that take one."""
+
+
+def source_options(command: F) -> F:
+    """Add `OPTIONS` to a command."""
+    for option in reversed(OPTIONS):
+        command = option(command)
+    return command
+
+
+def pairs(texts: tuple[str, ...], option: str) -> dict[str, str]:
+    """Texts KEY=VALUE of a repeated option."""
+    found = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise click.BadParameter(f"{option} {text} should be KEY=VALUE")
+        found[key] = value
+    return found
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def placed(name: str, options: dict[str, Any]) -> tuple[Place, Answers, str]:
+    """Where the checkpoint is, the answers, and its format: from a command's options."""
+    from ..checkpoints.pretrained import Place, from_release, make_answers
+
+    scales: Any = None
+    if options["scales"] in (("none",), ("estimate",)):
+        scales = options["scales"][0]
+    elif options["scales"]:
+        try:
+            scales = {key: float(value) for key, value in pairs(options["scales"], "--normalisation").items()}
+        except ValueError as error:
+            raise click.BadParameter(f"--normalisation takes numbers: {error}") from error
+    others = {key: _value(value) for key, value in pairs(options["answers"], "--answer").items()}
+    answers = make_answers(pairs(options["sites"], "--site"), scales, others)
+    place = Place(
+        name=name,
+        subfolder=options["subfolder"],
+        revision=options["revision"],
+        local_files_only=options["local_files_only"],
+    )
+    return from_release(place, answers, options["format_name"], None)
+
+
+def opened(name: str, options: dict[str, Any], *, device: str = "cpu") -> Any:
+    """The crosscoder that a command's name and options mean."""
+    from ..crosscoder.module import Crosscoder
+
+    place, answers, format_name = placed(name, options)
+    return Crosscoder.from_pretrained(
+        place.name,
+        format=format_name,
+        revision=place.revision,
+        subfolder=place.subfolder,
+        sites=dict(answers.sites),
+        normalisation=answers.normalisation,
+        answers=answers.others,
+        device=device,
+        local_files_only=place.local_files_only,
+    )
