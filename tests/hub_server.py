@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import socket
 import threading
 from collections.abc import Callable
@@ -75,6 +76,7 @@ class HubServer:
             Route("/api/models/{owner}/{name}/tree/{rev}", self.tree),
             Route("/api/models/{owner}/{name}/paths-info/{rev}", self.paths_info, methods=["POST"]),
             Route("/api/models/{owner}/{name}/refs", self.refs),
+            Route("/api/models/{owner}/{name}/branch/{rev:path}", self.branch, methods=["POST"]),
             Route("/api/models/{owner}/{name}/tag/{rev:path}", self.tag, methods=["POST"]),
             Route("/api/models/{owner}/{name}/revision/{rev}", self.info),
             Route("/api/models/{owner}/{name}", self.info),
@@ -232,6 +234,9 @@ class HubServer:
             return _error(400, "", "commit refused")
         branch = request.path_params["rev"]
         files, message = dict(repo.commits[repo.refs[branch]]), ""
+        pull_request = request.query_params.get("create_pr") == "1"
+        if pull_request:
+            branch = "refs/pr/1"
         for line in (await request.body()).splitlines():
             entry = json.loads(line)
             value = entry["value"]
@@ -245,7 +250,10 @@ class HubServer:
                 files.pop(value["path"])
         oid = repo.commit(files, message, branch)
         repo_id = f"{request.path_params['owner']}/{request.path_params['name']}"
-        return JSONResponse({"success": True, "commitOid": oid, "commitUrl": f"{self.url}/{repo_id}/commit/{oid}"})
+        answer = {"success": True, "commitOid": oid, "commitUrl": f"{self.url}/{repo_id}/commit/{oid}"}
+        if pull_request:
+            answer["pullRequestUrl"] = f"{self.url}/{repo_id}/discussions/1"
+        return JSONResponse(answer)
 
     def _files(self, request: Request) -> tuple[str, dict[str, bytes]] | Response:
         repo = self._repo(request)
@@ -300,6 +308,16 @@ class HubServer:
             }
         )
 
+    async def branch(self, request: Request) -> Response:
+        repo = self._repo(request, write=True)
+        if isinstance(repo, Response):
+            return repo
+        name = request.path_params["rev"]
+        if name in repo.refs:
+            return _error(409, "", "Branch exists")
+        repo.refs[name] = repo.refs["main"]
+        return JSONResponse({})
+
     async def tag(self, request: Request) -> Response:
         repo = self._repo(request, write=True)
         if isinstance(repo, Response):
@@ -326,6 +344,12 @@ class HubServer:
             headers |= {"X-Linked-Etag": f'"{etag}"', "X-Linked-Size": str(len(content))}
         if request.method == "HEAD":
             return Response(headers=headers)
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", request.headers.get("range", ""))
+        if wanted:
+            part = content[int(wanted[1]) : int(wanted[2]) + 1]
+            self.requests[-1] += f" {len(part)} bytes"
+            headers["Content-Length"] = str(len(part))
+            return Response(part, 206, headers=headers, media_type="application/octet-stream")
         if "corrupt_download" in self.faults and lfs:
             content = content[:-8] + b"\0" * 8
         return Response(content, headers=headers, media_type="application/octet-stream")
