@@ -67,19 +67,20 @@ def download(
                 allow_patterns=[f"{prefix}{pattern}" for pattern in FILES],
             )
         )
-        for path in sorted((folder / subfolder).rglob("*")):
-            if path.is_file():
-                check_digest(repo_id, path)
+        files = [path for path in sorted((folder / subfolder).rglob("*")) if path.is_file()]
+    check_digest(repo_id, *files)
     return folder
 
 
-def check_digest(repo_id: str, path: Path) -> None:
-    """Remove a fetched file from the cache where it is not what the Hub names; `CheckpointError` says so."""
-    if not _is_whole(path):
+def check_digest(repo_id: str, *fetched: Path) -> None:
+    """Remove fetched files from the cache that are not what the Hub names; `CheckpointError` says so of the first."""
+    damaged = [path for path in fetched if not _is_whole(path)]
+    for path in damaged:
         path.resolve().unlink()
         path.unlink(missing_ok=True)
+    if damaged:
         raise CheckpointError(
-            f"{path.name} of '{repo_id}' was damaged in transit (its sha256 or sha1 differs from the one the Hub "
+            f"{damaged[0].name} of '{repo_id}' was damaged in transit (its sha256 or sha1 differs from the one the Hub "
             "names); it was removed from the cache, so loading again will download it again"
         )
 

@@ -297,7 +297,7 @@ class HubStore(Store):
         except self._errors as error:
             where = f"'{repository}'" + (f" at revision '{revision}'" if revision else "")
             raise CheckpointError(
-                f"{where} is no folder here and could not be fetched from the Hub: {error}"
+                f"{where} is not a folder here and could not be fetched from the Hub: {error}"
             ) from error
         self.record = {"repository": repository, "revision": self.revision}
 

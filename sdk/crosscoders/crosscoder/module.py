@@ -8,8 +8,7 @@ x̃ are normalised activations. Lindsey et al. 2024, "Sparse Crosscoders"; no de
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -23,11 +22,11 @@ from .gates import Gate, ReluGate
 from .inputs import as_activations, as_dense_latents, check_finite
 from .latents import Latents
 from .normalise import Normaliser
+from .sharing import Shareable
 from .sites import Columns, Site, SiteLayout
 from .wiring import LatentGroup, Wiring
 
 if TYPE_CHECKING:
-    from ..plugins.registry import Registry
     from .info import CheckpointInfo
 
 ROW_PIECE_ELEMENTS = {"cpu": 2**22, "cuda": 2**28}
@@ -37,7 +36,7 @@ LEAST_PIECE_ROWS = 64
 """A piece has at least this many rows: with fewer, the matrix product becomes slow."""
 
 
-class Crosscoder(nn.Module):
+class Crosscoder(Shareable, nn.Module):
     """Encodes the activations of all sites into one set of latents and decodes them back.
 
     Activations are given and returned in the model's own units: as a tensor `x_BX` with the sites side by side, or as a
@@ -164,7 +163,7 @@ class Crosscoder(nn.Module):
         """
         raw = self._packed(x).to(self.device)
         leading, raw_BX = tuple(raw.shape[:-1]), raw.reshape(-1, self.layout.width)
-        x_BX: Tensor = self.normaliser(raw_BX)
+        x_BX: Tensor = self.normaliser(raw_BX).to(self.b_enc_F.dtype)
         check_finite(x_BX, raw_BX, self.layout, leading)
         norm_F = self.score_norms()
         pieces = []
@@ -384,97 +383,6 @@ class Crosscoder(nn.Module):
             gain = self.normaliser.scale_of(read) / self.normaliser.scale_of(written)
             folded[f"W_skip.{index}"] = self.W_skip[index] * gain
         return folded
-
-    # -- sharing: see `checkpoint` and `hub` --------------------------------------------------------------------
-
-    def save_pretrained(self, folder: str | Path, *, registry: Registry | None = None) -> Path:
-        """Write `config.json`, `model.safetensors` and a README card with figures into `folder`.
-
-        `registry` is where a gate that is not the host's own is looked up.
-        """
-        from ..checkpoints.checkpoint import save_crosscoder
-
-        return save_crosscoder(self, Path(folder), registry=registry)
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        name: str | Path,
-        *,
-        format: str = "",
-        revision: str | None = None,
-        subfolder: str = "",
-        sites: Mapping[str, str] | Sequence[str] = (),
-        normalisation: str | Mapping[str, float] | None = None,
-        answers: Mapping[str, Any] | None = None,
-        dtype: torch.dtype = torch.float32,
-        device: str | torch.device = "cpu",
-        token: str | bool | None = None,
-        cache_dir: str | Path | None = None,
-        local_files_only: bool = False,
-        registry: Registry | None = None,
-        processes: Processes = ALONE,
-    ) -> Crosscoder:
-        """Load a crosscoder, ours or another library's, from a folder, a Hub id, or a name of `pretrained()`.
-
-        The folder of a Hub repository may be written `owner/name:folder`. Of another library's files the format is
-        found by what is in them, or given by `format`. What they do not say is answered by `sites` (slot to site, or
-        the sites in order), by `normalisation` (`"none"`, or what each site's activations are multiplied by; left
-        unknown otherwise, and then nothing can be encoded until `crosscoder.normaliser` is told or estimates it) and
-        by `answers`; `crosscoders inspect` lists the questions.
-        """
-        from ..checkpoints.pretrained import load_pretrained
-
-        return load_pretrained(
-            name,
-            format=format,
-            revision=revision,
-            subfolder=subfolder,
-            sites=sites,
-            normalisation=normalisation,
-            answers=answers,
-            dtype=dtype,
-            device=device,
-            token=token,
-            cache_dir=cache_dir,
-            local_files_only=local_files_only,
-            registry=registry,
-            processes=processes,
-        )
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        private: bool = False,
-        tag: str = "",
-        branch: str = "",
-        create_pr: bool = False,
-        licence: str = "",
-        datasets: Sequence[str] = (),
-        base_models: Sequence[str] = (),
-        commit_message: str = "Upload crosscoder",
-        token: str | bool | None = None,
-    ) -> str:
-        """Upload to the Hub in one commit, on a branch or as a pull request if asked; returns its URL.
-
-        `licence`, `datasets` and `base_models` go into the card's head.
-        """
-        from ..checkpoints.hub import push_to_hub
-
-        return push_to_hub(
-            self,
-            repo_id,
-            private=private,
-            tag=tag,
-            branch=branch,
-            create_pr=create_pr,
-            licence=licence,
-            datasets=datasets,
-            base_models=base_models,
-            commit_message=commit_message,
-            token=token,
-        )
 
     # -- private ------------------------------------------------------------------------------------------------
 
