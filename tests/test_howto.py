@@ -54,9 +54,12 @@ def trained(tmp_path_factory):
 
 def test_every_recipe_runs_and_is_short(trained, monkeypatch):
     monkeypatch.chdir(trained)
-    names = {}
+    # Where its texts were is no part of a saved crosscoder.
+    names = {"texts": Texts()}
     for block in blocks("recipes.md"):
-        code = re.sub(r'"me/(.*?)"', r'"\1/crosscoder"', block).replace("num_tokens=100_000", "num_tokens=360")
+        code = re.sub(r'"me/(.*?)"', r'"\1/crosscoder"', block).replace(
+            "num_tokens=100_000", "num_tokens=360, tokens=texts"
+        )
         assert len([line for line in block.splitlines() if line.strip() and "import" not in line]) <= 2, block
         exec(compile(code, "recipes.md", "exec"), names)
     assert names["direction"].shape == (192,)

@@ -54,10 +54,9 @@ def test_a_model_in_memory_trains_and_is_studied_again(tmp_path):
     assert saved.info.models["mine"]["config"] is None
     with pytest.raises(AnalysisError, match="records no mine; pass models="):
         Study.of(saved)
-    study = Study.of(saved, models=mine, num_tokens=64)
+    study = Study.of(saved, models=mine, tokens=Texts(), num_tokens=64)
     assert study.adapter("mine") is mine["mine"] and len(study.latents("Return the sum").texts) == 1
-    again = Study.of(saved, models=mine, tokens=Texts(), num_tokens=64)
-    assert again.density().rows
+    assert study.density().rows and Study.of(crosscoder, models=mine, num_tokens=64).density().rows
     card = (tmp_path / "crosscoder" / "README.md").read_text()
     assert "CE recovered, mean" in card and f"| `mine/layers.1` | {spliced['ce_clean']:.4g} |" in card
     json.dumps(json.loads((tmp_path / "crosscoder" / "config.json").read_text()), allow_nan=False)
