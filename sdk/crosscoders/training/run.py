@@ -281,7 +281,9 @@ class TrainingRun:
             loss=component_record(self.config.loss, self.registry),
             models={key: {**models[key], "config": recipe["models"].get(key)} for key in models},
             recipe=recipe,
+            reading=dict(reading),
             metrics=attrs.asdict(metrics) if metrics else {},
+            own=True,
         )
 
     def _identity(self) -> dict[str, Any]:
