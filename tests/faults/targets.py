@@ -180,7 +180,7 @@ class States(Target):
         self.fresh.module.load_state_dict(self.before)
         self.fresh.step_number = 0
         try:
-            position, extra = load_state(folder / self.name, self.fresh, config={"k": 2})
+            position, extra, _ = load_state(folder / self.name, self.fresh, config={"k": 2})
         except Exception:
             if not _equal(dict(self.fresh.module.state_dict()), self.before) or self.fresh.step_number:
                 raise AssertionError("refused, but half of it was loaded") from None
