@@ -72,19 +72,21 @@ def whole_folder(target: Path, partial: Path | None = None) -> Iterator[Path]:
 
 def write_whole(path: Path, content: str | Callable[[Path], None]) -> None:
     """Write a file, by a text or by a function that is given the path, so that it appears whole or not at all."""
-    partial = partial_path(path)
+    # In a folder of its own, since writers may make files beside theirs, as safetensors does.
+    folder = partial_path(path)
     with disk_errors(path):
+        folder.mkdir()
         try:
+            partial = folder / path.name
             if isinstance(content, str):
                 partial.write_text(content, encoding="utf-8")
             else:
                 content(partial)
             _sync(partial)
             partial.rename(path)
-        except BaseException:
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)
-            raise
+            _sync(path.parent)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_leftovers(folder: Path, *, alone: bool = False) -> None:

@@ -162,7 +162,7 @@ class States(Target):
         self.trainer.step([torch.randn(32, 11, generator=torch.Generator().manual_seed(0))])
         position = {"stream": {"block": 1}, "history": [{"step": 1, "loss": 0.5}]}
         extra = {"median_norm_S": torch.ones(2)}
-        step = save_state(self.good, self.trainer, config={"k": 2}, position=position, keep=1, extra=extra)
+        step = save_state(self.good, self.trainer, config={"k": 2}, position=position, extra=extra)
         self.name = step.name
         self.fresh = self._trainer()
         self.before = {key: value.clone() for key, value in self.fresh.module.state_dict().items()}
@@ -180,7 +180,7 @@ class States(Target):
         self.fresh.module.load_state_dict(self.before)
         self.fresh.step_number = 0
         try:
-            position, extra = load_state(folder / self.name, self.fresh, config={"k": 2})
+            position, extra, _ = load_state(folder / self.name, self.fresh, config={"k": 2})
         except Exception:
             if not _equal(dict(self.fresh.module.state_dict()), self.before) or self.fresh.step_number:
                 raise AssertionError("refused, but half of it was loaded") from None

@@ -190,7 +190,7 @@ def test_a_run_counts_what_it_skips_and_how_often_it_reads_its_text_also_resumed
     write_chats(tmp_path / "chats.jsonl", [(3, ODD), (9, "{"), (30, ODD)], count=24)
     models = {"chat": strict_chat}
     whole = train(config(tmp_path, "whole", models), quiet=False, resume=False)
-    assert "bad rows were skipped" in capsys.readouterr().out
+    assert "bad rows were skipped" in capsys.readouterr().err
     reading = whole.info.reading
     assert reading["packing"] == "apart" and reading["passes"] >= 1 and 1 <= reading["skipped"] <= 3
     card = (tmp_path / "whole" / "crosscoder" / "README.md").read_text()

@@ -152,6 +152,17 @@ def test_a_finished_run_is_not_trained_again(tmp_path, capfd, monkeypatch):
     assert (tmp_path / "crosscoder").stat().st_mtime_ns == made and crosscoder.info.metrics["l0"] > 0
 
 
+def test_a_kill_after_the_last_save_leaves_no_checkpoint_too_many(tmp_path):
+    config = config_of(tmp_path, training={"save_every": 30, "num_tokens": 15_360})
+    train(config, quiet=True)
+    steps = tmp_path / "checkpoints"
+    assert saved_steps(steps) == [60, 30]
+    shutil.copytree(steps / "step-00000030", steps / "step-00000015")
+    (tmp_path / "finished.json").unlink()
+    train(config, quiet=True)
+    assert saved_steps(steps) == [60, 30]
+
+
 def test_what_fails_after_training_finds_the_crosscoder_saved(tmp_path, monkeypatch, planted_run):
     evaluate = "crosscoders.training.run.evaluate"
     with monkeypatch.context() as patch:
@@ -210,7 +221,8 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(planted_run, tmp_path
     (tmp_path / "checkpoints" / "step-00000040" / "state.json").write_text("{")
     train(config, quiet=True)
     said = capfd.readouterr().err
-    assert said.count("cannot be read") == 2 and "resuming from step 20" in said
+    assert "step-00000060 cannot be read" in said and "step-00000040 cannot be read" in said
+    assert "resuming from step 20" in said
     assert_bit_equal(weights(planted_run), weights(tmp_path))
     for path in (tmp_path / "checkpoints").iterdir():
         (path / "state.json").write_text("{}")

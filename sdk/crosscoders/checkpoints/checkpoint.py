@@ -26,7 +26,7 @@ from ..plugins.registry import Registry, get_registry
 from ..processes import ALONE, Processes
 from .description import CONFIG, FORMAT, check_unchanged, description_checksum, read_config, sites_of
 from .local import published
-from .own import recall, remember
+from .own import forget, recall, remember
 from .tensors import StoredTensors, link_tensors, save_tensors, shared_folder
 
 __all__ = ["CARD", "CONFIG", "WEIGHTS", "describe", "load_crosscoder", "read_config", "save_crosscoder"]
@@ -61,6 +61,8 @@ def save_crosscoder(
         elif processes.shard == 0:
             link_tensors(folder, WEIGHTS, partial)
         if processes.shard == 0:
+            if weights_are_there:
+                forget(folder / CONFIG)
             (partial / CONFIG).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
             write_card(crosscoder, norms_FS.cpu().float(), partial)
     if processes.shard == 0:

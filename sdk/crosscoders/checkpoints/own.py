@@ -33,6 +33,12 @@ def remember(config: Path, info: CheckpointInfo) -> None:
         path.chmod(0o600)
 
 
+def forget(config: Path) -> None:
+    """Forget the recipe of a `config.json` that is about to be replaced by a later one of the same run."""
+    with suppress(OSError):
+        _place(config).unlink(missing_ok=True)
+
+
 def recall(config: Path, info: CheckpointInfo) -> CheckpointInfo:
     """`info` with its own recipe, if the `config.json` it was read from was written by a run of this user."""
     with suppress(OSError, ValueError):

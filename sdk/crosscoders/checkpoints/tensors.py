@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import CheckpointError, shown
-from ..files import whole_folder
+from ..files import disk_errors, whole_folder
 from ..processes import ALONE, Processes
 from ..reading import read_json
 
@@ -61,10 +61,10 @@ def save_tensors(
     count = processes.num_shards
     plain = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
     path = folder / _file(name, processes.shard, count)
-    try:
-        save_file(plain, path, metadata={"format": "pt", "sha256": tensors_checksum(plain)})
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path.name} cannot be written: {error}") from error
+    with disk_errors(path):
+        # One entry alone: of several, safetensors writes now one first and now another, and files of equal tensors
+        # would differ.
+        save_file(plain, path, metadata={"sha256": tensors_checksum(plain)})
     if count > 1 and processes.shard == 0:
         index = {"shards": count, "sharding": {key: sharding[key] for key in tensors if key in sharding}}
         (folder / f"{name}.safetensors.index.json").write_text(json.dumps(index, indent=1))

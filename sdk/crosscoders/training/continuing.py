@@ -45,11 +45,17 @@ def check_same_run(where: str, then: Mapping[str, Any], now: Mapping[str, Any], 
 
 def longer_by(then: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[int, int] | None:
     """The numbers of tokens of a run that goes on longer than it was begun for; None where they are the same."""
-    before, after = then["training"]["num_tokens"], now["training"]["num_tokens"]
-    return None if before == after else (before, after)
+    before, after = (_table(config, "training").get("num_tokens") for config in (then, now))
+    return None if before is None or after is None or before == after else (before, after)
 
 
 def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:
     """A copy without what does not change the result: bf16 pre-selection finds the same latents."""
-    loss = {key: value for key, value in config["loss"].items() if key != "preselect"}
-    return {**config, "loss": loss, "training": dict(config["training"])}
+    loss = {key: value for key, value in _table(config, "loss").items() if key != "preselect"}
+    return {**config, "loss": loss, "training": _table(config, "training")}
+
+
+def _table(config: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """A copy of a table of a config that was read from a file, where it need not be one."""
+    table = config.get(key)
+    return dict(table) if isinstance(table, Mapping) else {}

@@ -152,7 +152,7 @@ class TrainingRun:
 
     def prune(self) -> None:
         """Remove checkpoints that are no longer wanted."""
-        if self.processes.is_main:
+        if self.processes.is_main and (self._saved or self._began_at >= 0):
             keep = self.config.training.keep_checkpoints
             prune(self.checkpoints, lambda step: step <= self._began_at or step in self._saved, keep=keep)
 

@@ -141,6 +141,9 @@ class Runner:
             if training.save_every and step % training.save_every:
                 # So that a run of more tokens can go on from the end of this one.
                 self._save(stream)
+            for run in self.runs:
+                # Where the last save was killed before it could do so.
+                run.prune()
         finally:
             stream.close()
 
