@@ -28,7 +28,7 @@ from crosscoders import ConfigError, Document, Edit, SiteError, TokenBatch, Toke
 from .context import longest_context
 from .foreign import foreign_errors, locate
 from .loading import Loaded, TransformersConfig, load
-from .packing import Apart
+from .packing import Apart, positions_within
 from .parts import LayerParts, Part, find_parts, residual_of
 from .tokenising import Tokenising
 
@@ -280,11 +280,13 @@ class TransformersAdapter:
     def _keywords(self, tokens: TokenBatch) -> dict[str, Any]:
         """What the model's forward pass takes. Made before any hook is set, since it may run the model to find out."""
         keywords: dict[str, Any] = {"use_cache": False} if "use_cache" in self._forward_names else {}
-        self._check_length(tokens.attention)
         tokens = tokens.to(self.model.device)
         if tokens.is_packed:
+            assert tokens.document is not None
+            self._check_length(int(positions_within(tokens.document).amax()) + 1)
             keywords |= self.apart.keywords(tokens)
         else:
+            self._check_length(tokens.ids.shape[1])
             keywords |= {"input_ids": tokens.ids, "attention_mask": tokens.attention.long()}
             keywords |= self._positions(tokens.attention)
         return keywords
@@ -294,9 +296,8 @@ class TransformersAdapter:
         point = f"layers.{len(self.layers) - 1}"
         return self.activations(tokens, [point])[point]
 
-    def _check_length(self, attention_BT: Tensor) -> None:
+    def _check_length(self, length: int) -> None:
         """Beyond a table of positions there is nothing to look up; rotary positions only grow unfamiliar."""
-        length = attention_BT.shape[1]
         if self._positions_are_learned and self._longest is not None and length > self._longest:
             raise ConfigError(f"model '{self.options.model}' reads at most {self._longest} tokens, not {length}")
 
@@ -325,7 +326,7 @@ class TransformersDecoder:
             attention.to(device) if self._attention is None else torch.cat([self._attention, attention.to(device)], 1)
         )
         self._attention = seen
-        self.adapter._check_length(seen)
+        self.adapter._check_length(seen.shape[1])
         self.adapter._shape = (len(ids), ids.shape[1])
         positions = {k: v[:, -ids.shape[1] :] for k, v in self.adapter._positions(seen).items()}
         out = self.adapter.model(
