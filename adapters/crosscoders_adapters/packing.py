@@ -20,17 +20,15 @@ Layout = Callable[[TokenBatch], dict[str, Any]]
 
 
 def positions_within(document_BT: Tensor) -> Tensor:
-    """For each token the number of tokens before it of the same document; padding counts as one more document."""
+    """For each token the number of tokens before it of the same document; 0 for padding.
+
+    So every padding token is a document by itself, and no table of positions needs room for a run of them.
+    """
     column_T = torch.arange(document_BT.shape[1], device=document_BT.device)
     begins_BT = torch.ones_like(document_BT, dtype=torch.bool)
     begins_BT[:, 1:] = document_BT[:, 1:] != document_BT[:, :-1]
     first_BT = torch.where(begins_BT, column_T, 0).cummax(dim=1).values
-    return column_T - first_BT
-
-
-def longest_document(document_BT: Tensor) -> int:
-    """Tokens of the longest document of packed rows."""
-    return int(positions_within(document_BT).max()) + 1 if document_BT.numel() else 0
+    return torch.where(document_BT < 0, 0, column_T - first_BT)
 
 
 class Apart:

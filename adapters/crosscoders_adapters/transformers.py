@@ -28,7 +28,7 @@ from crosscoders import ConfigError, Document, Edit, SiteError, TokenBatch, Toke
 from .context import longest_context
 from .foreign import foreign_errors, locate
 from .loading import Loaded, TransformersConfig, load
-from .packing import Apart, longest_document
+from .packing import Apart, positions_within
 from .parts import LayerParts, Part, find_parts, residual_of
 from .tokenising import Tokenising
 
@@ -314,12 +314,13 @@ class TransformersAdapter:
     def _keywords(self, tokens: TokenBatch) -> dict[str, Any]:
         """What the model's forward pass takes. Made before any hook is set, since it may run the model to find out."""
         keywords: dict[str, Any] = {"use_cache": False} if "use_cache" in self._forward_names else {}
-        # Positions begin anew with each document of a row.
-        self._check_length(tokens.attention.shape[1] if tokens.document is None else longest_document(tokens.document))
         tokens = tokens.to(self.model.device)
         if tokens.is_packed:
+            assert tokens.document is not None
+            self._check_length(int(positions_within(tokens.document).amax()) + 1)
             keywords |= self.apart.keywords(tokens)
         else:
+            self._check_length(tokens.ids.shape[1])
             keywords |= {"input_ids": tokens.ids, "attention_mask": tokens.attention.long()}
             keywords |= self._positions(tokens.attention)
         return keywords
