@@ -20,9 +20,10 @@ from __future__ import annotations
 import torch
 from attrs import field, frozen
 from torch import Tensor
+from torch.nn import functional
 
 from crosscoders import Crosscoder, Latents
-from crosscoders.kernels import operations, row_dots
+from crosscoders.authoring import row_dots
 
 from .intervals import Estimate, jackknife
 
@@ -95,8 +96,8 @@ class FirstHalf:
         self.sum_F.index_add_(0, latents.latent_N, f_N)
         self.square_F.index_add_(0, latents.latent_N, f_N.square())
         for s, (left_BD, z_BD) in enumerate(parts):
-            self.left_FD[s] += _sums(latents, left_BD)
-            self.beyond_FD[s] += _sums(latents, z_BD)
+            self.left_FD[s] += sums_by_latent(latents, left_BD)
+            self.beyond_FD[s] += sums_by_latent(latents, z_BD)
             self.mean_D[s] += z_BD.double().sum(dim=0)
             self.moment_DD[s] += (z_BD.T @ z_BD).double()
 
@@ -315,8 +316,24 @@ class Along:
         return covariance_RF / (spread_F * variance_RF).sqrt()
 
 
-def _sums(latents: Latents, x_BD: Tensor) -> Tensor:
+def beyond(latents: Latents, site: SiteRows) -> Tensor:
+    """z of one site, (B, D): what latents add there and do not add everywhere else."""
+    return functional.embedding_bag(
+        latents.latent_N, site.beyond_F[:, None] * site.row_FD, latents.token_starts_B, mode="sum",
+        per_sample_weights=latents.value_N.to(site.row_FD.dtype),
+    )  # fmt: skip
+
+
+def sums_by_latent(latents: Latents, x_BD: Tensor) -> Tensor:
     """Σ over tokens of f · x, (F, D)."""
-    operation = operations(x_BD)
-    by_latent = latents.token_of_latent_N, latents.value_N[latents.by_latent], latents.latent_starts_F
-    return operation.weighted_row_sums(x_BD, *by_latent)
+    return functional.embedding_bag(
+        latents.token_of_latent_N, x_BD.contiguous(), latents.latent_starts_F, mode="sum",
+        per_sample_weights=latents.value_N[latents.by_latent].to(x_BD.dtype),
+    )  # fmt: skip
+
+
+def of_tokens(latents: Latents, keep_B: Tensor) -> Latents:
+    """The latents of some tokens, which are numbered anew."""
+    part = latents.select(keep_B[latents.token_N])
+    number_B = keep_B.cumsum(0) - 1
+    return Latents(number_B[part.token_N], part.latent_N, part.value_N, int(keep_B.sum()), latents.num_latents)

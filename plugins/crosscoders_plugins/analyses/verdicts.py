@@ -1,0 +1,151 @@
+"""What is decided of each latent: specific to a site, mostly in one, rotated, shared or undecided.
+
+A verdict is about the concept, not about a pair of sites: it does not depend on the reference, and a latent is specific to
+one site at most. Each is held against its alternative by a one-sided test; over all latents that fire, a share of at most
+`false_discoveries` of those that get a verdict is expected to be wrong by chance (Benjamini and Hochberg 1995).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from attrs import frozen
+from torch import Tensor
+from torch.nn import functional
+
+from .intervals import Estimate, discoveries
+from .presence import REBUILT, Presence, SiteRows
+
+ABSENT = 0.2
+"""A concept is not at a site where its strength is below this share of that at home: the threshold of ν^ε."""
+MOSTLY = 2 / 3
+"""Strength elsewhere, relative to that at home, below which a concept is mostly at home."""
+ROTATED = 0.5**0.5
+"""Cosine below which less than half of a direction lies along the other one."""
+SAME_DIRECTION = 0.9
+"""Cosine of decoder rows from which on two latents of a site stand for one direction."""
+
+
+@frozen(eq=False)
+class Verdicts:
+    """One verdict for each latent."""
+
+    verdict: list[str]
+    """`specific to S`, `mostly in S`, `rotated`, `shared` or `undecided`."""
+    reason: list[str]
+    present_FS: Tensor
+    """Boolean: sites where the concept was found."""
+    absent_FS: Tensor
+    """Boolean: sites that it was shown to be absent from. Neither: not decided."""
+
+    def of_kind(self, kind: str) -> list[int]:
+        """Latents whose verdict begins with `kind`."""
+        return [j for j, verdict in enumerate(self.verdict) if verdict.startswith(kind)]
+
+
+def decide(presence: Presence, rows: Sequence[SiteRows], *, min_firings: int, false_discoveries: float) -> Verdicts:
+    """The verdicts that follow from what was measured. `min_firings` is of the half of the text measured on."""
+    names, S = [site.name for site in rows], range(len(rows))
+    home_F, live_F = presence.home_F, presence.firings_F >= min_firings
+    live_F &= presence.strength_FS.gather(1, home_F[:, None])[:, 0] > 0
+    away_FS = torch.arange(len(rows)) != home_F[:, None]
+    p_absent_FS = torch.stack([
+        torch.maximum(presence.ratio[s].p_below(ABSENT), presence.rebuilt[s].p_below(REBUILT)) for s in S
+    ], dim=1)  # fmt: skip
+    p_present_FS = torch.stack([
+        2 * torch.minimum(presence.ratio[s].p_above(ABSENT), presence.rebuilt[s].p_above(REBUILT)) for s in S
+    ], dim=1).clamp_max(1.0)  # fmt: skip
+
+    def found(p_FS: Tensor) -> Tensor:
+        tested_FS = live_F[:, None] & away_FS
+        flags_FS = torch.zeros_like(tested_FS)
+        flags_FS[tested_FS] = discoveries(p_FS[tested_FS], false_discoveries)
+        return flags_FS
+
+    # Specific: absent everywhere else, so the weakest evidence counts.
+    p_specific_F = p_absent_FS.masked_fill(~away_FS, 0.0).max(dim=1).values
+    specific_F = _of_live(p_specific_F, live_F, false_discoveries)
+    present_FS, absent_FS = found(p_present_FS), found(p_absent_FS)
+    p_rotated_FS = torch.stack([_p_rotated(presence.cosine[s], home_F) for s in S], dim=1)
+    rotated_FS = found(torch.where(present_FS, p_rotated_FS, torch.ones_like(p_rotated_FS)))
+    p_weaker_FS = torch.stack([presence.ratio[s].p_below(MOSTLY) for s in S], dim=1)
+    mostly_F = _of_live(p_weaker_FS.masked_fill(~away_FS, 0.0).max(dim=1).values, live_F, false_discoveries)
+    present_FS = present_FS | (live_F[:, None] & ~away_FS)
+    in_others_F = (present_FS & away_FS).any(dim=1) & ~specific_F
+    twin_F = _twins(specific_F, in_others_F, home_F, rows)
+
+    verdict, reason = [], []
+    for j in range(len(home_F)):
+        h = int(home_F[j])
+        others = [s for s in S if s != h]
+        ratio = {s: float(presence.ratio[s].value[j]) for s in others}
+        strengths = ", ".join(f"{ratio[s]:.2f} of its strength at {names[s]}" for s in others)
+        if not bool(live_F[j]):
+            verdict.append("undecided")
+            reason.append(f"only {int(presence.firings_F[j])} firings in the second half of the text")
+        elif bool(specific_F[j]) and int(twin_F[j]) >= 0:
+            verdict.append(f"mostly in {names[h]}")
+            reason.append(f"where it fires the concept is at {names[h]} alone, but it has there the direction of latent "
+                          f"{int(twin_F[j])}, which is elsewhere too: one concept, in more contexts")  # fmt: skip
+        elif bool(specific_F[j]):
+            verdict.append(f"specific to {names[h]}")
+            reason.append(f"{strengths}, and no other latents in its place there")
+        elif bool(in_others_F[j]):
+            there = [s for s in others if present_FS[j, s]]
+            missing = [names[s] for s in others if absent_FS[j, s]]
+            tail = f"; absent from {', '.join(missing)}" if missing else ""
+            turned = [s for s in there if rotated_FS[j, s]]
+            # Where the own row is small, it is other latents that show the concept to be there.
+            by = [f"other latents rebuild it at {names[s]} (correlation {float(presence.rebuilt[s].value[j]):.2f})"
+                  for s in there if presence.rebuilt[s].value[j] >= REBUILT]  # fmt: skip
+            how = "; ".join([strengths, *by]) + tail
+            if turned:
+                cosines = ", ".join(f"{float(_value(presence.cosine[s])[j]):.2f} at {names[s]}" for s in turned)
+                verdict.append("rotated")
+                reason.append(f"in both, under another direction: cosine with {names[h]} {cosines}; {how}")
+            elif bool(mostly_F[j]):
+                verdict.append(f"mostly in {names[h]}")
+                reason.append(how)
+            else:
+                verdict.append("shared")
+                reason.append(how)
+        else:
+            spans = "; ".join(f"{names[s]}: {_span(presence.ratio[s], j)} of its strength, "
+                              f"correlation with other latents {_span(presence.rebuilt[s], j)}" for s in others)  # fmt: skip
+            verdict.append("undecided")
+            reason.append(f"too few firings to tell: {spans} (90 %)")
+    return Verdicts(verdict, reason, present_FS, absent_FS & ~present_FS)
+
+
+def _of_live(p_F: Tensor, live_F: Tensor, rate: float) -> Tensor:
+    flags_F = torch.zeros_like(live_F)
+    flags_F[live_F] = discoveries(p_F[live_F], rate)
+    return flags_F
+
+
+def _p_rotated(cosine: Estimate | None, home_F: Tensor) -> Tensor:
+    return torch.ones(len(home_F), dtype=torch.float64) if cosine is None else cosine.p_below(ROTATED)
+
+
+def _value(cosine: Estimate | None) -> Tensor:
+    assert cosine is not None
+    return cosine.value
+
+
+def _span(estimate: Estimate, j: int) -> str:
+    low, high = estimate.interval(0.9)[j].tolist()
+    return f"{low:.2f} to {high:.2f}"
+
+
+def _twins(specific_F: Tensor, in_others_F: Tensor, home_F: Tensor, rows: Sequence[SiteRows]) -> Tensor:
+    """For each specific latent one that is elsewhere too and has its direction at its home, or −1."""
+    twin_F = torch.full_like(home_F, -1)
+    known = in_others_F.nonzero().squeeze(1)
+    for s, site in enumerate(rows):
+        mine = (specific_F & (home_F == s)).nonzero().squeeze(1)
+        if len(mine) and len(known):
+            unit_FD = functional.normalize(site.row_FD.cpu(), dim=1)
+            best = (unit_FD[mine] @ unit_FD[known].T).max(dim=1)
+            twin_F[mine] = torch.where(best.values >= SAME_DIRECTION, known[best.indices], -1)
+    return twin_F
