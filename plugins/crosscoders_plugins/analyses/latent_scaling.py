@@ -132,6 +132,7 @@ class LatentScaling:
             "strength": {name: presence.strength_FS[:, s].tolist() for s, name in enumerate(names)},
             "relative_strength": columns(presence.ratio),
             "relative_strength_interval": columns(presence.ratio, interval=True),
+            "borne_out": columns(presence.borne_out),
             "rebuilt": columns(presence.rebuilt),
             "rebuilt_interval": columns(presence.rebuilt, interval=True),
             "cosine": columns(presence.cosine),

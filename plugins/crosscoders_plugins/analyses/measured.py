@@ -45,14 +45,14 @@ def _pass(
         seen = batch.first_sequence + len(batch.keep_BT)
         block_B = (row_B * num_blocks // max(1, num_rows)).clamp_max(num_blocks - 1)
         scaling.add(latents, block_B, x_BX, r_BX)
-        left = crosscoder.written.unpack(x_BX - r_BX)
+        left, whole = crosscoder.written.unpack(x_BX - r_BX), crosscoder.written.unpack(x_BX)
         early_B = block_B < num_blocks // 2
         for is_early in (True, False):
             mine_B = early_B if is_early else ~early_B
             if not bool(mine_B.any()):
                 continue
             part = latents if bool(mine_B.all()) else of_tokens(latents, mine_B)
-            parts = [(left[site.name][mine_B], beyond(part, site)) for site in rows]
+            parts = [(left[site.name][mine_B], beyond(part, site), whole[site.name][mine_B]) for site in rows]
             if is_early:
                 first.add(part, parts)
             else:

@@ -11,6 +11,9 @@ Two kinds of evidence that a concept is at site m, which add up to the vector
   predicts f_j shows that the concept is at m under another latent. Latents that write everywhere alike are taken out,
   so that a parent or a topic that is in every model is no evidence.
 
+What the latents say must be borne out by the activations as they are: beside ‖v‖ there is the slope of x^m along v^m on f,
+Cov(f, x^m·v^m/‖v^m‖) / Var(f). Where it is missing, the row only cancels what other latents put there by mistake.
+
 Directions and readouts are fitted on the first half of the text; every number is then measured on the second half, in
 contiguous blocks of rows.
 """
@@ -89,13 +92,13 @@ class FirstHalf:
         self.mean_D = [torch.zeros(site.width, dtype=torch.float64, device=device) for site in rows]
         self.moment_DD = [torch.zeros(site.width, site.width, dtype=torch.float64, device=device) for site in rows]
 
-    def add(self, latents: Latents, parts: list[tuple[Tensor, Tensor]]) -> None:
-        """Add some tokens: their latents and, for each site, ε and z."""
+    def add(self, latents: Latents, parts: list[tuple[Tensor, Tensor, Tensor]]) -> None:
+        """Add some tokens: their latents and, for each site, ε, z and x."""
         self.num_tokens += latents.num_tokens
         f_N = latents.value_N.double()
         self.sum_F.index_add_(0, latents.latent_N, f_N)
         self.square_F.index_add_(0, latents.latent_N, f_N.square())
-        for s, (left_BD, z_BD) in enumerate(parts):
+        for s, (left_BD, z_BD, _) in enumerate(parts):
             self.left_FD[s] += sums_by_latent(latents, left_BD)
             self.beyond_FD[s] += sums_by_latent(latents, z_BD)
             self.mean_D[s] += z_BD.double().sum(dim=0)
@@ -146,12 +149,18 @@ class Presence:
     """What the second half of the text says of each latent (F) at each site (S)."""
 
     firings_F: Tensor
+    square_F: Tensor
+    """Σ f²"""
     home_F: Tensor
     """The site where the concept is strongest."""
+    unit: list[Tensor]
+    """For each site the directions, (F, D)."""
     strength_FS: Tensor
     """Along the fitted direction, in units of √D."""
     ratio: list[Estimate]
     """For each site: strength over that at home."""
+    borne_out: list[Estimate]
+    """For each site: slope of the activations themselves along the fitted direction, over the strength at home."""
     rebuilt: list[Estimate]
     """For each site: correlation of f with the readout of other latents there."""
     cosine: list[Estimate | None]
@@ -168,24 +177,27 @@ class SecondHalf:
     num_blocks: int
     sums: dict[str, Tensor] = field(factory=dict)
 
-    def add(self, latents: Latents, block_B: Tensor, parts: list[tuple[Tensor, Tensor]]) -> None:
-        """Add some tokens: their latents, the block of each, and for each site ε and z."""
+    def add(self, latents: Latents, block_B: Tensor, parts: list[tuple[Tensor, Tensor, Tensor]]) -> None:
+        """Add some tokens: their latents, the block of each, and for each site ε, z and x."""
         f_N, F = latents.value_N.double(), latents.num_latents
         slot_N = block_B[latents.token_N] * F + latents.latent_N
         self._add("tokens", block_B, torch.ones_like(block_B, dtype=torch.float64), ())
         self._add("firings", slot_N, torch.ones_like(f_N), (F,))
         self._add("sum", slot_N, f_N, (F,))
         self._add("square", slot_N, f_N.square(), (F,))
-        for s, (left_BD, z_BD) in enumerate(parts):
+        for s, (left_BD, z_BD, x_BD) in enumerate(parts):
             self._add(f"mean {s}", block_B, z_BD.double(), (z_BD.shape[1],))
+            self._add(f"mean x {s}", block_B, x_BD.double(), (x_BD.shape[1],))
+            dots_N = row_dots(x_BD, self.directions[s].unit_FD, latents).double()
+            self._add(f"x {s}", slot_N, f_N * dots_N, (F,))
             moment = (z_BD.T @ z_BD).double()
             self.sums[f"moment {s}"] = self.sums.get(f"moment {s}", torch.zeros_like(moment)) + moment
             tables = {"own": self.directions[s].unit_FD, "home": self._home(s), "readout": self.directions[s].readout_FD}
             for name, table in tables.items():
                 if table is not None:
-                    for kind, x_BD in (("left", left_BD), ("beyond", z_BD)):
+                    for kind, rows_BD in (("left", left_BD), ("beyond", z_BD)):
                         if (name, kind) != ("readout", "left"):
-                            dots_N = row_dots(x_BD, table, latents).double()
+                            dots_N = row_dots(rows_BD, table, latents).double()
                             self._add(f"{name} {kind} {s}", slot_N, f_N * dots_N, (F,))
 
     @property
@@ -217,6 +229,7 @@ class SecondHalf:
         G, S = len(weight_GF), range(len(self.rows))
         own = [self._along(s, "own", self.directions[s].unit_FD, sums) for s in S]
         readouts = [self._along(s, "readout", self.directions[s].readout_FD, sums) for s in S]
+        activations = [self._activations(s, sums) for s in S]
         homes = [None if (table := self._home(s)) is None else self._along(s, "home", table, sums) for s in S]
 
         def at_home(weight_RG: Tensor) -> Tensor:
@@ -225,6 +238,9 @@ class SecondHalf:
 
         def ratio(s: int) -> Estimate:
             return jackknife(lambda w: own[s].strength(w) / at_home(w), G, weight_GF)
+
+        def borne_out(s: int) -> Estimate:
+            return jackknife(lambda w: activations[s].slope(w) / at_home(w), G, weight_GF)
 
         def rebuilt(s: int) -> Estimate:
             spread_F = self._spread(s, readouts[s], sums)
@@ -241,9 +257,12 @@ class SecondHalf:
         strength_F = at_home(torch.ones(1, G, dtype=torch.float64))[0]
         return Presence(
             firings_F=sums["firings"].sum(dim=0).long(),
+            square_F=sums["square"].sum(dim=0),
             home_F=home_F,
+            unit=[found.unit_FD.cpu() for found in self.directions],
             strength_FS=torch.stack([found.value * strength_F for found in ratios], dim=1),
             ratio=ratios,
+            borne_out=[borne_out(s) for s in S],
             rebuilt=[rebuilt(s) for s in S],
             cosine=[cosine(s) for s in S],
             num_blocks=G,
@@ -261,6 +280,15 @@ class SecondHalf:
             total_GF=sums[f"mean {s}"] @ table_FD.double().cpu().T,
             scale=site.width**-0.5,
         )
+
+    def _activations(self, s: int, sums: dict[str, Tensor]) -> Along:
+        """The activations along the fitted directions; nothing in them is the latent's own part to be taken out."""
+        unit_FD = self.directions[s].unit_FD
+        none_F = torch.zeros(len(unit_FD), dtype=torch.float64)
+        return Along(
+            sums=sums, own_F=none_F, beyond_F=none_F, elsewhere_F=none_F, left_GF=None, product_GF=sums[f"x {s}"],
+            total_GF=sums[f"mean x {s}"] @ unit_FD.double().cpu().T, scale=self.rows[s].width**-0.5,
+        )  # fmt: skip
 
     def _spread(self, s: int, readout: Along, sums: dict[str, Tensor]) -> Tensor:
         """Variance over the whole half of what the readout gives without the latent's own part, (F,)."""
@@ -309,6 +337,11 @@ class Along:
         if self.left_GF is not None:
             left_RF = weight_RG @ self.left_GF / (weight_RG @ self.sums["square"]).clamp_min(1e-30)
         return self.scale * (self.own_F + left_RF + self.elsewhere_F * covariance_RF / variance_RF)
+
+    def slope(self, weight_RG: Tensor) -> Tensor:
+        """Cov(f, z·u) / Var(f) / √D, (R, F)."""
+        covariance_RF, variance_RF = self.moments(weight_RG)
+        return self.scale * covariance_RF / variance_RF
 
     def correlation(self, weight_RG: Tensor, spread_F: Tensor) -> Tensor:
         """Of f with z·u, whose variance is given, (R, F)."""

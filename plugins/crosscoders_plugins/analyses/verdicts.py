@@ -12,7 +12,6 @@ from collections.abc import Sequence
 import torch
 from attrs import frozen
 from torch import Tensor
-from torch.nn import functional
 
 from .intervals import Estimate, discoveries
 from .presence import REBUILT, Presence, SiteRows
@@ -21,10 +20,12 @@ ABSENT = 0.2
 """A concept is not at a site where its strength is below this share of that at home: the threshold of ν^ε."""
 MOSTLY = 2 / 3
 """Strength elsewhere, relative to that at home, below which a concept is mostly at home."""
-ROTATED = 0.5**0.5
-"""Cosine below which less than half of a direction lies along the other one."""
-SAME_DIRECTION = 0.9
-"""Cosine of decoder rows from which on two latents of a site stand for one direction."""
+ALONG = 0.5**0.5
+"""Cosine below which less than half of a direction lies along another, so that they are not the same."""
+SLIGHT = 0.1
+"""Share of a latent's energy below which another one beside it is no reason for anything."""
+BORROWED = 0.9
+"""Cosine from which on what a latent has at a site is another latent's concept."""
 
 
 @frozen(eq=False)
@@ -48,13 +49,24 @@ def decide(presence: Presence, rows: Sequence[SiteRows], *, min_firings: int, fa
     """The verdicts that follow from what was measured. `min_firings` is of the half of the text measured on."""
     names, S = [site.name for site in rows], range(len(rows))
     home_F, live_F = presence.home_F, presence.firings_F >= min_firings
-    live_F &= presence.strength_FS.gather(1, home_F[:, None])[:, 0] > 0
+    known_F = live_F & (presence.strength_FS.gather(1, home_F[:, None])[:, 0] > 0)
+    p_home_F = torch.stack([presence.borne_out[s].p_above(ABSENT) for s in S]).gather(0, home_F[None])[0]
+    # A row at home that activations do not bear out only corrects what other latents write.
+    real_F = _of_live(p_home_F, known_F, false_discoveries)
+    corrects_F, live_F = known_F & ~real_F, known_F & real_F
     away_FS = torch.arange(len(rows)) != home_F[:, None]
+    # Present: under its own direction or under other latents, and in either case borne out by the activations.
     p_absent_FS = torch.stack([
-        torch.maximum(presence.ratio[s].p_below(ABSENT), presence.rebuilt[s].p_below(REBUILT)) for s in S
-    ], dim=1)  # fmt: skip
+        2 * torch.minimum(
+            presence.borne_out[s].p_below(ABSENT),
+            torch.maximum(presence.ratio[s].p_below(ABSENT), presence.rebuilt[s].p_below(REBUILT)),
+        ) for s in S
+    ], dim=1).clamp_max(1.0)  # fmt: skip
     p_present_FS = torch.stack([
-        2 * torch.minimum(presence.ratio[s].p_above(ABSENT), presence.rebuilt[s].p_above(REBUILT)) for s in S
+        torch.maximum(
+            presence.borne_out[s].p_above(ABSENT),
+            2 * torch.minimum(presence.ratio[s].p_above(ABSENT), presence.rebuilt[s].p_above(REBUILT)),
+        ) for s in S
     ], dim=1).clamp_max(1.0)  # fmt: skip
 
     def found(p_FS: Tensor) -> Tensor:
@@ -70,10 +82,13 @@ def decide(presence: Presence, rows: Sequence[SiteRows], *, min_firings: int, fa
     p_rotated_FS = torch.stack([_p_rotated(presence.cosine[s], home_F) for s in S], dim=1)
     rotated_FS = found(torch.where(present_FS, p_rotated_FS, torch.ones_like(p_rotated_FS)))
     p_weaker_FS = torch.stack([presence.ratio[s].p_below(MOSTLY) for s in S], dim=1)
+    borrowed_FS = _borrowed(rotated_FS, presence, live_F)
+    present_FS &= ~borrowed_FS
+    rotated_FS &= ~borrowed_FS
     mostly_F = _of_live(p_weaker_FS.masked_fill(~away_FS, 0.0).max(dim=1).values, live_F, false_discoveries)
     present_FS = present_FS | (live_F[:, None] & ~away_FS)
-    in_others_F = (present_FS & away_FS).any(dim=1) & ~specific_F
-    twin_F = _twins(specific_F, in_others_F, home_F, rows)
+    in_others_F = ((present_FS | borrowed_FS) & away_FS).any(dim=1) & ~specific_F
+    twin_F = _twins(specific_F, in_others_F, presence)
 
     verdict, reason = [], []
     for j in range(len(home_F)):
@@ -81,7 +96,10 @@ def decide(presence: Presence, rows: Sequence[SiteRows], *, min_firings: int, fa
         others = [s for s in S if s != h]
         ratio = {s: float(presence.ratio[s].value[j]) for s in others}
         strengths = ", ".join(f"{ratio[s]:.2f} of its strength at {names[s]}" for s in others)
-        if not bool(live_F[j]):
+        if bool(corrects_F[j]):
+            verdict.append("undecided")
+            reason.append(f"its row at {names[h]} is not borne out by the activations: it corrects other latents")
+        elif not bool(live_F[j]):
             verdict.append("undecided")
             reason.append(f"only {int(presence.firings_F[j])} firings in the second half of the text")
         elif bool(specific_F[j]) and int(twin_F[j]) >= 0:
@@ -104,6 +122,11 @@ def decide(presence: Presence, rows: Sequence[SiteRows], *, min_firings: int, fa
                 cosines = ", ".join(f"{float(_value(presence.cosine[s])[j]):.2f} at {names[s]}" for s in turned)
                 verdict.append("rotated")
                 reason.append(f"in both, under another direction: cosine with {names[h]} {cosines}; {how}")
+            elif bool(borrowed_FS[j].any()) and not there:
+                at = ", ".join(names[s] for s in others if borrowed_FS[j, s])
+                verdict.append(f"mostly in {names[h]}")
+                reason.append(f"what it has at {at} is the direction of another latent, which is at {names[h]} under "
+                              f"a direction of its own; {strengths}")  # fmt: skip
             elif bool(mostly_F[j]):
                 verdict.append(f"mostly in {names[h]}")
                 reason.append(how)
@@ -111,10 +134,11 @@ def decide(presence: Presence, rows: Sequence[SiteRows], *, min_firings: int, fa
                 verdict.append("shared")
                 reason.append(how)
         else:
-            spans = "; ".join(f"{names[s]}: {_span(presence.ratio[s], j)} of its strength, "
-                              f"correlation with other latents {_span(presence.rebuilt[s], j)}" for s in others)  # fmt: skip
+            spans = "; ".join(f"at {names[s]} {_span(presence.ratio[s], j)} of its strength, of which activations bear out "
+                              f"{_span(presence.borne_out[s], j)}, correlation with other latents "
+                              f"{_span(presence.rebuilt[s], j)}" for s in others)  # fmt: skip
             verdict.append("undecided")
-            reason.append(f"too few firings to tell: {spans} (90 %)")
+            reason.append(f"neither presence nor absence is shown: {spans} (90 %)")
     return Verdicts(verdict, reason, present_FS, absent_FS & ~present_FS)
 
 
@@ -125,7 +149,7 @@ def _of_live(p_F: Tensor, live_F: Tensor, rate: float) -> Tensor:
 
 
 def _p_rotated(cosine: Estimate | None, home_F: Tensor) -> Tensor:
-    return torch.ones(len(home_F), dtype=torch.float64) if cosine is None else cosine.p_below(ROTATED)
+    return torch.ones(len(home_F), dtype=torch.float64) if cosine is None else cosine.p_below(ALONG)
 
 
 def _value(cosine: Estimate | None) -> Tensor:
@@ -138,14 +162,40 @@ def _span(estimate: Estimate, j: int) -> str:
     return f"{low:.2f} to {high:.2f}"
 
 
-def _twins(specific_F: Tensor, in_others_F: Tensor, home_F: Tensor, rows: Sequence[SiteRows]) -> Tensor:
-    """For each specific latent one that is elsewhere too and has its direction at its home, or −1."""
+def _twins(specific_F: Tensor, in_others_F: Tensor, presence: Presence) -> Tensor:
+    """For each specific latent one that is elsewhere too and has its direction at its home; or −1.
+
+    What adds less than a tenth of what the latent adds there does not count.
+    """
+    home_F = presence.home_F
     twin_F = torch.full_like(home_F, -1)
     known = in_others_F.nonzero().squeeze(1)
-    for s, site in enumerate(rows):
+    for s, unit_FD in enumerate(presence.unit):
         mine = (specific_F & (home_F == s)).nonzero().squeeze(1)
         if len(mine) and len(known):
-            unit_FD = functional.normalize(site.row_FD.cpu(), dim=1)
-            best = (unit_FD[mine] @ unit_FD[known].T).max(dim=1)
-            twin_F[mine] = torch.where(best.values >= SAME_DIRECTION, known[best.indices], -1)
+            energy_F = presence.square_F * presence.strength_FS[:, s].clamp_min(0).square()
+            cosine = (unit_FD[mine] @ unit_FD[known].T).masked_fill(energy_F[known] < SLIGHT * energy_F[mine][:, None], -1.0)
+            best = cosine.max(dim=1)
+            twin_F[mine] = torch.where(best.values >= ALONG, known[best.indices], -1)
     return twin_F
+
+
+def _borrowed(rotated_FS: Tensor, presence: Presence, live_F: Tensor) -> Tensor:
+    """Where the direction that a latent has at a site is the concept of another latent, (F, S).
+
+    The other latent has that direction there, adds more, and is at the first one's home under a direction of its own: as a
+    parent whose part a child took over. The same concept under two latents would agree at both sites.
+    """
+    borrowed_FS = torch.zeros_like(rotated_FS)
+    for s, there_FD in enumerate(presence.unit):
+        energy_F = presence.square_F * presence.strength_FS[:, s].clamp_min(0).square()
+        for h, home_FD in enumerate(presence.unit):
+            mine = (rotated_FS[:, s] & (presence.home_F == h)).nonzero().squeeze(1)
+            at_home_F = presence.strength_FS[:, h] > ABSENT * presence.strength_FS.max(dim=1).values
+            known = (live_F & at_home_F).nonzero().squeeze(1)
+            if s == h or not len(mine) or not len(known):
+                continue
+            same = (there_FD[mine] @ there_FD[known].T >= BORROWED) & (energy_F[known] > energy_F[mine][:, None])
+            apart = home_FD[mine] @ home_FD[known].T < ALONG
+            borrowed_FS[mine, s] = (same & apart).any(dim=1)
+    return borrowed_FS
