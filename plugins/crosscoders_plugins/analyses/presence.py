@@ -12,7 +12,8 @@ Two kinds of evidence that a concept is at site m, which add up to the vector
   so that a parent or a topic that is in every model is no evidence.
 
 What the latents say must be borne out by the activations as they are: beside ‖v‖ there is the slope of x^m along v^m on f,
-Cov(f, x^m·v^m/‖v^m‖) / Var(f). Where it is missing, the row only cancels what other latents put there by mistake.
+Cov(f, x^m·v^m/‖v^m‖) / Var(f), as a share of ‖v^m‖. Where it is missing, the row only cancels what other latents put
+there by mistake.
 
 Directions and readouts are fitted on the first half of the text; every number is then measured on the second half, in
 contiguous blocks of rows.
@@ -59,8 +60,8 @@ class Directions:
     """w: p = w·z predicts f."""
     unit_FD: Tensor
     """v / ‖v‖."""
-    strength_F: Tensor
-    """‖v‖ / √D."""
+    home_F: Tensor
+    """The site where the latent's own vector is largest, the same for all sites."""
     elsewhere_F: Tensor
     """Boolean: whether other latents count in v."""
 
@@ -105,10 +106,14 @@ class FirstHalf:
             self.moment_DD[s] += (z_BD.T @ z_BD).double()
 
     def directions(self) -> list[Directions]:
-        """For each site, of every latent that fired."""
+        """For each site, of every latent that fired. Other latents count away from home alone: at home a latent has a row
+        of its own, and others beside it would be the same concept counted twice."""
         N = max(1, self.num_tokens)
         mean_F, found = self.sum_F / N, []
         variance_F = (self.square_F / N - mean_F.square()).clamp_min(1e-30)
+        own = [site.row_FD.double() + self.left_FD[s].double() / self.square_F.clamp_min(1e-30)[:, None]
+               for s, site in enumerate(self.rows)]  # fmt: skip
+        home_F = torch.stack([v.norm(dim=1) / v.shape[1] ** 0.5 for v in own]).argmax(dim=0)
         for s, site in enumerate(self.rows):
             mean_D, d_FD, kappa_F = self.mean_D[s] / N, site.row_FD.double(), site.beyond_F.double()
             S_DD = self.moment_DD[s] / N - mean_D[:, None] * mean_D
@@ -118,13 +123,12 @@ class FirstHalf:
             others_FD = c_FD - (kappa_F * variance_F)[:, None] * d_FD
             readout_FD = _without_own(inverse_DD, c_FD, d_FD, kappa_F, variance_F, others_FD)
             explained_F = (readout_FD * others_FD).sum(dim=1) / variance_F
-            elsewhere_F = explained_F >= REBUILT**2
-            v_FD = d_FD + self.left_FD[s].double() / self.square_F.clamp_min(1e-30)[:, None]
-            v_FD = v_FD + elsewhere_F[:, None] * others_FD / variance_F[:, None]
+            elsewhere_F = (explained_F >= REBUILT**2) & (home_F != s)
+            v_FD = own[s] + elsewhere_F[:, None] * others_FD / variance_F[:, None]
             norm_F = v_FD.norm(dim=1).clamp_min(1e-30)
             kind = site.row_FD.dtype
             found.append(Directions(readout_FD.to(kind), (v_FD / norm_F[:, None]).to(kind),
-                                    norm_F / site.width**0.5, elsewhere_F))  # fmt: skip
+                                    home_F, elsewhere_F))  # fmt: skip
         return found
 
 
@@ -160,7 +164,7 @@ class Presence:
     ratio: list[Estimate]
     """For each site: strength over that at home."""
     borne_out: list[Estimate]
-    """For each site: slope of the activations themselves along the fitted direction, over the strength at home."""
+    """For each site: slope of the activations themselves along the fitted direction, over the strength there."""
     rebuilt: list[Estimate]
     """For each site: correlation of f with the readout of other latents there."""
     cosine: list[Estimate | None]
@@ -203,7 +207,7 @@ class SecondHalf:
     @property
     def home_F(self) -> Tensor:
         """The site where each latent's concept is strongest."""
-        return torch.stack([found.strength_F for found in self.directions]).argmax(dim=0)
+        return self.directions[0].home_F
 
     def _home(self, s: int) -> Tensor | None:
         """For each latent the direction at its home, where that has the width of site `s`; else zero."""
@@ -240,7 +244,7 @@ class SecondHalf:
             return jackknife(lambda w: own[s].strength(w) / at_home(w), G, weight_GF)
 
         def borne_out(s: int) -> Estimate:
-            return jackknife(lambda w: activations[s].slope(w) / at_home(w), G, weight_GF)
+            return jackknife(lambda w: activations[s].slope(w) / own[s].strength(w).clamp_min(1e-30), G, weight_GF)
 
         def rebuilt(s: int) -> Estimate:
             spread_F = self._spread(s, readouts[s], sums)

@@ -18,6 +18,9 @@ from .presence import REBUILT, Presence, SiteRows
 
 ABSENT = 0.2
 """A concept is not at a site where its strength is below this share of that at home: the threshold of ν^ε."""
+BORNE_OUT, CANCELLED = 0.5, 0.25
+"""Of what a latent puts at a site, more than half must be in the activations to count as present, and less than a quarter
+shows that it only cancels what other latents put there."""
 MOSTLY = 2 / 3
 """Strength elsewhere, relative to that at home, below which a concept is mostly at home."""
 ALONG = 0.5**0.5
@@ -50,24 +53,21 @@ def decide(presence: Presence, rows: Sequence[SiteRows], *, min_firings: int, fa
     names, S = [site.name for site in rows], range(len(rows))
     home_F, live_F = presence.home_F, presence.firings_F >= min_firings
     known_F = live_F & (presence.strength_FS.gather(1, home_F[:, None])[:, 0] > 0)
-    p_home_F = torch.stack([presence.borne_out[s].p_above(ABSENT) for s in S]).gather(0, home_F[None])[0]
+    p_home_F = torch.stack([presence.borne_out[s].p_above(CANCELLED) for s in S]).gather(0, home_F[None])[0]
     # A row at home that activations do not bear out only corrects what other latents write.
     real_F = _of_live(p_home_F, known_F, false_discoveries)
     corrects_F, live_F = known_F & ~real_F, known_F & real_F
     away_FS = torch.arange(len(rows)) != home_F[:, None]
-    # Present: under its own direction or under other latents, and in either case borne out by the activations.
+    # Present: strong enough under its own direction or that of other latents, and borne out by the activations.
     p_absent_FS = torch.stack([
-        2 * torch.minimum(
-            presence.borne_out[s].p_below(ABSENT),
-            torch.maximum(presence.ratio[s].p_below(ABSENT), presence.rebuilt[s].p_below(REBUILT)),
+        torch.maximum(
+            2 * torch.minimum(presence.ratio[s].p_below(ABSENT), presence.borne_out[s].p_below(CANCELLED)),
+            presence.rebuilt[s].p_below(REBUILT),
         ) for s in S
     ], dim=1).clamp_max(1.0)  # fmt: skip
     p_present_FS = torch.stack([
-        torch.maximum(
-            presence.borne_out[s].p_above(ABSENT),
-            2 * torch.minimum(presence.ratio[s].p_above(ABSENT), presence.rebuilt[s].p_above(REBUILT)),
-        ) for s in S
-    ], dim=1).clamp_max(1.0)  # fmt: skip
+        torch.maximum(presence.ratio[s].p_above(ABSENT), presence.borne_out[s].p_above(BORNE_OUT)) for s in S
+    ], dim=1)  # fmt: skip
 
     def found(p_FS: Tensor) -> Tensor:
         tested_FS = live_F[:, None] & away_FS
