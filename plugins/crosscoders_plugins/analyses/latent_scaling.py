@@ -128,7 +128,7 @@ class LatentScaling:
             "reference": sums.reference,
             "verdict": verdicts.verdict,
             "reason": verdicts.reason,
-            "strongest_at": [names[s] for s in presence.home_F.tolist()],
+            "home": [names[s] for s in presence.home_F.tolist()],
             "strength": {name: presence.strength_FS[:, s].tolist() for s, name in enumerate(names)},
             "relative_strength": columns(presence.ratio),
             "relative_strength_interval": columns(presence.ratio, interval=True),
@@ -178,7 +178,7 @@ class LatentScaling:
             xs.append(min(2.0, max(-1.0, float(ratios.error.value[j]))))
             ys.append(min(2.0, max(-1.0, float(ratios.reconstruction.value[j]))))
         drawing = scatter(
-            dict(sorted(groups.items(), key=lambda item: -len(item[1][0]))),
+            dict(sorted((groups or {"latents": ([], [])}).items(), key=lambda item: -len(item[1][0]))),
             xlabel="ν^ε (error)", ylabel="ν^r (reconstruction)",
             vertical=self.options.error_threshold, horizontal=self.options.reconstruction_threshold,
         )  # fmt: skip

@@ -61,7 +61,7 @@ class Directions:
     unit_FD: Tensor
     """v / ‖v‖."""
     home_F: Tensor
-    """The site where the latent's own vector is largest, the same for all sites."""
+    """The site where the latent's row is largest in units of √D, the same for all sites."""
     elsewhere_F: Tensor
     """Boolean: whether other latents count in v."""
 
@@ -113,7 +113,7 @@ class FirstHalf:
         variance_F = (self.square_F / N - mean_F.square()).clamp_min(1e-30)
         own = [site.row_FD.double() + self.left_FD[s].double() / self.square_F.clamp_min(1e-30)[:, None]
                for s, site in enumerate(self.rows)]  # fmt: skip
-        home_F = torch.stack([v.norm(dim=1) / v.shape[1] ** 0.5 for v in own]).argmax(dim=0)
+        home_F = torch.stack([site.row_FD.norm(dim=1) / site.width**0.5 for site in self.rows]).argmax(dim=0)
         for s, site in enumerate(self.rows):
             mean_D, d_FD, kappa_F = self.mean_D[s] / N, site.row_FD.double(), site.beyond_F.double()
             S_DD = self.moment_DD[s] / N - mean_D[:, None] * mean_D
@@ -156,7 +156,7 @@ class Presence:
     square_F: Tensor
     """Σ f²"""
     home_F: Tensor
-    """The site where the concept is strongest."""
+    """The site where the latent's row is largest: its home."""
     unit: list[Tensor]
     """For each site the directions, (F, D)."""
     strength_FS: Tensor
@@ -206,7 +206,7 @@ class SecondHalf:
 
     @property
     def home_F(self) -> Tensor:
-        """The site where each latent's concept is strongest."""
+        """The site where each latent's row is largest."""
         return self.directions[0].home_F
 
     def _home(self, s: int) -> Tensor | None:
