@@ -32,7 +32,7 @@ class SyntheticConfig:
 
     def __attrs_post_init__(self) -> None:
         if self.model not in self.world.models:
-            raise ConfigError("model = \"c\" needs a world of num_models = 3")
+            raise ConfigError('model = "c" needs a world of num_models = 3')
 
 
 @frozen(kw_only=True)

@@ -13,11 +13,10 @@ from common import FIRST_HELD_OUT, Clock, Scale, Verdict, spearman, train
 from torch import Tensor
 from torch.nn import functional
 
-from crosscoders import Crosscoder, Site, Study, TokenIds, evaluate
+from crosscoders import Crosscoder, Site, Study, TokenIds, analyse, evaluate
 from crosscoders.activations import ActivationConfig, MaskConfig
 from crosscoders.testing import DiffWorld, DiffWorldConfig
 from crosscoders_adapters.synthetic import SyntheticAdapter, SyntheticConfig
-from crosscoders_plugins.analyses.latent_scaling import LatentScaling, LatentScalingConfig
 from crosscoders_plugins.analyses.norm_classes import delta_norm
 
 WIDE, NARROW = 192, 64
@@ -77,11 +76,12 @@ def recovered(crosscoder: Crosscoder, world: DiffWorld, site: str, kind: str, al
     return len(concepts & found) / len(concepts) if concepts else None
 
 
-def scaled(crosscoder: Crosscoder, world: DiffWorld, scale: Scale, reference: str) -> tuple[Tensor, Tensor]:
-    """ν^ε and ν^r of every latent at the other site against `reference`."""
-    report = LatentScaling(LatentScalingConfig(reference=reference)).run(study_of(crosscoder, world, scale))
-    (against,) = report.data["against"].values()
-    return torch.tensor(against["nu_error"]), torch.tensor(against["nu_reconstruction"])
+def scaled(crosscoder: Crosscoder, world: DiffWorld, scale: Scale) -> tuple[Tensor, Tensor, list[str]]:
+    """Of every latent ν^ε and ν^r at A against B, and the verdict that a user reads."""
+    (report,) = analyse(crosscoder, [{"name": "latent_scaling", "reference": "b/x"}],
+                        study=study_of(crosscoder, world, scale))  # fmt: skip
+    against = report.data["against"]["a/x"]
+    return torch.tensor(against["nu_error"]), torch.tensor(against["nu_reconstruction"]), report.data["verdict"]
 
 
 def measure(crosscoder: Crosscoder, world: DiffWorld, scale: Scale) -> dict[str, Any]:
@@ -113,9 +113,9 @@ def measure(crosscoder: Crosscoder, world: DiffWorld, scale: Scale) -> dict[str,
     label = [kinds[i] if c > MATCH else "none" for i, c in zip(concept.tolist(), cosine.tolist(), strict=True)]
     true_F = torch.tensor([name == "only_b" for name in label])
     spurious = only["b/x"] & ~true_F
-    nu = {site: scaled(crosscoder, world, scale, site) for site in only}
-    specific = {site: (error < 0.2) & (rebuilt < 0.5) for site, (error, rebuilt) in nu.items()}
-    error_F, rebuilt_F = nu["b/x"]
+    error_F, rebuilt_F, verdict = scaled(crosscoder, world, scale)
+    specific = {site: torch.tensor([v == f"specific to {site}" for v in verdict]) for site in only}
+    found["verdicts"] = verdict_counts(crosscoder, world, verdict, firings_F)
     found |= {
         "spurious": int(spurious.sum()),
         "spurious_after_scaling": int((spurious & specific["b/x"]).sum()),
@@ -137,6 +137,19 @@ def measure(crosscoder: Crosscoder, world: DiffWorld, scale: Scale) -> dict[str,
         "patching": patching(crosscoder, world, x_BX[:20_000], delta_F, error_F, rebuilt_F, alive),
     }
     return found
+
+
+def verdict_counts(crosscoder: Crosscoder, world: DiffWorld, verdict: list[str], firings_F: Tensor) -> dict[str, Any]:
+    """How often each verdict was given to latents of each kind of concept; a latent's concept is that of its largest row."""
+    largest_F = crosscoder.decoder_norms().detach().argmax(dim=1)
+    matches = [match(crosscoder, world, f"{m}/x") for m in world.config.models]
+    counts: dict[str, dict[str, int]] = {}
+    for j in (firings_F >= LIVE).nonzero().squeeze(1).tolist():
+        concept_F, cosine_F = matches[int(largest_F[j])]
+        kind = world.kinds[int(concept_F[j])] if cosine_F[j] > MATCH else "none"
+        row = counts.setdefault(kind, {})
+        row[verdict[j]] = row.get(verdict[j], 0) + 1
+    return counts
 
 
 def _recall(world: DiffWorld, concept_F: Tensor, hit_F: Tensor) -> float:

@@ -104,7 +104,9 @@ class Amplification:
             control_texts = [after.text(ids) for ids in control[1].ids]
             rows.append(self._row(f"{control[0]:g}, {after_key} against itself", control[1], control_texts))
         columns = ["α", "answers", f"nats per token, {after_key}", f"nats per token, {before_key}"]
-        columns += [f"{name}: {what}" for name in self.patterns for what in ("hits", "rate", "low", "high", "design effect")]
+        columns += [
+            f"{name}: {what}" for name in self.patterns for what in ("hits", "rate", "low", "high", "design effect")
+        ]
         parts: list[Part] = [
             Table(
                 title="Hit rates and coherence",

@@ -54,7 +54,7 @@ def jackknife(statistic: Callable[[Tensor], Tensor], num_blocks: int, weight_GF:
         block_G = torch.arange(num_blocks) // joined
         count = int(block_G[-1]) + 1
         left_RG = 1 - (block_G[None, :] == torch.arange(count)[:, None]).double()
-        deviation_RF = torch.cat([statistic(part) for part in left_RG.split(8)]) - whole
+        deviation_RF = torch.cat([statistic(part) for part in torch.split(left_RG, 8)]) - whole
         if count // 2 < FEWEST_BLOCKS or _agreement(deviation_RF, weight_GF) <= MOST_AGREEMENT:
             break
         joined *= 2
@@ -89,7 +89,8 @@ def student_quantile(probability: float, freedom: Tensor) -> Tensor:
 def student_tail(t: Tensor, freedom: Tensor) -> Tensor:
     """The probability that Student's t exceeds `t`, by the same approximation."""
     z = (8 * freedom + 1) / (8 * freedom + 3) * (freedom * torch.log1p(t.square() / freedom)).sqrt() * t.sign()
-    return torch.special.ndtr(-z)
+    tail: Tensor = torch.special.ndtr(-z)
+    return tail
 
 
 def discoveries(p_N: Tensor, rate: float) -> Tensor:

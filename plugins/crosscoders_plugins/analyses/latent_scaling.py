@@ -169,9 +169,7 @@ class LatentScaling:
             "latent.",
         )
 
-    def _figure(
-        self, name: str, reference: str, sums: ScalingSums, ratios: Ratios, verdicts: Verdicts
-    ) -> Figure:
+    def _figure(self, name: str, reference: str, sums: ScalingSums, ratios: Ratios, verdicts: Verdicts) -> Figure:
         groups: dict[str, tuple[list[float], list[float]]] = {}
         for j in (sums.firings_F >= self.options.min_firings).nonzero().squeeze(1).tolist():
             xs, ys = groups.setdefault(verdicts.verdict[j], ([], []))

@@ -145,7 +145,8 @@ def _without_own(A_DD: Tensor, c_FD: Tensor, d_FD: Tensor, kappa_F: Tensor, vari
     B_F22[:, 1, 1] = kappa_F.square() * variance_F
     inner_F22 = torch.eye(2, dtype=G_F22.dtype, device=G_F22.device) + B_F22 @ G_F22
     right_F2 = (B_F22 @ (AU_F2D @ b_FD[:, :, None])).squeeze(2)
-    return Ab_FD - (torch.linalg.solve(inner_F22, right_F2)[:, :, None] * AU_F2D).sum(dim=1)
+    readout_FD: Tensor = Ab_FD - (torch.linalg.solve(inner_F22, right_F2)[:, :, None] * AU_F2D).sum(dim=1)
+    return readout_FD
 
 
 @frozen(eq=False)
@@ -196,7 +197,11 @@ class SecondHalf:
             self._add(f"x {s}", slot_N, f_N * dots_N, (F,))
             moment = (z_BD.T @ z_BD).double()
             self.sums[f"moment {s}"] = self.sums.get(f"moment {s}", torch.zeros_like(moment)) + moment
-            tables = {"own": self.directions[s].unit_FD, "home": self._home(s), "readout": self.directions[s].readout_FD}
+            tables = {
+                "own": self.directions[s].unit_FD,
+                "home": self._home(s),
+                "readout": self.directions[s].readout_FD,
+            }
             for name, table in tables.items():
                 if table is not None:
                     for kind, rows_BD in (("left", left_BD), ("beyond", z_BD)):

@@ -97,7 +97,9 @@ class ScalingAccumulator:
         bias = crosscoder.written.unpack(crosscoder.b_dec_X.detach().double())
         own_FM = torch.stack([(crosscoder.decoder_rows(n).double() * rows_FD).sum(dim=1) for n in self.names], dim=1)
         # β of a random direction of the same norm has mean 0 and this standard deviation.
-        spread_F = self.vector_FD.double().norm(dim=1) / (self.squares.sum(dim=0) * norm_F.sqrt() * rows_FD.shape[1] ** 0.5)
+        spread_F = self.vector_FD.double().norm(dim=1) / (
+            self.squares.sum(dim=0) * norm_F.sqrt() * rows_FD.shape[1] ** 0.5
+        )
         return ScalingSums(
             site_names=self.names,
             reference=self.reference,

@@ -174,7 +174,9 @@ def _twins(specific_F: Tensor, in_others_F: Tensor, presence: Presence) -> Tenso
         mine = (specific_F & (home_F == s)).nonzero().squeeze(1)
         if len(mine) and len(known):
             energy_F = presence.square_F * presence.strength_FS[:, s].clamp_min(0).square()
-            cosine = (unit_FD[mine] @ unit_FD[known].T).masked_fill(energy_F[known] < SLIGHT * energy_F[mine][:, None], -1.0)
+            cosine = (unit_FD[mine] @ unit_FD[known].T).masked_fill(
+                energy_F[known] < SLIGHT * energy_F[mine][:, None], -1.0
+            )
             best = cosine.max(dim=1)
             twin_F[mine] = torch.where(best.values >= ALONG, known[best.indices], -1)
     return twin_F

@@ -127,7 +127,9 @@ class DiffWorld:
         """Firing rate of each concept."""
         c = self.config
         u = torch.rand(len(self.kinds), generator=self._generator(1))
-        rates_C = zipf_rates(u, c.max_rate, c.min_rate, c.zipf) if c.zipf else c.min_rate * (c.max_rate / c.min_rate) ** u
+        rates_C = (
+            zipf_rates(u, c.max_rate, c.min_rate, c.zipf) if c.zipf else c.min_rate * (c.max_rate / c.min_rate) ** u
+        )
         if c.exclusive_rate:
             rates_C[torch.tensor([kind.startswith("only") for kind in self.kinds])] = c.exclusive_rate
         parent_C, child_rate_C = self.parents
@@ -158,7 +160,8 @@ class DiffWorld:
     def strength_C(self) -> Tensor:
         """Mean strength of each concept where it fires, before it is weakened in one model."""
         u = torch.rand(len(self.kinds), generator=self._generator(8))
-        return torch.as_tensor(self.config.strength_range) ** (u - 0.5)
+        strength_C: Tensor = torch.as_tensor(self.config.strength_range) ** (u - 0.5)
+        return strength_C
 
     @cached_property
     def cosine_C(self) -> Tensor:
@@ -178,7 +181,8 @@ class DiffWorld:
     def rotation(self, model: str) -> Tensor:
         """The orthogonal map that the directions of "b" or "c" go through where the world is rotated, (D, D)."""
         generator = self._generator(9 if model == "b" else 10)
-        return torch.linalg.qr(torch.randn(self.config.width, self.config.width, generator=generator))[0]
+        axes_DD: Tensor = torch.linalg.qr(torch.randn(self.config.width, self.config.width, generator=generator))[0]
+        return axes_DD
 
     @cached_property
     def directions(self) -> dict[str, Tensor]:
@@ -248,12 +252,14 @@ class DiffWorld:
         width = self.config.width_of(model)
         generator = self._generator({"a": 12, "b": 13, "c": 14}[model])
         axes = torch.linalg.qr(torch.randn(width, width, generator=generator))[0]
-        return self.config.noise_anisotropy ** torch.linspace(-0.5, 0.5, width)[:, None] * axes
+        spread: Tensor = self.config.noise_anisotropy ** torch.linspace(-0.5, 0.5, width)[:, None] * axes
+        return spread
 
     def _mean(self, model: str) -> Tensor:
         drawn = torch.randn(3, max(self.config.width, self.config.width_b), generator=self._generator(15))
         mine = drawn["abc".index(model), : self.config.width_of(model)]
-        return self.config.mean_norm * mine / mine.norm()
+        mean_D: Tensor = self.config.mean_norm * mine / mine.norm()
+        return mean_D
 
     def _weakened(self, weak_kind: str) -> Tensor:
         u = torch.rand(len(self.kinds), generator=self._generator(3))
