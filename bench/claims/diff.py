@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from common import FIRST_HELD_OUT, Clock, Scale, Verdict, spearman, train
+from attrs import frozen
 from torch import Tensor
 from torch.nn import functional
 
@@ -39,11 +40,13 @@ class Ids:
 
 
 def sites_of(world: DiffWorld) -> tuple[Site, ...]:
-    return tuple(Site(f"{model}/x", world.config.width_of(model)) for model in "ab")
+    return tuple(Site(f"{model}/x", world.config.width_of(model)) for model in world.config.models)
 
 
 def activations(world: DiffWorld, ids: Tensor) -> Tensor:
-    return torch.cat([torch.cat([world.activations(m, part) for m in "ab"], 1) for part in ids.split(50_000)])
+    return torch.cat(
+        [torch.cat([world.activations(m, part) for m in world.config.models], 1) for part in ids.split(50_000)]
+    )
 
 
 def acausal(num_latents: int) -> dict[str, Any]:
@@ -55,7 +58,7 @@ def dedicated(num_latents: int, share: float) -> dict[str, Any]:
 
 
 def study_of(crosscoder: Crosscoder, world: DiffWorld, scale: Scale) -> Study:
-    adapters = {m: SyntheticAdapter(SyntheticConfig(model=m, world=world.config)) for m in "ab"}
+    adapters = {m: SyntheticAdapter(SyntheticConfig(model=m, world=world.config)) for m in world.config.models}
     masks = MaskConfig(max_norm_multiple=0.0)
     config = ActivationConfig(context_length=100, held_out_share=0.0, masks=masks, rows_per_forward=200)
     return Study(crosscoder, adapters, Ids(scale.held_out), activations=config, num_tokens=scale.held_out)
@@ -76,12 +79,23 @@ def recovered(crosscoder: Crosscoder, world: DiffWorld, site: str, kind: str, al
     return len(concepts & found) / len(concepts) if concepts else None
 
 
-def scaled(crosscoder: Crosscoder, world: DiffWorld, scale: Scale) -> tuple[Tensor, Tensor, list[str]]:
-    """Of every latent ν^ε and ν^r at A against B, and the verdict that a user reads."""
+@frozen(eq=False)
+class Told:
+    """What a user is told of every latent: ν^ε and ν^r at A against B, firings, and the verdict."""
+
+    error_F: Tensor
+    rebuilt_F: Tensor
+    firings: list[int]
+    verdict: list[str]
+
+
+def scaled(crosscoder: Crosscoder, world: DiffWorld, scale: Scale) -> Told:
+    """The report of `latent_scaling`, asked as a user asks for it."""
     (report,) = analyse(crosscoder, [{"name": "latent_scaling", "reference": "b/x"}],
                         study=study_of(crosscoder, world, scale))  # fmt: skip
     against = report.data["against"]["a/x"]
-    return torch.tensor(against["nu_error"]), torch.tensor(against["nu_reconstruction"]), report.data["verdict"]
+    return Told(torch.tensor(against["nu_error"]), torch.tensor(against["nu_reconstruction"]), report.data["firings"],
+                report.data["verdict"])  # fmt: skip
 
 
 def measure(crosscoder: Crosscoder, world: DiffWorld, scale: Scale) -> dict[str, Any]:
@@ -113,7 +127,8 @@ def measure(crosscoder: Crosscoder, world: DiffWorld, scale: Scale) -> dict[str,
     label = [kinds[i] if c > MATCH else "none" for i, c in zip(concept.tolist(), cosine.tolist(), strict=True)]
     true_F = torch.tensor([name == "only_b" for name in label])
     spurious = only["b/x"] & ~true_F
-    error_F, rebuilt_F, verdict = scaled(crosscoder, world, scale)
+    told = scaled(crosscoder, world, scale)
+    error_F, rebuilt_F, verdict = told.error_F, told.rebuilt_F, told.verdict
     specific = {site: torch.tensor([v == f"specific to {site}" for v in verdict]) for site in only}
     found["verdicts"] = verdict_counts(crosscoder, world, verdict, firings_F)
     found |= {

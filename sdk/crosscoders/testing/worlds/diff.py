@@ -194,7 +194,8 @@ class DiffWorld:
 
         def turned(towards: Tensor) -> Tensor:
             other = towards - (towards * a).sum(1, keepdim=True) * a
-            return cosine * a + (1 - cosine.square()).sqrt() * (other / other.norm(dim=1, keepdim=True))
+            unit_CD: Tensor = cosine * a + (1 - cosine.square()).sqrt() * (other / other.norm(dim=1, keepdim=True))
+            return unit_CD
 
         b = a if c.copy else turned(drawn[1])
         if c.rotated:
