@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from common import FIRST_HELD_OUT, Clock, Scale, Verdict, spearman, train
 from attrs import frozen
+from common import FIRST_HELD_OUT, Clock, Scale, Verdict, spearman, train
 from torch import Tensor
 from torch.nn import functional
 
@@ -155,7 +155,8 @@ def measure(crosscoder: Crosscoder, world: DiffWorld, scale: Scale) -> dict[str,
 
 
 def verdict_counts(crosscoder: Crosscoder, world: DiffWorld, verdict: list[str], firings_F: Tensor) -> dict[str, Any]:
-    """How often each verdict was given to latents of each kind of concept; a latent's concept is that of its largest row."""
+    """How often each verdict was given to latents of each kind of concept; a latent's concept is that of its largest
+    row."""
     largest_F = crosscoder.decoder_norms().detach().argmax(dim=1)
     matches = [match(crosscoder, world, f"{m}/x") for m in world.config.models]
     counts: dict[str, dict[str, int]] = {}

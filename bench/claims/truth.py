@@ -1,7 +1,7 @@
 """What a user is told, against what was planted (T1-T6): the verdicts of `latent_scaling` on worlds that can say no.
 
-A latent's concept is the one that its largest decoder row matches best (cosine > 0.8), its kind that of the concept. Counted
-are latents with 32 firings or more.
+A latent's concept is the one that its largest decoder row matches best (cosine > 0.8), its kind that of the concept.
+Counted are latents with 32 firings or more.
 """
 
 from __future__ import annotations

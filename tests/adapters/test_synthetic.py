@@ -165,7 +165,7 @@ def test_strengths_and_rates_spread_as_planted():
 
 def test_children_fire_only_under_their_parents():
     world = DiffWorld(DiffWorldConfig(hierarchy_share=0.3, max_rate=0.1))
-    parent_C, child_rate_C = world.parents
+    parent_C, _ = world.parents
     children = (parent_C >= 0).nonzero().squeeze(1)
     assert len(children) == round(0.3 * len(world.kinds)) and world.kinds[int(parent_C[children[0]])] == "shared"
     fires = world.codes(torch.arange(100_000))["b"] > 0

@@ -24,10 +24,10 @@ from crosscoders.testing import AnalysisSuite
 from crosscoders.testing.fakes import MarkovModel
 from crosscoders_plugins.analyses.decoder_norms import DecoderNorms, DecoderNormsConfig
 from crosscoders_plugins.analyses.functional_coherence import FunctionalCoherence, FunctionalCoherenceConfig
-from crosscoders_plugins.analyses.latent_scaling import LatentScaling, LatentScalingConfig
-from crosscoders_plugins.analyses.norm_classes import classes_of, delta_norm, entropy_share, norm_share
 from crosscoders_plugins.analyses.intervals import discoveries, jackknife, student_quantile, student_tail
+from crosscoders_plugins.analyses.latent_scaling import LatentScaling, LatentScalingConfig
 from crosscoders_plugins.analyses.measured import measured
+from crosscoders_plugins.analyses.norm_classes import classes_of, delta_norm, entropy_share, norm_share
 
 
 class TestDecoderNorms(AnalysisSuite):
@@ -342,7 +342,7 @@ def test_blocks_are_joined_where_neighbours_agree_and_intervals_then_cover():
     generator = torch.Generator().manual_seed(0)
     for run in (1, 4):
         value_GF = torch.randn(64 // run, 2000, generator=generator, dtype=torch.float64).repeat_interleave(run, dim=0)
-        found = jackknife(lambda w: w @ value_GF / w.sum(1, keepdim=True), 64, torch.ones_like(value_GF))
+        found = jackknife(lambda w, x=value_GF: w @ x / w.sum(1, keepdim=True), 64, torch.ones_like(value_GF))
         low, high = found.interval(0.9).unbind(1)
         assert 0.87 <= float(((low < 0) & (high > 0)).double().mean()) <= 0.93
     plain = value_GF[:, 0]

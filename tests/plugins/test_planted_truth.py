@@ -146,8 +146,9 @@ def test_the_products_verdict_says_no_where_nothing_is_specific(world, common):
                        {"name": "batchtopk", "k": 2},
                        lambda ids: torch.cat([planted.activations(m, ids) for m in "ab"], 1))  # fmt: skip
     adapters = {m: ModelChoice.of("synthetic", model=m, world=attrs.asdict(planted.config)).build() for m in "ab"}
-    study = Study(crosscoder, adapters, TokenSourceChoice.of("synthetic", seed=7).build(), num_tokens=20_000,
-                  activations=ActivationConfig(held_out_share=0.0, masks=MaskConfig(max_norm_multiple=0.0)))  # fmt: skip
+    activations = ActivationConfig(held_out_share=0.0, masks=MaskConfig(max_norm_multiple=0.0))
+    source = TokenSourceChoice.of("synthetic", seed=7).build()
+    study = Study(crosscoder, adapters, source, num_tokens=20_000, activations=activations)
     (report,) = analyse(crosscoder, ["latent_scaling"], study=study)
     rights = {"shared": [], "only_a": [], "only_b": []}
     largest_F = crosscoder.decoder_norms().argmax(dim=1)

@@ -1,7 +1,7 @@
 """Decoder norms: which latents belong to which site, and what the most specific ones respond to.
 
-Definitions: `norm_classes`. Everything is in normalised space, where every site has a mean norm of √D, and in units of √D, so
-that sites of different width compare.
+Definitions: `norm_classes`. Everything is in normalised space, where every site has a mean norm of √D, and in units
+of √D, so that sites of different width compare.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Latent scaling: is a latent that looks specific to one site really absent from the others?
 
-The published columns (Minder et al. 2025, §3.1): ν^ε = β_error^m / β_error^ref is high where the concept is at site m but
-its reconstruction left it out (complete shrinkage); ν^r = β_reconstruction^m / β_reconstruction^ref is high where other
-latents rebuild it there (latent decoupling). Both look along the reference's direction alone, so that a concept which is
-at m under another direction looks absent. The verdict therefore rests on `presence`, in each site's own terms.
+The published columns (Minder et al. 2025, §3.1): ν^ε = β_error^m / β_error^ref is high where the concept is at site m
+but its reconstruction left it out (complete shrinkage); ν^r = β_reconstruction^m / β_reconstruction^ref is high where
+other latents rebuild it there (latent decoupling). Both look along the reference's direction alone, so that a concept
+which is at m under another direction looks absent. The verdict therefore rests on `presence`, in each site's own terms.
 """
 
 from __future__ import annotations

@@ -19,8 +19,9 @@ def norm_share(norms_FS: Tensor) -> Tensor:
 def width_free_norms(crosscoder: Crosscoder) -> Tensor:
     """‖d_i^s‖ / √D_s, (F, S), on the CPU: what decoder norms of sites of different width are compared by.
 
-    Normalised activations have a mean norm of √D at every site, so a concept that is equally strong at a site of width 48
-    and at one of width 24 has rows whose norms differ by √2. Where widths are equal, shares and Δnorm stay as they are.
+    Normalised activations have a mean norm of √D at every site, so a concept that is equally strong at a site of
+    width 48 and at one of width 24 has rows whose norms differ by √2. Where widths are equal, shares and Δnorm stay
+    as they are.
     """
     widths = torch.tensor([float(site.width) for site in crosscoder.written.sites])
     return crosscoder.decoder_norms().detach().cpu() / widths.sqrt()

@@ -4,16 +4,18 @@ Two kinds of evidence that a concept is at site m, which add up to the vector
 
     v_j^m = d_j^m + Σ f_j ε^m / Σ f_j²  (+ Cov(f_j, z_j^m) / Var(f_j))
 
-- *its own row and what is left over*: the latent's decoder row, corrected by what of the residual ε goes with the latent.
+- *its own row and what is left over*: the latent's decoder row, corrected by what of the residual ε goes with the
+latent.
   This is the vector of which ν^ε compares one component: that along the reference row;
-- *other latents in its place*: z_j^m is what other latents add at m and do not add everywhere else, Σ_{k≠j} κ_k^m f_k d_k^m
+- *other latents in its place*: z_j^m is what other latents add at m and do not add everywhere else, Σ_{k≠j} κ_k^m f_k
+d_k^m
   with κ_k^m = 1 − min_s ‖d_k^s‖ / ‖d_k^m‖, 0 where that minimum is within a third of it. A linear readout of z_j^m that
   predicts f_j shows that the concept is at m under another latent. Latents that write everywhere alike are taken out,
   so that a parent or a topic that is in every model is no evidence.
 
-What the latents say must be borne out by the activations as they are: beside ‖v‖ there is the slope of x^m along v^m on f,
-Cov(f, x^m·v^m/‖v^m‖) / Var(f), as a share of ‖v^m‖. Where it is missing, the row only cancels what other latents put
-there by mistake.
+What the latents say must be borne out by the activations as they are: beside ‖v‖ there is the slope of x^m along v^m
+on f, Cov(f, x^m·v^m/‖v^m‖) / Var(f), as a share of ‖v^m‖. Where it is missing, the row only cancels what other
+latents put there by mistake.
 
 Directions and readouts are fitted on the first half of the text; every number is then measured on the second half, in
 contiguous blocks of rows.
@@ -106,8 +108,8 @@ class FirstHalf:
             self.moment_DD[s] += (z_BD.T @ z_BD).double()
 
     def directions(self) -> list[Directions]:
-        """For each site, of every latent that fired. Other latents count away from home alone: at home a latent has a row
-        of its own, and others beside it would be the same concept counted twice."""
+        """For each site, of every latent that fired. Other latents count away from home alone: at home a latent has a
+        row of its own, and others beside it would be the same concept counted twice."""
         N = max(1, self.num_tokens)
         mean_F, found = self.sum_F / N, []
         variance_F = (self.square_F / N - mean_F.square()).clamp_min(1e-30)
@@ -133,7 +135,8 @@ class FirstHalf:
 
 
 def _without_own(A_DD: Tensor, c_FD: Tensor, d_FD: Tensor, kappa_F: Tensor, variance_F: Tensor, b_FD: Tensor) -> Tensor:
-    """(S_j)⁻¹ b_j for the covariance of z without latent j's own part, S − κ(c dᵀ + d cᵀ) + κ² Var(f) d dᵀ, from A = S⁻¹.
+    """(S_j)⁻¹ b_j for the covariance of z without latent j's own part, S − κ(c dᵀ + d cᵀ) + κ² Var(f) d dᵀ, from A =
+    S⁻¹.
 
     By Woodbury's identity with U = (c, d): two rows and a 2 × 2 system for each latent.
     """

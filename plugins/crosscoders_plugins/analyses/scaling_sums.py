@@ -21,7 +21,8 @@ from .presence import sums_by_latent
 
 @frozen(eq=False)
 class ScalingSums:
-    """Float64 sums per block of neighbouring rows (G), latent (F) and site (M); index 0 of K: activation, 1: reconstruction."""
+    """Float64 sums per block of neighbouring rows (G), latent (F) and site (M); index 0 of K: activation, 1:
+    reconstruction."""
 
     site_names: tuple[str, ...]
     reference: str
@@ -38,8 +39,8 @@ class ScalingSums:
     """Σ f, by which the bias enters."""
     random_F: Tensor
     """What β_activation of a random direction of the norm of d stays below at the reference with probability 0.95:
-    1.645 ‖v‖ / (‖d‖ √D) with v = Σ f x / Σ f², since for a random direction u of norm 1, v·u is nearly normal with standard
-    deviation ‖v‖ / √D."""
+    1.645 ‖v‖ / (‖d‖ √D) with v = Σ f x / Σ f², since for a random direction u of norm 1, v·u is nearly normal with
+    standard deviation ‖v‖ / √D."""
     num_tokens: int
 
     def betas(self, weight_RG: Tensor | None = None) -> dict[str, Tensor]:

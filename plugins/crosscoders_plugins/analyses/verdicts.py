@@ -1,8 +1,9 @@
 """What is decided of each latent: specific to a site, mostly in one, rotated, shared or undecided.
 
-A verdict is about the concept, not about a pair of sites: it does not depend on the reference, and a latent is specific to
-one site at most. Each is held against its alternative by a one-sided test; over all latents that fire, a share of at most
-`false_discoveries` of those that get a verdict is expected to be wrong by chance (Benjamini and Hochberg 1995).
+A verdict is about the concept, not about a pair of sites: it does not depend on the reference, and a latent is
+specific to one site at most. Each is held against its alternative by a one-sided test; over all latents that fire, a
+share of at most `false_discoveries` of those that get a verdict is expected to be wrong by chance (Benjamini and
+Hochberg 1995).
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from .presence import REBUILT, Presence, SiteRows
 ABSENT = 0.2
 """A concept is not at a site where its strength is below this share of that at home: the threshold of ν^ε."""
 BORNE_OUT, CANCELLED = 0.5, 0.25
-"""Of what a latent puts at a site, more than half must be in the activations to count as present, and less than a quarter
-shows that it only cancels what other latents put there."""
+"""Of what a latent puts at a site, more than half must be in the activations to count as present, and less than a
+quarter shows that it only cancels what other latents put there."""
 MOSTLY = 2 / 3
 """Strength elsewhere, relative to that at home, below which a concept is mostly at home."""
 ALONG = 0.5**0.5
@@ -185,8 +186,8 @@ def _twins(specific_F: Tensor, in_others_F: Tensor, presence: Presence) -> Tenso
 def _borrowed(rotated_FS: Tensor, presence: Presence, live_F: Tensor) -> Tensor:
     """Where the direction that a latent has at a site is the concept of another latent, (F, S).
 
-    The other latent has that direction there, adds more, and is at the first one's home under a direction of its own: as a
-    parent whose part a child took over. The same concept under two latents would agree at both sites.
+    The other latent has that direction there, adds more, and is at the first one's home under a direction of its own:
+    as a parent whose part a child took over. The same concept under two latents would agree at both sites.
     """
     borrowed_FS = torch.zeros_like(rotated_FS)
     for s, there_FD in enumerate(presence.unit):

@@ -1,9 +1,9 @@
 """AuxK: dead latents predict what the others left over (Gao et al. 2024, arXiv 2406.04093, appendix A.2).
 
-On the scale of the main term where that is a sum of squares: squared errors, mean over tokens. Where the main term is an
-unsquared norm that scale would be another one, so there the term is relative, as in the published code of Minder et al.
-2025: divided by the variance of the residual over the batch. The residual is detached and has the bias removed already,
-so none is added.
+On the scale of the main term where that is a sum of squares: squared errors, mean over tokens. Where the main term is
+an unsquared norm that scale would be another one, so there the term is relative, as in the published code of Minder
+et al. 2025: divided by the variance of the residual over the batch. The residual is detached and has the bias removed
+already, so none is added.
 """
 
 from __future__ import annotations

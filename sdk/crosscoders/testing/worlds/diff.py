@@ -57,7 +57,8 @@ class DiffWorldConfig:
     exclusive_rate: float = field(default=0.0, validator=and_(ge(0.0), le(1.0)))
     """Firing rate of concepts in one model only; 0 draws it like the others'. Small ones make rare features."""
     zipf: float = field(default=0.0, validator=ge(0.0))
-    """Where positive, rates are not log-uniform: the concept of rank r has `max_rate` / r^`zipf`, at least `min_rate`."""
+    """Where positive, rates are not log-uniform: the concept of rank r has `max_rate` / r^`zipf`, at least
+    `min_rate`."""
     hierarchy_share: float = field(default=0.0, validator=and_(ge(0.0), le(1.0)))
     """Share of all concepts that are children: each fires only where its parent, a shared concept, does."""
     child_rate: tuple[float, float] = field(default=(0.2, 0.6), converter=as_tuple)
@@ -67,7 +68,8 @@ class DiffWorldConfig:
     num_topics: int = field(default=0, validator=ge(0))
     """Each document has a topic and each concept belongs to one; 0 has no topics."""
     topic_share: float = field(default=0.5, validator=and_(ge(0.0), lt(1.0)))
-    """Share of a concept's firings that lies in documents of its topic for that reason; the others are spread evenly."""
+    """Share of a concept's firings that lies in documents of its topic for that reason; the others are spread
+    evenly."""
     document_effect: float = field(default=0.0, validator=ge(0.0))
     """Standard deviation of the log of the factor by which each document changes the rate of each concept."""
     width_b: int = field(default=0, validator=ge(0))
