@@ -105,7 +105,7 @@ def decide(presence: Presence, rows: Sequence[SiteRows], *, min_firings: int, fa
             reason.append(f"only {int(presence.firings_F[j])} firings in the second half of the text")
         elif bool(specific_F[j]) and int(twin_F[j]) >= 0:
             verdict.append(f"mostly in {names[h]}")
-            reason.append(f"where it fires the concept is at {names[h]} alone, but it has there the direction of latent "
+            reason.append(f"where it fires the concept is at {names[h]} alone, but along the direction of latent "
                           f"{int(twin_F[j])}, which is elsewhere too: one concept, in more contexts")  # fmt: skip
         elif bool(specific_F[j]):
             verdict.append(f"specific to {names[h]}")
@@ -135,7 +135,7 @@ def decide(presence: Presence, rows: Sequence[SiteRows], *, min_firings: int, fa
                 verdict.append("shared")
                 reason.append(how)
         else:
-            spans = "; ".join(f"at {names[s]} {_span(presence.ratio[s], j)} of its strength, of which activations bear out "
+            spans = "; ".join(f"at {names[s]} {_span(presence.ratio[s], j)} of its strength, activations bear out "
                               f"{_span(presence.borne_out[s], j)}, correlation with other latents "
                               f"{_span(presence.rebuilt[s], j)}" for s in others)  # fmt: skip
             verdict.append("undecided")
