@@ -114,8 +114,8 @@ class Amplification:
                 rows=rows,
                 note=f"Intervals at {options.confidence:.0%}, by Wilson's formula at the number of independent "
                 "answers: those to one question agree, so their number is divided by the design effect. Coherence is "
-                "the mean negative log-likelihood of the answers: text has come apart where it leaves the level of α = 0 "
-                "far behind.",
+                "the mean negative log-likelihood of the answers: text has come apart where it leaves the level of "
+                "α = 0 far behind.",
             ),
             *self._figures(arms, texts, before_key, after_key),
             *self._shown(texts, questions),
