@@ -109,14 +109,8 @@ def decide(presence: Presence, rows: Sequence[SiteRows], *, min_firings: int, fa
                           f"{int(twin_F[j])}, which is elsewhere too: one concept, in more contexts")  # fmt: skip
         elif bool(specific_F[j]):
             verdict.append(f"specific to {names[h]}")
-            cancelled
-           
-           
-           
-           
-            = [f"that at {names[s]} is not in the activations ({float(presence.borne_out[s].value[j]):.2f} of
-            it)"
-                         for s in others if ratio[s] >= ABSENT]  # fmt: skip
+            gone = [(names[s], float(presence.borne_out[s].value[j])) for s in others if ratio[s] >= ABSENT]
+            cancelled = [f"of that at {name} the activations have {share:.2f}" for name, share in gone]
             reason.append("; ".join([strengths, *cancelled, "no other latents in its place there"]))
         elif bool(in_others_F[j]):
             there = [s for s in others if present_FS[j, s]]
