@@ -160,7 +160,7 @@ def test_the_products_verdict_says_no_where_nothing_is_specific(world, common):
             kind = planted.kinds[int(concept)]
             specific = kind.startswith("only") and "copy" not in world
             rights[kind].append(verdict == (f"specific to {kind[-1]}/x" if specific else common))
-    assert len(rights["shared"]) >= 6 and sum(rights["shared"]) >= len(rights["shared"]) - 1, rights
+    assert len(rights["shared"]) >= 4 and sum(rights["shared"]) >= len(rights["shared"]) - 1, rights
     exclusive = rights["only_a"] + rights["only_b"]
     assert len(exclusive) >= 2 and sum(exclusive) >= len(exclusive) - 1, rights
 
