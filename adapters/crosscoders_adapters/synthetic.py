@@ -23,12 +23,16 @@ READOUT = 32
 
 @frozen(kw_only=True)
 class SyntheticConfig:
-    """One of the two models of a planted diff world."""
+    """One of the models of a planted diff world."""
 
-    model: str = field(default="a", validator=in_(("a", "b")))
-    """Which of the world's two models to use, `a` or `b`."""
+    model: str = field(default="a", validator=in_(("a", "b", "c")))
+    """Which of them; worlds of two models have no "c"."""
     world: DiffWorldConfig = field(factory=DiffWorldConfig)
-    """The planted world; both models must be given the same one."""
+    """The world; give all models the same."""
+
+    def __attrs_post_init__(self) -> None:
+        if self.model not in self.world.models:
+            raise ConfigError('model = "c" needs a world of num_models = 3')
 
 
 @frozen(kw_only=True)
@@ -183,12 +187,14 @@ class SyntheticTokensConfig:
     length: int = field(default=128, validator=ge(1))
     """Number of tokens in a document."""
     seed: int = 0
-    """Seed of the token ids."""
+    """Decides the ids."""
+    consecutive: bool = False
+    """Ids of a document follow each other, as in worlds whose documents have topics; else each is drawn alone."""
 
 
 @frozen
 class SyntheticTokens:
-    """Token source `synthetic`: endless documents of random ids, each its own sample of the world."""
+    """Token source `synthetic`: endless documents of token ids, each its own sample of the world."""
 
     config: SyntheticTokensConfig
 
@@ -196,6 +202,11 @@ class SyntheticTokens:
         """Yield the documents from number `skip` on; skipping costs nothing."""
         number = skip
         while True:
+            if self.config.consecutive:
+                first = (self.config.seed * 1_000_003 + number) * self.config.length
+                yield TokenIds(tuple(i % VOCABULARY for i in range(first, first + self.config.length)))
+                number += 1
+                continue
             generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + number)
             yield TokenIds(tuple(torch.randint(VOCABULARY, (self.config.length,), generator=generator).tolist()))
             number += 1

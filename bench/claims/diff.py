@@ -9,15 +9,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from attrs import frozen
 from common import FIRST_HELD_OUT, Clock, Scale, Verdict, spearman, train
 from torch import Tensor
 from torch.nn import functional
 
-from crosscoders import Crosscoder, Site, Study, TokenIds, evaluate
+from crosscoders import Crosscoder, Site, Study, TokenIds, analyse, evaluate
 from crosscoders.activations import ActivationConfig, MaskConfig
 from crosscoders.testing import DiffWorld, DiffWorldConfig
 from crosscoders_adapters.synthetic import SyntheticAdapter, SyntheticConfig
-from crosscoders_plugins.analyses.latent_scaling import LatentScaling, LatentScalingConfig
 from crosscoders_plugins.analyses.norm_classes import delta_norm
 
 WIDE, NARROW = 192, 64
@@ -40,11 +40,13 @@ class Ids:
 
 
 def sites_of(world: DiffWorld) -> tuple[Site, ...]:
-    return tuple(Site(f"{model}/x", world.config.width_of(model)) for model in "ab")
+    return tuple(Site(f"{model}/x", world.config.width_of(model)) for model in world.config.models)
 
 
 def activations(world: DiffWorld, ids: Tensor) -> Tensor:
-    return torch.cat([torch.cat([world.activations(m, part) for m in "ab"], 1) for part in ids.split(50_000)])
+    return torch.cat(
+        [torch.cat([world.activations(m, part) for m in world.config.models], 1) for part in ids.split(50_000)]
+    )
 
 
 def acausal(num_latents: int) -> dict[str, Any]:
@@ -56,7 +58,7 @@ def dedicated(num_latents: int, share: float) -> dict[str, Any]:
 
 
 def study_of(crosscoder: Crosscoder, world: DiffWorld, scale: Scale) -> Study:
-    adapters = {m: SyntheticAdapter(SyntheticConfig(model=m, world=world.config)) for m in "ab"}
+    adapters = {m: SyntheticAdapter(SyntheticConfig(model=m, world=world.config)) for m in world.config.models}
     masks = MaskConfig(max_norm_multiple=0.0)
     config = ActivationConfig(context_length=100, held_out_share=0.0, masks=masks, rows_per_forward=200)
     return Study(crosscoder, adapters, Ids(scale.held_out), activations=config, num_tokens=scale.held_out)
@@ -77,11 +79,23 @@ def recovered(crosscoder: Crosscoder, world: DiffWorld, site: str, kind: str, al
     return len(concepts & found) / len(concepts) if concepts else None
 
 
-def scaled(crosscoder: Crosscoder, world: DiffWorld, scale: Scale, reference: str) -> tuple[Tensor, Tensor]:
-    """ν^ε and ν^r of every latent at the other site against `reference`."""
-    report = LatentScaling(LatentScalingConfig(reference=reference)).run(study_of(crosscoder, world, scale))
-    (against,) = report.data["against"].values()
-    return torch.tensor(against["nu_error"]), torch.tensor(against["nu_reconstruction"])
+@frozen(eq=False)
+class Told:
+    """What a user is told of every latent: ν^ε and ν^r at A against B, firings, and the verdict."""
+
+    error_F: Tensor
+    rebuilt_F: Tensor
+    firings: list[int]
+    verdict: list[str]
+
+
+def scaled(crosscoder: Crosscoder, world: DiffWorld, scale: Scale) -> Told:
+    """The report of `latent_scaling`, asked as a user asks for it."""
+    (report,) = analyse(crosscoder, [{"name": "latent_scaling", "reference": "b/x"}],
+                        study=study_of(crosscoder, world, scale))  # fmt: skip
+    against = report.data["against"]["a/x"]
+    return Told(torch.tensor(against["nu_error"]), torch.tensor(against["nu_reconstruction"]), report.data["firings"],
+                report.data["verdict"])  # fmt: skip
 
 
 def measure(crosscoder: Crosscoder, world: DiffWorld, scale: Scale) -> dict[str, Any]:
@@ -113,9 +127,10 @@ def measure(crosscoder: Crosscoder, world: DiffWorld, scale: Scale) -> dict[str,
     label = [kinds[i] if c > MATCH else "none" for i, c in zip(concept.tolist(), cosine.tolist(), strict=True)]
     true_F = torch.tensor([name == "only_b" for name in label])
     spurious = only["b/x"] & ~true_F
-    nu = {site: scaled(crosscoder, world, scale, site) for site in only}
-    specific = {site: (error < 0.2) & (rebuilt < 0.5) for site, (error, rebuilt) in nu.items()}
-    error_F, rebuilt_F = nu["b/x"]
+    told = scaled(crosscoder, world, scale)
+    error_F, rebuilt_F, verdict = told.error_F, told.rebuilt_F, told.verdict
+    specific = {site: torch.tensor([v == f"specific to {site}" for v in verdict]) for site in only}
+    found["verdicts"] = verdict_counts(crosscoder, world, verdict, firings_F)
     found |= {
         "spurious": int(spurious.sum()),
         "spurious_after_scaling": int((spurious & specific["b/x"]).sum()),
@@ -137,6 +152,20 @@ def measure(crosscoder: Crosscoder, world: DiffWorld, scale: Scale) -> dict[str,
         "patching": patching(crosscoder, world, x_BX[:20_000], delta_F, error_F, rebuilt_F, alive),
     }
     return found
+
+
+def verdict_counts(crosscoder: Crosscoder, world: DiffWorld, verdict: list[str], firings_F: Tensor) -> dict[str, Any]:
+    """How often each verdict was given to latents of each kind of concept; a latent's concept is that of its largest
+    row."""
+    largest_F = crosscoder.decoder_norms().detach().argmax(dim=1)
+    matches = [match(crosscoder, world, f"{m}/x") for m in world.config.models]
+    counts: dict[str, dict[str, int]] = {}
+    for j in (firings_F >= LIVE).nonzero().squeeze(1).tolist():
+        concept_F, cosine_F = matches[int(largest_F[j])]
+        kind = world.kinds[int(concept_F[j])] if cosine_F[j] > MATCH else "none"
+        row = counts.setdefault(kind, {})
+        row[verdict[j]] = row.get(verdict[j], 0) + 1
+    return counts
 
 
 def _recall(world: DiffWorld, concept_F: Tensor, hit_F: Tensor) -> float:

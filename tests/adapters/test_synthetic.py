@@ -13,6 +13,7 @@ from crosscoders.testing import (
     markov_pair,
 )
 from crosscoders.testing.worlds import normal, uniform
+from crosscoders_adapters.synthetic import SyntheticConfig, SyntheticTokens, SyntheticTokensConfig
 
 
 class TestSynthetic(ModelAdapterSuite):
@@ -137,6 +138,78 @@ def test_exclusive_concepts_can_be_rare_and_cosines_spread():
     cosine = (world.directions["a"] * world.directions["b"]).sum(1)[~exclusive]
     torch.testing.assert_close(cosine, world.cosine_C[~exclusive])
     assert cosine.min() < 0.3 and cosine.max() > 0.85
+
+
+def kinds_of(world, *kinds):
+    return torch.tensor([kind in kinds for kind in world.kinds])
+
+
+def test_a_rotated_world_has_every_concept_under_another_direction():
+    world = DiffWorld(DiffWorldConfig(rotated=True, shared_cosine=1.0))
+    both = kinds_of(world, "shared", "weak_in_a", "shifted")
+    a, b = world.directions["a"][both], world.directions["b"][both]
+    torch.testing.assert_close(b, a @ world.rotation("b"), rtol=1e-4, atol=1e-5)
+    assert (a * b).sum(1).abs().mean() < 0.2
+
+
+def test_strengths_and_rates_spread_as_planted():
+    world = DiffWorld(DiffWorldConfig(strength_range=20.0, zipf=1.0, max_rate=0.2, min_rate=0.004, num_weak_b=10))
+    assert 0.22 <= world.strength_C.min() < 0.3 and 3.5 < world.strength_C.max() <= 4.5
+    ranked = world.rates_C.sort(descending=True).values
+    torch.testing.assert_close(ranked[:4], 0.2 / torch.arange(1.0, 5.0))
+    codes = world.codes(torch.arange(100_000))
+    weak = kinds_of(world, "weak_in_b")
+    ratio = (codes["b"].sum(0) / codes["a"].sum(0))[weak]
+    assert ratio.min() > 0.24 and ratio.max() < 0.61
+
+
+def test_children_fire_only_under_their_parents():
+    world = DiffWorld(DiffWorldConfig(hierarchy_share=0.3, max_rate=0.1))
+    parent_C, _ = world.parents
+    children = (parent_C >= 0).nonzero().squeeze(1)
+    assert len(children) == round(0.3 * len(world.kinds)) and world.kinds[int(parent_C[children[0]])] == "shared"
+    fires = world.codes(torch.arange(100_000))["b"] > 0
+    for child in children.tolist():
+        assert not (fires[:, child] & ~fires[:, parent_C[child]]).any()
+    torch.testing.assert_close(fires.float().mean(0)[kinds_of(world, "shared")],
+                               world.rates_C[kinds_of(world, "shared")], rtol=0.25, atol=1e-3)  # fmt: skip
+
+
+def test_topics_and_documents_keep_the_mean_rate_and_make_tokens_agree():
+    plain, topics, effects = (
+        DiffWorld(DiffWorldConfig(min_rate=0.05, max_rate=0.05, **more))
+        for more in ({}, {"num_topics": 8, "topic_share": 0.8}, {"document_effect": 1.0})
+    )
+    spread = []
+    for world in (plain, topics, effects):
+        fires = (world.codes(torch.arange(200_000))["b"] > 0)[:, kinds_of(world, "shared")].float()
+        assert fires.mean().item() == pytest.approx(0.05, rel=0.05)
+        spread.append(fires.view(-1, 100, fires.shape[1]).mean(1).std(0).mean().item())
+    assert spread[1] > 2 * spread[0] and spread[2] > 2 * spread[0]
+
+
+def test_three_models_and_noise_with_axes_and_a_mean():
+    config = DiffWorldConfig(num_models=3, num_only_c=4, num_not_c=5, noise_anisotropy=20.0, mean_norm=3.0, noise=0.1)
+    world = DiffWorld(config)
+    c = world.directions["c"]
+    assert c[kinds_of(world, "only_a", "only_b", "not_c")].abs().sum() == 0
+    assert world.directions["a"][kinds_of(world, "only_c")].abs().sum() == 0
+    ids = torch.arange(5000)
+    for model in "abc":
+        noise = world.activations(model, ids) - world.codes(ids)[model] @ world.directions[model]
+        assert noise.mean(0).norm().item() == pytest.approx(3.0, rel=0.1)
+        spectrum = torch.linalg.svdvals(noise - noise.mean(0)) / 5000**0.5
+        assert (spectrum[0] / spectrum[-1]).item() == pytest.approx(20, rel=0.15)
+    with pytest.raises(ConfigError, match="num_models = 3"):
+        DiffWorldConfig(num_only_c=1)
+    with pytest.raises(ConfigError, match="num_models = 3"):
+        SyntheticConfig(model="c")
+
+
+def test_consecutive_documents_share_a_document_of_the_world():
+    documents = SyntheticTokens(SyntheticTokensConfig(length=100, consecutive=True)).documents(skip=3)
+    ids = next(documents).ids
+    assert ids == tuple(range(300, 400)) and next(documents).ids[0] == 400
 
 
 def test_an_affine_world_is_the_plain_one_mapped():

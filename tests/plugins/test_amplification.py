@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from crosscoders import AnalysisChoice, AnalysisError, ConfigError, ModelChoice, Study
 from crosscoders.testing import markov_pair
-from crosscoders_plugins.analyses.amplification import wilson
+from crosscoders_plugins.analyses.amplification import by_question, design_effect, wilson
 from crosscoders_plugins.analyses.sampling import SamplingConfig, amplified, filtered, sample
 
 CPU = torch.device("cpu")
@@ -169,6 +169,24 @@ def test_bad_input_is_named(planted_study):
 def test_wilson_interval():
     assert wilson(0, 100, 0.95) == pytest.approx((0.0, 0.0370), abs=1e-4)
     assert wilson(50, 100, 0.95) == pytest.approx((0.4038, 0.5962), abs=1e-4)
+
+
+def test_answers_that_share_questions_are_worth_less():
+    """Answers that all agree within a question count as one; independent ones as they are. Coverage by simulation."""
+    alike = [q < 10 for q in range(100) for _ in range(5)]
+    assert design_effect(alike, 5) == pytest.approx(5 * 100 / 99)
+    assert by_question(alike, 5, 0.95) == pytest.approx(wilson(9.9, 99, 0.95), abs=1e-3)
+    assert design_effect([False] * 20, 5) == 1.0
+    generator = torch.Generator().manual_seed(0)
+    covered = {"by question": 0, "by answer": 0}
+    for _ in range(400):
+        rates = torch.where(torch.rand(100, 1, generator=generator) < 0.3, 0.5, 0.02)
+        flags = (torch.rand(100, 5, generator=generator) < rates).flatten().tolist()
+        truth = 0.3 * 0.5 + 0.7 * 0.02
+        for name, (low, high) in (("by question", by_question(flags, 5, 0.9)),
+                                  ("by answer", wilson(sum(flags), 500, 0.9))):  # fmt: skip
+            covered[name] += low < truth < high
+    assert 0.86 <= covered["by question"] / 400 <= 0.94 and covered["by answer"] / 400 < 0.84, covered
 
 
 def test_held_out_questions_do_not_repeat(tiny_pair):

@@ -24,9 +24,10 @@ from crosscoders.testing import AnalysisSuite
 from crosscoders.testing.fakes import MarkovModel
 from crosscoders_plugins.analyses.decoder_norms import DecoderNorms, DecoderNormsConfig
 from crosscoders_plugins.analyses.functional_coherence import FunctionalCoherence, FunctionalCoherenceConfig
+from crosscoders_plugins.analyses.intervals import discoveries, jackknife, student_quantile, student_tail
 from crosscoders_plugins.analyses.latent_scaling import LatentScaling, LatentScalingConfig
+from crosscoders_plugins.analyses.measured import measured
 from crosscoders_plugins.analyses.norm_classes import classes_of, delta_norm, entropy_share, norm_share
-from crosscoders_plugins.analyses.scaling_sums import scaling_sums
 
 
 class TestDecoderNorms(AnalysisSuite):
@@ -205,21 +206,27 @@ def test_closed_form_equals_brute_force(seed):
     crosscoder.normaliser.set_mean_norms(torch.tensor([1.0, 2.0, 0.5]))
     tables = {key: torch.randn(200, 5, generator=generator) for key in widths}
     study = study_of(crosscoder, tables)
-    sums = scaling_sums(study, reference="b/x", num_blocks=4)
+    sums, _, _ = measured(study, reference="b/x", num_blocks=4)
     betas = sums.betas()
     for (target, site, j), expected in brute_force(crosscoder, study, "b/x").items():
         found = betas[target][j, sums.site_names.index(site)].item()
         assert found == pytest.approx(expected, rel=1e-6, abs=1e-6), (target, site, j)
+    x_BX = torch.cat([batch.x_BX for batch in study.batches()])
+    f_BF = crosscoder.encode(x_BX).dense().double()
+    x_BD = crosscoder.normalised(x_BX)[:, crosscoder.layout.slices["b/x"]].double()
+    v_FD = f_BF.T @ x_BD / f_BF.square().sum(0)[:, None]
+    level_F = 1.6449 * v_FD.norm(dim=1) / (crosscoder.decoder_rows("b/x").double().norm(dim=1) * 5**0.5)
+    torch.testing.assert_close(sums.random_F, level_F, rtol=1e-4, atol=1e-5)
 
 
-def planted(rho, *, rebuilt=0.0, count=3000):
+def planted(rho, *, rebuilt=0.0, count=3000, turned=False):
     """One latent that fires at 10 %, with direction d at chat; base has ρ·f·d, of which `rebuilt` is reconstructed
-    there by another latent that always fires with it."""
+    there by another latent that always fires with it. Where it is turned, base has it under another direction."""
     generator = torch.Generator().manual_seed(0)
     f = torch.where(torch.rand(count, generator=generator) < 0.1, 1.0 + torch.rand(count, generator=generator), 0.0)
     d = torch.tensor([1.0, 0, 0, 0])
     chat = f[:, None] * d
-    base = rho * f[:, None] * d
+    base = rho * f[:, None] * (d.roll(1) if turned else d)
     crosscoder = crosscoder_of(
         torch.tensor([[0.0] * 4 + [1.0, 0, 0, 0], [rebuilt, 0, 0, 0] + [0.0] * 4]), {"base": 4, "chat": 4}, 2
     )
@@ -240,69 +247,142 @@ def study_with_everything(crosscoder, tables):
 @pytest.mark.parametrize("rho", [0.0, 0.4, 1.0])
 def test_a_planted_share_comes_back_as_beta(rho):
     """E5: y = ρ·f·d gives β = ρ."""
-    betas = scaling_sums(planted(rho), reference="chat/x", num_blocks=8).betas()
+    betas = measured(planted(rho), reference="chat/x", num_blocks=8)[0].betas()
     assert betas["activation"][0].tolist() == pytest.approx([rho, 1.0], abs=0.01)
 
 
-def verdict_of(study):
-    report = LatentScaling(LatentScalingConfig(reference="chat/x")).run(study)
-    return report.data["against"]["base/x"], report
+def verdict_of(study, reference="chat/x"):
+    report = LatentScaling(LatentScalingConfig(reference=reference)).run(study)
+    return report.data, report
 
 
 @pytest.mark.claim("E5", "latent scaling: ν = 0 and 1 at the extremes")
 def test_absent_concept_is_specific():
     """E5: ν = 0."""
-    against, _ = verdict_of(planted(0.0))
-    assert against["verdict"][0] == "specific"
-    assert against["nu_error"][0] == pytest.approx(0, abs=0.02) and against["nu_reconstruction"][0] == pytest.approx(
-        0, abs=0.02
-    )
+    data, report = verdict_of(planted(0.0))
+    assert data["verdict"][0] == "specific to chat/x"
+    against = data["against"]["base/x"]
+    assert against["nu_error"][0] == pytest.approx(0, abs=0.02)
+    assert against["nu_reconstruction"][0] == pytest.approx(0, abs=0.02)
+    assert "Of the 1 that decoder norms call only chat/x, 1 are specific to it, 0 are not, and 0" in report.summary
 
 
 @pytest.mark.claim("E5", "latent scaling: ν = 0 and 1 at the extremes")
 def test_shrunk_concept_is_caught_by_the_error():
     """E5: present in base to the full, reconstructed nowhere there: ν^ε = 1."""
-    against, report = verdict_of(planted(1.0))
-    assert against["nu_error"][0] == pytest.approx(1, abs=0.02)
-    assert against["verdict"][0] == "shared" and "shrinkage" in against["reason"][0]
-    assert "0 are truly so" in report.summary
+    data, report = verdict_of(planted(1.0))
+    assert data["against"]["base/x"]["nu_error"][0] == pytest.approx(1, abs=0.02)
+    assert data["verdict"][0] == "shared" and "1.00 of its strength at base/x" in data["reason"][0]
+    assert "0 are specific to it, 1 are not" in report.summary
 
 
 @pytest.mark.claim("E5", "latent scaling: ν = 0 and 1 at the extremes")
 def test_decoupled_concept_is_caught_by_the_reconstruction():
     """E5: rebuilt in base by another latent: ν^r = 1, ν^ε = 0."""
-    against, _ = verdict_of(planted(1.0, rebuilt=1.0))
+    data, _ = verdict_of(planted(1.0, rebuilt=1.0))
+    against = data["against"]["base/x"]
     assert against["nu_reconstruction"][0] == pytest.approx(1, abs=0.02)
     assert against["nu_error"][0] == pytest.approx(0, abs=0.02)
-    assert against["verdict"][0] == "shared" and "decoupling" in against["reason"][0]
+    assert data["verdict"][0] == "shared" and "other latents rebuild it at base/x" in data["reason"][0]
+
+
+def test_a_turned_concept_is_rotated_although_both_ratios_are_low():
+    data, _ = verdict_of(planted(1.0, turned=True))
+    against = data["against"]["base/x"]
+    assert against["nu_error"][0] < 0.2 and against["nu_reconstruction"][0] < 0.5
+    assert data["verdict"][0] == "rotated" and data["cosine"]["base/x"][0] == pytest.approx(0, abs=0.02)
+
+
+def test_a_weak_concept_is_mostly_in_one():
+    data, _ = verdict_of(planted(0.4))
+    assert data["verdict"][0] == "mostly in chat/x"
+    assert data["relative_strength"]["base/x"][0] == pytest.approx(0.4, abs=0.02)
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.4, 1.0])
+def test_the_verdict_does_not_depend_on_the_reference(rho):
+    study = planted(rho)
+    first, second = (verdict_of(study, reference)[0] for reference in ("base/x", "chat/x"))
+    assert first["verdict"] == second["verdict"] and first["reason"] == second["reason"]
+
+
+def test_a_row_that_activations_do_not_bear_out_is_no_presence():
+    """A shared latent fires by mistake with the first one, whose rows take back what it adds at both sites."""
+    study = planted(0.0)
+    with torch.no_grad():
+        study.crosscoder.W_dec[0].copy_(torch.tensor([[0, -0.6, 0, 0, 1, -0.6, 0, 0], [0, 0.6, 0, 0, 0, 0.6, 0, 0]]))
+    study.crosscoder.gate = TopKGate(2)
+    data, _ = verdict_of(study)
+    assert data["relative_strength"]["base/x"][0] == pytest.approx(0.6 / 1.36**0.5, abs=0.02)
+    assert data["borne_out"]["base/x"][0] == pytest.approx(0, abs=0.05)
+    assert data["verdict"][0] == "specific to chat/x"
 
 
 def test_rare_and_silent_latents_are_undecided():
     study = planted(0.0, count=200)
-    against, report = verdict_of(study)
-    assert against["verdict"] == ["undecided", "undecided"]
-    assert "firings" in against["reason"][0]
+    data, report = verdict_of(study)
+    assert data["verdict"] == ["undecided", "undecided"]
+    assert "firings" in data["reason"][0]
     json.dumps(report.to_json(), allow_nan=False)
+
+
+def test_text_that_ends_early_is_parted_anew():
+    study = planted(0.0)
+    study.num_tokens = 100_000
+    assert verdict_of(study)[0]["verdict"][0] == "specific to chat/x"
+
+
+def test_students_t_and_discoveries_by_tables():
+    freedom = torch.tensor([5.0, 10.0, 30.0], dtype=torch.float64)
+    assert student_quantile(0.95, freedom).tolist() == pytest.approx([2.0150, 1.8125, 1.6973], abs=2e-3)
+    assert student_quantile(0.05, freedom).tolist() == pytest.approx([-2.0150, -1.8125, -1.6973], abs=2e-3)
+    assert student_tail(torch.tensor([2.0150, 1.8125, 1.6973]), freedom).tolist() == pytest.approx([0.05] * 3, abs=5e-4)
+    p = torch.tensor([0.9, 0.001, 0.039, 0.041, 0.012, float("nan")], dtype=torch.float64)
+    assert discoveries(p, 0.05).tolist() == [False, True, False, False, True, False]
+    assert not discoveries(torch.full((5,), 0.5), 0.05).any()
+
+
+def test_blocks_are_joined_where_neighbours_agree_and_intervals_then_cover():
+    """Means of independent blocks, and of blocks in runs of four alike: nominal 90 %."""
+    generator = torch.Generator().manual_seed(0)
+    for run in (1, 4):
+        value_GF = torch.randn(64 // run, 2000, generator=generator, dtype=torch.float64).repeat_interleave(run, dim=0)
+        found = jackknife(lambda w, x=value_GF: w @ x / w.sum(1, keepdim=True), 64, torch.ones_like(value_GF))
+        low, high = found.interval(0.9).unbind(1)
+        assert 0.87 <= float(((low < 0) & (high > 0)).double().mean()) <= 0.93
+    plain = value_GF[:, 0]
+    alone = jackknife(lambda w: w @ plain[:, None] / w.sum(1, keepdim=True), 64, torch.ones(64, 1, dtype=torch.float64))
+    assert alone.error.item() == pytest.approx(float(plain.std() / 8), rel=1e-9)
 
 
 def test_intervals_hold_the_estimate_and_narrow_with_data():
     widths = []
     for count in (1000, 16000):
-        against, _ = verdict_of(planted(0.3, count=count))
+        against = verdict_of(planted(0.3, count=count))[0]["against"]["base/x"]
         low, high = against["nu_error_interval"][0]
         assert low < against["nu_error"][0] < high and against["nu_error"][0] == pytest.approx(0.3, abs=0.01)
         widths.append(high - low)
     assert widths[1] < widths[0] / 2
 
 
-def test_sites_of_another_width_cannot_be_compared():
-    crosscoder = crosscoder_of(torch.ones(2, 5), {"a": 2, "b": 3}, 2)
-    with pytest.raises(AnalysisError, match="width"):
-        LatentScaling(LatentScalingConfig()).run(study_of(crosscoder, {"a": torch.ones(40, 2), "b": torch.ones(40, 3)}))
-    with pytest.raises(AnalysisError, match="not a written site"):
-        LatentScaling(LatentScalingConfig(reference="q")).run(
-            study_of(crosscoder, {"a": torch.ones(40, 2), "b": torch.ones(40, 3)})
-        )
+def test_sites_of_another_width_have_a_verdict_but_no_ratios():
+    """Present in both, at widths 4 and 2: norms over √D and strengths agree; ν needs one width."""
+    generator = torch.Generator().manual_seed(0)
+    f = torch.where(torch.rand(3000, generator=generator) < 0.1, 1.0 + torch.rand(3000, generator=generator), 0.0)
+    crosscoder = crosscoder_of(torch.tensor([[2.0**0.5, 0, 0, 0, 1.0, 0], [0, 1.0, 0, 0, 0, 0]]), {"a": 4, "b": 2}, 2)
+    crosscoder.gate = ScoreThresholdGate(0.5)
+    with torch.no_grad():
+        crosscoder.W_enc[0].copy_(torch.tensor([[0.0, 0, 0, 0, 1.0, 0], [0.0, 0, 0, 0, 0, 0]]))
+    noise = 0.01 * torch.randn(3000, 6, generator=generator)
+    tables = {"a": noise[:, :4].clone(), "b": noise[:, 4:].clone()}
+    tables["a"][:, 0] += 2**0.5 * f
+    tables["b"][:, 0] += f
+    report = LatentScaling(LatentScalingConfig()).run(study_with_everything(crosscoder, tables))
+    assert report.data["verdict"][0] == "shared" and report.data["against"] == {}
+    assert report.data["relative_strength"]["a/x"][0] == pytest.approx(1.0, abs=0.02)
+    assert report.data["class"][0] == "shared"
+    with pytest.raises(AnalysisError, match="no written site"):
+        LatentScaling(LatentScalingConfig(reference="q")).run(study_with_everything(crosscoder, tables))
 
 
 def test_functional_coherence_tells_what_is_read_from_what_is_written():

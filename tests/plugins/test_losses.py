@@ -158,6 +158,25 @@ def test_batchtopk_auxiliary_term_by_hand():
     assert output.terms["auxk"].item() == pytest.approx(0.5 * total / 17, rel=1e-5)
 
 
+@torch.no_grad()
+def test_auxiliary_term_under_mean_l2_is_relative_as_in_the_published_code():
+    """mean_B‖e − ê‖² / mean_B‖e − mean e‖², sites side by side, 0 where that is no number (crosscoder_learning)."""
+    crosscoder, x_BX = make()
+    dead_F = torch.arange(11) >= 6
+    terms = {}
+    for reconstruction in ("sum_sq", "mean_l2"):
+        loss = LossChoice.of("batchtopk", k=2, reconstruction=reconstruction).build().train()
+        output = loss(crosscoder, x_BX, context(dead_F=dead_F))
+        terms[reconstruction] = output.terms["auxk"].item()
+    rows = output.residual_BX.tolist()
+    mean = [sum(column) / len(rows) for column in zip(*rows)]
+    variance = sum((v - m) ** 2 for row in rows for v, m in zip(row, mean)) / len(rows)
+    assert terms["mean_l2"] == pytest.approx(terms["sum_sq"] / variance, rel=1e-5)
+    term = LossChoice.of("batchtopk", k=2, aux_weight=0.0, terms=[{"name": "auxk", "relative": True}]).build().train()
+    found = term(crosscoder, x_BX, context(dead_F=dead_F)).terms["auxk"].item()
+    assert found == pytest.approx(terms["mean_l2"], rel=1e-5)
+
+
 def test_auxiliary_gradient_reaches_only_dead_latents():
     crosscoder, x_BX = make()
     dead_F = torch.arange(11) >= 6

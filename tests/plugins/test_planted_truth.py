@@ -1,10 +1,22 @@
 """Small versions of what `bench/claims` records: planted truth must come out in seconds of training."""
 
+import attrs
 import pytest
 import torch
 from torch.nn import functional
 
-from crosscoders import LossChoice, Site, TrainingConfig, build_crosscoder, fit
+from crosscoders import (
+    LossChoice,
+    ModelChoice,
+    Site,
+    Study,
+    TokenSourceChoice,
+    TrainingConfig,
+    analyse,
+    build_crosscoder,
+    fit,
+)
+from crosscoders.activations import ActivationConfig, MaskConfig
 from crosscoders.testing import DiffWorld, DiffWorldConfig, LayerWorld, LayerWorldConfig
 
 LAYERS = LayerWorld(LayerWorldConfig(num_layers=3, num_features=18, width=16, min_rate=0.03, max_rate=0.08))
@@ -119,6 +131,38 @@ def test_shared_and_exclusive_concepts_are_found(architecture, loss):
         concepts = PAIR.directions[model][torch.tensor([k == kind for k in PAIR.kinds])]
         share[kind] = float((closest(crosscoder, f"{model}/x", concepts).values > 0.8).float().mean())
     assert share["shared"] >= 0.75 and share["only_a"] + share["only_b"] >= 1.25, share
+
+
+@pytest.mark.parametrize(
+    ("world", "common"),
+    [({"rotated": True}, "rotated"), ({"copy": True}, "shared")],
+    ids=["rotated", "copy"],
+)
+def test_the_products_verdict_says_no_where_nothing_is_specific(world, common):
+    """Trained for seconds: exclusives of a rotated pair are specific, what is in both is not; of a copy nothing is."""
+    planted = DiffWorld(DiffWorldConfig(num_shared=12, num_weak=0, num_shifted=0, num_only_a=4, num_only_b=4, width=16,
+                                        min_rate=0.03, max_rate=0.08, **world))  # fmt: skip
+    crosscoder = train({"name": "acausal", "num_latents": 32}, (Site("a/x", 16), Site("b/x", 16)),
+                       {"name": "batchtopk", "k": 2},
+                       lambda ids: torch.cat([planted.activations(m, ids) for m in "ab"], 1))  # fmt: skip
+    adapters = {m: ModelChoice.of("synthetic", model=m, world=attrs.asdict(planted.config)).build() for m in "ab"}
+    activations = ActivationConfig(held_out_share=0.0, masks=MaskConfig(max_norm_multiple=0.0))
+    source = TokenSourceChoice.of("synthetic", seed=7).build()
+    study = Study(crosscoder, adapters, source, num_tokens=20_000, activations=activations)
+    (report,) = analyse(crosscoder, ["latent_scaling"], study=study)
+    rights = {"shared": [], "only_a": [], "only_b": []}
+    largest_F = crosscoder.decoder_norms().argmax(dim=1)
+    for j, verdict in enumerate(report.data["verdict"]):
+        model = "ab"[int(largest_F[j])]
+        row = functional.normalize(crosscoder.decoder_rows(f"{model}/x").detach()[j], dim=0)
+        cosine, concept = (planted.directions[model] @ row).max(dim=0)
+        if cosine > 0.9 and report.data["firings"][j] >= 100:
+            kind = planted.kinds[int(concept)]
+            specific = kind.startswith("only") and "copy" not in world
+            rights[kind].append(verdict == (f"specific to {kind[-1]}/x" if specific else common))
+    assert len(rights["shared"]) >= 4 and sum(rights["shared"]) >= len(rights["shared"]) - 1, rights
+    exclusive = rights["only_a"] + rights["only_b"]
+    assert len(exclusive) >= 2 and sum(exclusive) >= len(exclusive) - 1, rights
 
 
 def test_dedicated_latents_hold_what_belongs_to_their_model():

@@ -47,7 +47,7 @@ def test_train_info_analyse(tmp_path):
         "--analysis",
         "decoder_norms",
         "--analysis",
-        '{"name": "latent_scaling", "resamples": 20}',
+        '{"name": "latent_scaling", "blocks": 16}',
     )
     assert "Decoder norms: Latents by class" in out
     assert {r["title"] for r in json.loads((tmp_path / "analysis" / "report.json").read_text())} == {

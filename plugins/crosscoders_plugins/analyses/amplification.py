@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from statistics import NormalDist
 from typing import Any
 
 import torch
@@ -59,7 +60,7 @@ class AmplificationConfig:
     control: bool = True
     """Whether to amplify the model after fine-tuning against itself as a control, which must change nothing."""
     confidence: float = field(default=0.95, validator=and_(gt(0.0), lt(1.0)))
-    """Confidence level of the intervals of hit rates."""
+    """Of the intervals, which count questions and not answers as independent."""
     shown: int = 4
     """Number of answers shown for each strength, hits first."""
 
@@ -104,14 +105,18 @@ class Amplification:
             control_texts = [after.text(ids) for ids in control[1].ids]
             rows.append(self._row(f"{control[0]:g}, {after_key} against itself", control[1], control_texts))
         columns = ["α", "answers", f"nats per token, {after_key}", f"nats per token, {before_key}"]
-        columns += [f"{name}: {what}" for name in self.patterns for what in ("hits", "rate", "low", "high")]
+        columns += [
+            f"{name}: {what}" for name in self.patterns for what in ("hits", "rate", "low", "high", "design effect")
+        ]
         parts: list[Part] = [
             Table(
                 title="Hit rates and coherence",
                 columns=columns,
                 rows=rows,
-                note=f"Wilson intervals at {options.confidence:.0%}. Coherence is the mean negative log-likelihood of "
-                "the answers: where it rises far above its level at α = 0, the text has become incoherent.",
+                note=f"Intervals at {options.confidence:.0%}, by Wilson's formula at the number of independent "
+                "answers: those to one question agree, so their number is divided by the design effect. Coherence is "
+                "the mean negative log-likelihood of the answers: text has come apart where it leaves the level of "
+                "α = 0 far behind.",
             ),
             *self._figures(arms, texts, before_key, after_key),
             *self._shown(texts, questions),
@@ -127,6 +132,11 @@ class Amplification:
                     "nll_after": float(arms[alpha].nll_after.mean()),
                     "nll_before": float(arms[alpha].nll_before.mean()),
                     "hits": {name: self._hits(name, texts[alpha]) for name in self.patterns},
+                    "intervals": {name: self._limits(self._flags(name, texts[alpha])) for name in self.patterns},
+                    "design_effects": {
+                        name: design_effect(self._flags(name, texts[alpha]), options.samples_per_prompt)
+                        for name in self.patterns
+                    },
                 }
                 for alpha in options.alphas
             ],
@@ -176,13 +186,21 @@ class Amplification:
         )
 
     def _hits(self, name: str, texts: list[str]) -> int:
-        return sum(bool(self.patterns[name].search(text)) for text in texts)
+        return sum(self._flags(name, texts))
+
+    def _flags(self, name: str, texts: list[str]) -> list[bool]:
+        return [bool(self.patterns[name].search(text)) for text in texts]
+
+    def _limits(self, flags: list[bool]) -> tuple[float, float]:
+        return by_question(flags, self.options.samples_per_prompt, self.options.confidence)
 
     def _row(self, label: str, samples: Samples, texts: list[str]) -> list[Any]:
         row: list[Any] = [label, len(texts), float(samples.nll_after.mean()), float(samples.nll_before.mean())]
         for name in self.patterns:
             hits = self._hits(name, texts)
-            row += [hits, hits / len(texts), *wilson(hits, len(texts), self.options.confidence)]
+            flags = self._flags(name, texts)
+            effect = design_effect(flags, self.options.samples_per_prompt)
+            row += [hits, hits / len(texts), *self._limits(flags), effect]
         return row
 
     def _figures(
@@ -202,7 +220,7 @@ class Amplification:
             rates, bands = {}, {}
             for name in self.patterns:
                 hits = [self._hits(name, texts[a]) for a in alphas]
-                limits = [wilson(h, len(texts[a]), self.options.confidence) for h, a in zip(hits, alphas, strict=True)]
+                limits = [self._limits(self._flags(name, texts[a])) for a in alphas]
                 rates[name] = (alphas, [h / len(texts[a]) for h, a in zip(hits, alphas, strict=True)])
                 bands[name] = ([low for low, _ in limits], [high for _, high in limits])
             drawing = curves(rates, xlabel="α", ylabel="share of answers", bands=bands)
@@ -256,11 +274,31 @@ def held_out_questions(study: Study, count: int) -> list[str]:
     return list(found)
 
 
-def wilson(hits: int, total: int, confidence: float) -> tuple[float, float]:
-    """Wilson's score interval of a proportion."""
-    z = math.sqrt(2) * float(torch.erfinv(torch.tensor(confidence, dtype=torch.float64)))
+def wilson(hits: float, total: float, confidence: float) -> tuple[float, float]:
+    """Wilson's score interval of a proportion of `total` independent answers, which may be an effective number."""
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
     p, q = hits / total, z * z / total
     centre, spread = p + q / 2, z * math.sqrt(p * (1 - p) / total + q / (4 * total))
     low = 0.0 if hits == 0 else (centre - spread) / (1 + q)
     high = 1.0 if hits == total else (centre + spread) / (1 + q)
     return low, high
+
+
+def design_effect(flags: Sequence[bool], per_question: int) -> float:
+    """By how much answers that share questions are worth less than independent ones: at least 1.
+
+    The variance of the rate over questions (ultimate clusters; Kish 1965) over that of as many independent answers.
+    """
+    hits = [sum(flags[i : i + per_question]) for i in range(0, len(flags), per_question)]
+    questions, total = len(hits), len(flags)
+    p = sum(hits) / total
+    if questions < 2 or p in (0.0, 1.0):
+        return 1.0
+    between = sum((h - p * per_question) ** 2 for h in hits) * questions / (questions - 1) / total**2
+    return max(1.0, between / (p * (1 - p) / total))
+
+
+def by_question(flags: Sequence[bool], per_question: int, confidence: float) -> tuple[float, float]:
+    """Wilson's interval of a rate at the number of answers that is left after the design effect of shared questions."""
+    effective = len(flags) / design_effect(flags, per_question)
+    return wilson(sum(flags) / len(flags) * effective, effective, confidence)

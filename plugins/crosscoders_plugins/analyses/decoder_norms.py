@@ -1,6 +1,7 @@
 """Decoder norms: which latents belong to which site, and what the most specific ones respond to.
 
-The definitions are in `norm_classes`. All norms are in normalised space, where sites have equal mean norm.
+Definitions: `norm_classes`. Everything is in normalised space, where every site has a mean norm of √D, and in units
+of √D, so that sites of different width compare.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from crosscoders import AnalysisError, Crosscoder, Example, Examples, Figure, No
 from crosscoders.authoring import Activity, activity
 from crosscoders.reports.figures import histogram
 
-from .norm_classes import classes_of, delta_norm, entropy_share, norm_share
+from .norm_classes import classes_of, delta_norm, entropy_share, norm_share, width_free_norms
 
 
 @frozen(kw_only=True)
@@ -45,7 +46,7 @@ class DecoderNorms:
         if len(crosscoder.written.sites) < 2:
             raise AnalysisError("decoder norms compare sites, but this crosscoder writes only one")
         names = crosscoder.written.names
-        norms_FS = crosscoder.decoder_norms().detach().cpu()
+        norms_FS = width_free_norms(crosscoder)
         share_FS = norm_share(norms_FS)
         classes = classes_of(crosscoder)
         # Which latents fire often enough is known only after the pass over the tokens, so collect examples for more
@@ -65,7 +66,8 @@ class DecoderNorms:
             parts.append(self._examples(name, ranked[name], share_FS[:, i], classes, seen))
         data: dict[str, Any] = {
             "sites": list(names),
-            "norms": norms_FS.tolist(),
+            "norms": crosscoder.decoder_norms().detach().cpu().tolist(),
+            "norms_over_root_width": norms_FS.tolist(),
             "share": share_FS.tolist(),
             "class": classes,
             "firings": seen.firings_F.tolist(),

@@ -24,7 +24,7 @@ from crosscoders import AnalysisError, Crosscoder, Figure, Report, Study, Table
 from crosscoders.authoring import accumulator, precise
 from crosscoders.reports.figures import histogram
 
-from .norm_classes import norm_share
+from .norm_classes import norm_share, width_free_norms
 
 
 @frozen(kw_only=True)
@@ -51,7 +51,7 @@ class FunctionalCoherence:
         if len(sites) < 2:
             raise AnalysisError("functional coherence is defined for crosscoders that read more than one site")
         change_FS, firings_F = self.changes(crosscoder, (batch.x_BX for batch in study.batches()))
-        by_norm_F = effective_number(norm_share(crosscoder.decoder_norms().cpu()))
+        by_norm_F = effective_number(norm_share(width_free_norms(crosscoder)))
         sites_F = effective_number(change_FS / change_FS.sum(dim=1, keepdim=True))
         counts = firings_F >= self.options.min_firings
         sites_F = sites_F.masked_fill(~counts, float("nan"))

@@ -1,14 +1,15 @@
-"""Latent scaling: is a latent that looks specific to one site really absent from the others? (Minder et al. 2025, §3.1)
+"""Latent scaling: is a latent that looks specific to one site really absent from the others?
 
-ν^ε = β_error^m / β_error^ref is high if the concept is present at site m but missing from its reconstruction (complete
-shrinkage); ν^r = β_reconstruction^m / β_reconstruction^ref is high if other latents reconstruct it there (latent
-decoupling). If both are low, the latent is truly specific to the reference site.
+The published columns (Minder et al. 2025, §3.1): ν^ε = β_error^m / β_error^ref is high where the concept is at site m
+but its reconstruction left it out (complete shrinkage); ν^r = β_reconstruction^m / β_reconstruction^ref is high where
+other latents rebuild it there (latent decoupling). Both look along the reference's direction alone, so that a concept
+which is at m under another direction looks absent. The verdict therefore rests on `presence`, in each site's own terms.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,8 +20,12 @@ from torch import Tensor
 from crosscoders import AnalysisError, Figure, Part, Report, Study, Table
 from crosscoders.reports.figures import scatter
 
-from .norm_classes import classes_of, norm_share
-from .scaling_sums import ScalingSums, scaling_sums
+from .intervals import Estimate, jackknife
+from .measured import measured
+from .norm_classes import classes_of, norm_share, width_free_norms
+from .presence import Presence
+from .scaling_sums import ScalingSums
+from .verdicts import Verdicts, decide
 
 
 @frozen(kw_only=True)
@@ -31,32 +36,29 @@ class LatentScalingConfig:
     """The site whose decoder rows are used as directions, usually of the chat or fine-tuned model; empty takes the last
     written site."""
     error_threshold: float = field(default=0.2, validator=gt(0.0))
-    """A latent counts as absent from the error at a site if ν^ε is below this."""
+    """ν^ε below this is absence from the error: a line in the figures, and the published criterion."""
     reconstruction_threshold: float = field(default=0.5, validator=gt(0.0))
-    """A latent counts as absent from the reconstruction at a site if ν^r is below this."""
-    min_firings: int = field(default=32, validator=ge(1))
-    """With fewer firings the verdict is `undecided`, because the ratios of rare latents are too noisy."""
+    """ν^r below this is absence from the reconstruction: likewise."""
+    min_firings: int = field(default=32, validator=ge(2))
+    """With fewer firings in the whole text, half of it in its second half, the verdict is undecided."""
     confidence: float = field(default=0.9, validator=and_(gt(0.0), lt(1.0)))
-    """Confidence level of the bootstrap intervals, which resample blocks of sequences."""
-    resamples: int = field(default=200, validator=ge(10))
-    """Number of bootstrap resamples."""
-    blocks: int = field(default=24, validator=ge(4))
-    """Number of blocks that the sequences are divided into for the bootstrap."""
+    """Of the intervals."""
+    false_discoveries: float = field(default=0.05, validator=and_(gt(0.0), lt(1.0)))
+    """Share of the verdicts of each kind that may be wrong by chance."""
+    blocks: int = field(default=64, validator=ge(16))
+    """Contiguous blocks of rows; they are joined where neighbours agree."""
     top: int = field(default=25, validator=ge(0))
     """Number of latents listed on the page, those that lean most to the reference site; the JSON lists all."""
 
 
 @frozen(eq=False)
-class Verdicts:
-    """The verdict on each latent at one site against the reference site."""
+class Ratios:
+    """The published ratios at one site, with intervals."""
 
-    nu_error_F: Tensor
-    nu_reconstruction_F: Tensor
-    error_interval_F2: Tensor
-    reconstruction_interval_F2: Tensor
-    verdict: list[str]
-    """For each latent, whether it is `specific` to the reference, `shared` with this site, or `undecided`."""
-    reason: list[str]
+    error: Estimate
+    """ν^ε"""
+    reconstruction: Estimate
+    """ν^r"""
 
 
 class LatentScaling:
@@ -67,182 +69,137 @@ class LatentScaling:
 
     @torch.no_grad()
     def run(self, study: Study) -> Report:
-        """β and ν of all latents at every site of the reference's width, with intervals and verdicts."""
+        """Verdicts on all latents; β and ν at every site of the reference's width, with intervals."""
         names = study.crosscoder.written.names
         reference = self.options.reference or names[-1]
         if reference not in names:
-            raise AnalysisError(f"'{reference}' is not a written site; the written sites are {', '.join(names)}")
-        sums = scaling_sums(study, reference=reference, num_blocks=self.options.blocks)
-        others = [name for name in sums.site_names if name != reference]
-        if not others:
-            raise AnalysisError(
-                f"latent scaling needs a second written site of the width of {reference}; sites of other widths have "
-                "no directions in common with it"
-            )
-        norms_FS = study.crosscoder.decoder_norms().detach().cpu()
-        share_F = norm_share(norms_FS)[:, names.index(reference)]
+            raise AnalysisError(f"'{reference}' is no written site; there are {', '.join(names)}")
+        if len(names) < 2:
+            raise AnalysisError("latent scaling compares sites, but this crosscoder writes only one")
+        sums, presence, rows = measured(study, reference=reference, num_blocks=self.options.blocks)
+        verdicts = decide(
+            presence, rows, min_firings=(self.options.min_firings + 1) // 2,
+            false_discoveries=self.options.false_discoveries,
+        )  # fmt: skip
+        share_F = norm_share(width_free_norms(study.crosscoder))[:, names.index(reference)]
         classes = classes_of(study.crosscoder)
-        betas = sums.betas()
-        parts: list[Part] = []
-        data: dict[str, Any] = {
-            "reference": reference,
-            "sites": list(sums.site_names),
-            "beta": {name: beta.tolist() for name, beta in betas.items()},
+        parts: list[Part] = [self._verdict_table(verdicts, classes, sums, share_F, reference)]
+        data = self._data(sums, presence, verdicts, classes, names)
+        for name in sums.site_names:
+            if name != reference:
+                ratios = self.ratios(sums, name)
+                parts.append(self._figure(name, reference, sums, ratios, verdicts))
+                intervals = {
+                    f"nu_{target}_interval": getattr(ratios, target).interval(self.options.confidence).tolist()
+                    for target in ("error", "reconstruction")
+                }
+                data["against"][name] = {
+                    "nu_error": ratios.error.value.tolist(),
+                    "nu_reconstruction": ratios.reconstruction.value.tolist(),
+                    **intervals,
+                }
+        return Report(
+            title="Latent scaling", summary=_summary(verdicts, classes, names, reference), parts=parts, data=data
+        )
+
+    def ratios(self, sums: ScalingSums, site: str) -> Ratios:
+        """ν at `site`: β there over β at the reference."""
+        m, ref = sums.site_names.index(site), sums.site_names.index(sums.reference)
+
+        def nu(target: str) -> Estimate:
+            def statistic(weight_RG: Tensor) -> Tensor:
+                beta = sums.betas(weight_RG)[target]
+                return beta[..., m] / beta[..., ref]
+
+            return jackknife(statistic, len(sums.squares_GF), sums.squares_GF)
+
+        return Ratios(nu("error"), nu("reconstruction"))
+
+    def _data(
+        self, sums: ScalingSums, presence: Presence, verdicts: Verdicts, classes: list[str], names: tuple[str, ...]
+    ) -> dict[str, Any]:
+        def columns(estimates: Sequence[Estimate | None], *, interval: bool = False) -> dict[str, Any]:
+            known = {name: found for name, found in zip(names, estimates, strict=True) if found is not None}
+            return {
+                name: (found.interval(self.options.confidence) if interval else found.value).tolist()
+                for name, found in known.items()
+            }
+
+        return {
+            "reference": sums.reference,
+            "verdict": verdicts.verdict,
+            "reason": verdicts.reason,
+            "home": [names[s] for s in presence.home_F.tolist()],
+            "strength": {name: presence.strength_FS[:, s].tolist() for s, name in enumerate(names)},
+            "relative_strength": columns(presence.ratio),
+            "relative_strength_interval": columns(presence.ratio, interval=True),
+            "borne_out": columns(presence.borne_out),
+            "rebuilt": columns(presence.rebuilt),
+            "rebuilt_interval": columns(presence.rebuilt, interval=True),
+            "cosine": columns(presence.cosine),
+            "cosine_interval": columns(presence.cosine, interval=True),
+            "present": verdicts.present_FS.tolist(),
+            "absent": verdicts.absent_FS.tolist(),
+            "false_discoveries": self.options.false_discoveries,
+            "sites": list(names),
+            "sites_of_the_references_width": list(sums.site_names),
+            "beta": {name: beta.tolist() for name, beta in sums.betas().items()},
+            "beta_of_a_random_direction": sums.random_F.tolist(),
             "firings": sums.firings_F.tolist(),
             "num_tokens": sums.num_tokens,
             "class": classes,
             "against": {},
         }
-        lines = []
-        for name in others:
-            verdicts = self.verdicts(sums, name, seed=study.seed)
-            parts += self._parts(name, reference, sums, verdicts, share_F, classes)
-            data["against"][name] = {
-                "nu_error": verdicts.nu_error_F.tolist(),
-                "nu_reconstruction": verdicts.nu_reconstruction_F.tolist(),
-                "nu_error_interval": verdicts.error_interval_F2.tolist(),
-                "nu_reconstruction_interval": verdicts.reconstruction_interval_F2.tolist(),
-                "verdict": verdicts.verdict,
-                "reason": verdicts.reason,
-            }
-            counts = Counter(verdicts.verdict)
-            exclusive = Counter(
-                v for v, kind in zip(verdicts.verdict, classes, strict=True) if kind == f"only {reference}"
-            )
-            lines.append(
-                f"Against {name}: {counts['specific']} specific to {reference}, {counts['shared']} shared, "
-                f"{counts['undecided']} undecided. Of the {sum(exclusive.values())} that decoder norms call only "
-                f"{reference}, {exclusive['specific']} really are."
-            )
-        return Report(title="Latent scaling", summary=" ".join(lines), parts=parts, data=data, frame=_frame(data))
 
-    def verdicts(self, sums: ScalingSums, site: str, *, seed: int) -> Verdicts:
-        """ν at `site` over ν at the reference, with bootstrap intervals, and what follows from them."""
-        options = self.options
-        m, ref = sums.site_names.index(site), sums.site_names.index(sums.reference)
-        betas = sums.betas()
-        blocks = len(sums.squares_GF)
-        generator = torch.Generator().manual_seed(seed)
-        draws = torch.randint(blocks, (options.resamples, blocks), generator=generator)
-        weights = torch.zeros(options.resamples, blocks, dtype=torch.float64)
-        weights.scatter_add_(1, draws, torch.ones_like(draws, dtype=torch.float64))
-        nu, interval = {}, {}
-        low, high = (1 - options.confidence) / 2, (1 + options.confidence) / 2
-        resampled: dict[str, list[Tensor]] = {"error": [], "reconstruction": []}
-        for piece in torch.split(weights, 20):  # memory is bounded by resampling 20 times at once
-            found = sums.betas(piece)
-            for target, parts in resampled.items():
-                parts.append(found[target][..., m] / found[target][..., ref])
-        for target, parts in resampled.items():
-            nu[target] = betas[target][:, m] / betas[target][:, ref]
-            interval[target] = torch.cat(parts).nanquantile(torch.tensor([low, high], dtype=torch.float64), dim=0).T
-        # A latent whose direction explains no more than a random one would at its own site is not measurable.
-        null = betas["random_direction"][:, ref].abs()
-        null_level = float(null[null.isfinite()].quantile(0.95)) if bool(null.isfinite().any()) else 0.0
-        verdict, reason = [], []
-        for j in range(len(sums.firings_F)):
-            v, why = self._decide(
-                int(sums.firings_F[j]),
-                float(betas["activation"][j, ref]),
-                null_level,
-                nu["error"][j].item(),
-                interval["error"][j].tolist(),
-                nu["reconstruction"][j].item(),
-                interval["reconstruction"][j].tolist(),
-                site,
-            )
-            verdict.append(v)
-            reason.append(why)
-        return Verdicts(
-            nu["error"], nu["reconstruction"], interval["error"], interval["reconstruction"], verdict, reason
-        )
-
-    def _decide(
-        self,
-        firings: int,
-        beta: float,
-        null: float,
-        error: float,
-        error_interval: list[float],
-        rebuilt: float,
-        rebuilt_interval: list[float],
-        site: str,
-    ) -> tuple[str, str]:
-        options = self.options
-        if firings < options.min_firings:
-            return "undecided", f"only {firings} firings"
-        if not beta > null:
-            return "undecided", f"its direction explains no more than a random one (β {beta:.2g}, random {null:.2g})"
-        if error_interval[0] > options.error_threshold:
-            return "shared", f"ν^ε {error:.2f}: {site} has it, but its reconstruction leaves it out (shrinkage)"
-        if rebuilt_interval[0] > options.reconstruction_threshold:
-            return "shared", f"ν^r {rebuilt:.2f}: other latents rebuild it at {site} (decoupling)"
-        if error_interval[1] < options.error_threshold and rebuilt_interval[1] < options.reconstruction_threshold:
-            return "specific", f"ν^ε {error:.2f} and ν^r {rebuilt:.2f} are both low"
-        return "undecided", (
-            f"ν^ε in [{error_interval[0]:.2f}, {error_interval[1]:.2f}] and ν^r in [{rebuilt_interval[0]:.2f}, "
-            f"{rebuilt_interval[1]:.2f}] straddle a threshold"
-        )
-
-    def _parts(
-        self, name: str, reference: str, sums: ScalingSums, verdicts: Verdicts, share_F: Tensor, classes: list[str]
-    ) -> list[Part]:
+    def _verdict_table(
+        self, verdicts: Verdicts, classes: list[str], sums: ScalingSums, share_F: Tensor, reference: str
+    ) -> Table:
         alive = sums.firings_F >= self.options.min_firings
         order = share_F.nan_to_num(-1.0).masked_fill(~alive, -1.0).argsort(descending=True)[: self.options.top]
         rows = [
-            (
-                j,
-                float(share_F[j]),
-                classes[j],
-                int(sums.firings_F[j]),
-                float(verdicts.nu_error_F[j]),
-                float(verdicts.nu_reconstruction_F[j]),
-                verdicts.verdict[j],
-                verdicts.reason[j],
-            )
+            (j, float(share_F[j]), classes[j], int(sums.firings_F[j]), verdicts.verdict[j], verdicts.reason[j])
             for j in order.tolist()
             if alive[j]
         ]
-        groups: dict[str, tuple[list[float], list[float]]] = {"other latents": ([], []), f"only {reference}": ([], [])}
-        for j in alive.nonzero().squeeze(1).tolist():
-            key = f"only {reference}" if classes[j] == f"only {reference}" else "other latents"
-            groups[key][0].append(min(2.0, max(-1.0, float(verdicts.nu_error_F[j]))))
-            groups[key][1].append(min(2.0, max(-1.0, float(verdicts.nu_reconstruction_F[j]))))
-        drawing = scatter(
-            groups,
-            xlabel="ν^ε (error)",
-            ylabel="ν^r (reconstruction)",
-            vertical=self.options.error_threshold,
-            horizontal=self.options.reconstruction_threshold,
+        return Table(
+            title=f"Verdicts on the most {reference}-leaning latents",
+            columns=("latent", f"norm share at {reference}", "class by norms", "firings", "verdict", "reason"),
+            rows=rows,
+            note=f"False discoveries at most {self.options.false_discoveries:.0%} of each kind, over all latents that "
+            "fire. Of the text, the first half gives directions and the second half the numbers. The JSON lists every "
+            "latent.",
         )
-        return [
-            Table(
-                title=f"Most {reference}-leaning latents against {name}",
-                columns=("latent", f"norm share at {reference}", "class", "firings", "ν^ε", "ν^r", "verdict", "reason"),
-                rows=rows,
-                note=f"Intervals at {self.options.confidence:.0%} from {self.options.blocks} blocks of sequences; "
-                "the JSON lists every latent.",
-            ),
-            Figure(
-                title=f"ν of every latent against {name}",
-                svg=drawing.svg(),
-                note="Clipped to [−1, 2]. Lower left of the dashed lines: truly specific.",
-            ),
-        ]
+
+    def _figure(self, name: str, reference: str, sums: ScalingSums, ratios: Ratios, verdicts: Verdicts) -> Figure:
+        groups: dict[str, tuple[list[float], list[float]]] = {}
+        for j in (sums.firings_F >= self.options.min_firings).nonzero().squeeze(1).tolist():
+            xs, ys = groups.setdefault(verdicts.verdict[j], ([], []))
+            xs.append(min(2.0, max(-1.0, float(ratios.error.value[j]))))
+            ys.append(min(2.0, max(-1.0, float(ratios.reconstruction.value[j]))))
+        drawing = scatter(
+            dict(sorted((groups or {"latents": ([], [])}).items(), key=lambda item: -len(item[1][0]))),
+            xlabel="ν^ε (error)", ylabel="ν^r (reconstruction)",
+            vertical=self.options.error_threshold, horizontal=self.options.reconstruction_threshold,
+        )  # fmt: skip
+        return Figure(
+            title=f"ν of every latent at {name} against {reference}",
+            svg=drawing.svg(),
+            note="Clipped to [−1, 2]. ν compares along the reference's direction alone: a latent whose direction turns "
+            "has a low ν^ε although the concept is in both.",
+        )
 
 
-def _frame(data: Mapping[str, Any]) -> Table:
-    """One row for each latent and site that the reference is compared with."""
-    kinds = ("nu_error", "nu_reconstruction", "nu_error_interval", "nu_reconstruction_interval", "verdict", "reason")
-    rows = []
-    for site, found in data["against"].items():
-        for j, (error, rebuilt, error_interval, interval, verdict, reason) in enumerate(
-            zip(*(found[kind] for kind in kinds), strict=True)
-        ):
-            numbers = (error, *error_interval, rebuilt, *interval)
-            rows.append((j, site, data["class"][j], data["firings"][j], *numbers, verdict, reason))
-    columns = ["nu_error", "nu_error_low", "nu_error_high"]
-    columns += ["nu_reconstruction", "nu_reconstruction_low", "nu_reconstruction_high"]
-    return Table(
-        title="Latents", columns=("latent", "against", "class", "firings", *columns, "verdict", "reason"), rows=rows
-    )
+def _summary(verdicts: Verdicts, classes: list[str], names: tuple[str, ...], reference: str) -> str:
+    counts = Counter(verdicts.verdict)
+    order = [*(f"specific to {name}" for name in names), *(f"mostly in {name}" for name in names), "rotated", "shared",
+             "undecided"]  # fmt: skip
+    lines = ["Verdicts: " + ", ".join(f"{counts[kind]} {kind}" for kind in order) + "."]
+    for name in reversed(names):
+        own = [v for v, kind in zip(verdicts.verdict, classes, strict=True) if kind == f"only {name}"]
+        if own or name == reference:
+            yes, unknown = own.count(f"specific to {name}"), own.count("undecided")
+            lines.append(
+                f"Of the {len(own)} that decoder norms call only {name}, {yes} are specific to it, "
+                f"{len(own) - yes - unknown} are not, and {unknown} are undecided."
+            )
+    return " ".join(lines)

@@ -16,6 +16,17 @@ def norm_share(norms_FS: Tensor) -> Tensor:
     return norms_FS / norms_FS.sum(dim=1, keepdim=True)
 
 
+def width_free_norms(crosscoder: Crosscoder) -> Tensor:
+    """‖d_i^s‖ / √D_s, (F, S), on the CPU: what decoder norms of sites of different width are compared by.
+
+    Normalised activations have a mean norm of √D at every site, so a concept that is equally strong at a site of
+    width 48 and at one of width 24 has rows whose norms differ by √2. Where widths are equal, shares and Δnorm stay
+    as they are.
+    """
+    widths = torch.tensor([float(site.width) for site in crosscoder.written.sites])
+    return crosscoder.decoder_norms().detach().cpu() / widths.sqrt()
+
+
 def delta_norm(norms_FS: Tensor) -> Tensor:
     """½(1 + (‖d¹‖ − ‖d⁰‖) / max(‖d⁰‖, ‖d¹‖)), (F,): 0 is only the first site, 1 only the second.
 
@@ -38,7 +49,7 @@ def classes_of(crosscoder: Crosscoder) -> list[str]:
     shares decide: `only A` if A has at least 0.9, `shared` if the entropy is at least 0.9 of its maximum, or `other`.
     """
     names = crosscoder.written.names
-    norms_FS = crosscoder.decoder_norms().detach().cpu()
+    norms_FS = width_free_norms(crosscoder)
     if len(names) == 1:
         return ["only site"] * crosscoder.num_latents
     if len(names) == 2:

@@ -1,8 +1,10 @@
 """Sampling from the amplified difference of two models that share a tokenizer.
 
-At each step, both models read the same growing context, and
-logits_amp = logits_after + α (logits_after − logits_before) (Aranguri and McGrath 2025). α = 0 gives the model after
-fine-tuning, and α = −1 the model before; for one token, odds_amp = odds_after · (odds_after / odds_before)^α.
+logits_amp = logits_after + α (logits_after − logits_before), at each step on the same growing context (Aranguri and
+McGrath 2025). α = 0 is the model after, α = −1 the model before. For two tokens, odds_amp = odds_after · (odds_after /
+odds_before)^α exactly, the odds being those of one against the other. For one token against all others it is exact only
+where α leaves the others' proportions alone; in general odds_amp = p_after r^α / Σ_others p_after r^α with r =
+p_after / p_before of each token.
 """
 
 from __future__ import annotations

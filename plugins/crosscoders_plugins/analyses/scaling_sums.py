@@ -8,25 +8,27 @@ latent's own contribution at site m is added back, follows from them:
 
 from __future__ import annotations
 
+from statistics import NormalDist
+
 import torch
 from attrs import frozen
 from torch import Tensor
 
-from crosscoders import Crosscoder, Study
+from crosscoders import Crosscoder, Latents
 from crosscoders.authoring import row_dots
+
+from .presence import sums_by_latent
 
 
 @frozen(eq=False)
 class ScalingSums:
-    """Float64 sums per block of sequences (G), latent (F) and site (M); K is the target, activation or
+    """Float64 sums per block of neighbouring rows (G), latent (F) and site (M); index 0 of K: activation, 1:
     reconstruction."""
 
     site_names: tuple[str, ...]
     reference: str
     products_GKFM: Tensor
-    """The sums Σ f (d·y) / ‖d‖² over tokens."""
-    null_GFM: Tensor
-    """The sums Σ f (u·x) / ‖u‖² of the activation, with a random direction u of the same norm instead of d."""
+    """Σ f (d·y) / ‖d‖²"""
     squares_GF: Tensor
     """The sums Σ f² over tokens."""
     firings_F: Tensor
@@ -35,7 +37,11 @@ class ScalingSums:
     own_FM: Tensor
     """The products (d^m·d) / ‖d‖² with the latent's own row d^m at each site."""
     sums_GF: Tensor
-    """The sums Σ f over tokens, with which the bias is weighted."""
+    """Σ f, by which the bias enters."""
+    random_F: Tensor
+    """What β_activation of a random direction of the norm of d stays below at the reference with probability 0.95:
+    1.645 ‖v‖ / (‖d‖ √D) with v = Σ f x / Σ f², since for a random direction u of norm 1, v·u is nearly normal with
+    standard deviation ‖v‖ / √D."""
     num_tokens: int
 
     def betas(self, weight_RG: Tensor | None = None) -> dict[str, Tensor]:
@@ -44,72 +50,70 @@ class ScalingSums:
         squares = torch.einsum("rg,gf->rf", weights, self.squares_GF)[..., None]
         sums = torch.einsum("rg,gf->rf", weights, self.sums_GF)[..., None]
         products = torch.einsum("rg,gkfm->krfm", weights, self.products_GKFM)
-        null = torch.einsum("rg,gfm->rfm", weights, self.null_GFM) / squares
         activation, reconstruction = products[0] / squares, products[1] / squares
         found = {
             "activation": activation,
             "activation_without_bias": activation - sums * self.bias_FM / squares,
             "reconstruction": reconstruction,
             "error": activation - reconstruction + self.own_FM,
-            "random_direction": null,
         }
         return {name: beta[0] if weight_RG is None else beta for name, beta in found.items()}
 
 
-def scaling_sums(study: Study, *, reference: str, num_blocks: int) -> ScalingSums:
-    """Compute the sums in one pass over the study's tokens, at all sites of the same width as the reference."""
-    crosscoder = study.crosscoder
-    width = crosscoder.written.subset([reference]).width
-    names = tuple(site.name for site in crosscoder.written.sites if site.width == width)
-    rows_FD = crosscoder.decoder_rows(reference).double()
-    norm_F = rows_FD.square().sum(dim=1)
-    generator = torch.Generator().manual_seed(study.seed)
-    random_FD = torch.randn(rows_FD.shape, generator=generator, dtype=torch.float64).to(rows_FD.device)
-    random_FD *= norm_F.sqrt()[:, None] / random_FD.norm(dim=1, keepdim=True)
-    F, M = crosscoder.num_latents, len(names)
-    products = torch.zeros(num_blocks, 2, F, M, dtype=torch.float64, device=rows_FD.device)
-    null = torch.zeros(num_blocks, F, M, dtype=torch.float64, device=rows_FD.device)
-    squares = torch.zeros(num_blocks, F, dtype=torch.float64, device=rows_FD.device)
-    sums = torch.zeros_like(squares)
-    firings = torch.zeros(F, dtype=torch.int64, device=rows_FD.device)
-    num_tokens = 0
-    for batch in study.batches():
-        x_BX = crosscoder.normalised(batch.x_BX)
-        latents = batch.latents
-        r_BX = crosscoder.decode_normalised(latents, x_BX)
-        targets = {"x": crosscoder.written.unpack(crosscoder.target(x_BX)), "r": crosscoder.written.unpack(r_BX)}
-        num_tokens += latents.num_tokens
-        firings += torch.bincount(latents.latent_N, minlength=F)
+class ScalingAccumulator:
+    """Collects the sums, batch by batch. Sites whose width differs from the reference's are left out."""
+
+    def __init__(self, crosscoder: Crosscoder, *, reference: str, num_blocks: int) -> None:
+        width = crosscoder.written.subset([reference]).width
+        self.crosscoder, self.reference = crosscoder, reference
+        self.names = tuple(site.name for site in crosscoder.written.sites if site.width == width)
+        self.rows_FD = crosscoder.decoder_rows(reference).detach().double()
+        F, device = crosscoder.num_latents, self.rows_FD.device
+        self.products = torch.zeros(num_blocks, 2, F, len(self.names), dtype=torch.float64, device=device)
+        self.squares = torch.zeros(num_blocks, F, dtype=torch.float64, device=device)
+        self.sums = torch.zeros_like(self.squares)
+        self.vector_FD = torch.zeros_like(self.rows_FD, dtype=torch.float32)
+        self.firings_F = torch.zeros(F, dtype=torch.int64, device=device)
+        self.num_tokens = 0
+
+    def add(self, latents: Latents, block_B: Tensor, x_BX: Tensor, r_BX: Tensor) -> None:
+        """Some tokens: latents, the block of each token, and the written sites as they are and as reconstructed."""
+        F = self.crosscoder.num_latents
+        targets = [self.crosscoder.written.unpack(t) for t in (x_BX, r_BX)]
+        self.num_tokens += latents.num_tokens
+        self.firings_F += torch.bincount(latents.latent_N, minlength=F)
         f_N = latents.value_N.double()
-        # Assign whole sequences to a block, because the tokens of a sequence are not independent.
-        block_N = (batch.first_sequence + batch.place_B2[latents.token_N, 0]) % num_blocks
-        slot_N = block_N * F + latents.latent_N
-        squares.view(-1).index_add_(0, slot_N, f_N.square())
-        sums.view(-1).index_add_(0, slot_N, f_N)
-        for m, name in enumerate(names):
-            for k, kind in enumerate("xr"):
-                dots_N = f_N * row_dots(targets[kind][name].double(), rows_FD, latents)
-                _add(products[:, k, :, m], slot_N, dots_N)
-            _add(null[:, :, m], slot_N, f_N * row_dots(targets["x"][name].double(), random_FD, latents))
-    products /= norm_F[:, None]
-    null /= norm_F[:, None]
-    bias = crosscoder.written.unpack(crosscoder.b_dec_X.double())
-    return ScalingSums(
-        site_names=names,
-        reference=reference,
-        products_GKFM=products.cpu(),
-        null_GFM=null.cpu(),
-        squares_GF=squares.cpu(),
-        firings_F=firings.cpu(),
-        bias_FM=torch.stack([rows_FD @ bias[name] for name in names], dim=1).div(norm_F[:, None]).cpu(),
-        own_FM=_own(crosscoder, rows_FD, names).div(norm_F[:, None]).cpu(),
-        sums_GF=sums.cpu(),
-        num_tokens=num_tokens,
-    )
+        slot_N = block_B[latents.token_N] * F + latents.latent_N
+        self.squares.view(-1).index_add_(0, slot_N, f_N.square())
+        self.sums.view(-1).index_add_(0, slot_N, f_N)
+        for m, name in enumerate(self.names):
+            for k, target in enumerate(targets):
+                dots_N = f_N * row_dots(target[name].double(), self.rows_FD, latents)
+                _add(self.products[:, k, :, m], slot_N, dots_N)
+        self.vector_FD += sums_by_latent(latents, targets[0][self.reference])
 
-
-def _own(crosscoder: Crosscoder, rows_FD: Tensor, names: tuple[str, ...]) -> Tensor:
-    return torch.stack([(crosscoder.decoder_rows(name).double() * rows_FD).sum(dim=1) for name in names], dim=1)
+    def result(self) -> ScalingSums:
+        """The sums so far."""
+        crosscoder, rows_FD = self.crosscoder, self.rows_FD
+        norm_F = rows_FD.square().sum(dim=1)
+        bias = crosscoder.written.unpack(crosscoder.b_dec_X.detach().double())
+        own_FM = torch.stack([(crosscoder.decoder_rows(n).double() * rows_FD).sum(dim=1) for n in self.names], dim=1)
+        # β of a random direction of the same norm has mean 0 and this standard deviation.
+        spread_F = self.vector_FD.double().norm(dim=1) / (
+            self.squares.sum(dim=0) * norm_F.sqrt() * rows_FD.shape[1] ** 0.5
+        )
+        return ScalingSums(
+            site_names=self.names,
+            reference=self.reference,
+            products_GKFM=(self.products / norm_F[:, None]).cpu(),
+            squares_GF=self.squares.cpu(),
+            firings_F=self.firings_F.cpu(),
+            bias_FM=torch.stack([rows_FD @ bias[name] for name in self.names], dim=1).div(norm_F[:, None]).cpu(),
+            own_FM=own_FM.detach().div(norm_F[:, None]).cpu(),
+            sums_GF=self.sums.cpu(),
+            random_F=(NormalDist().inv_cdf(0.95) * spread_F).cpu(),
+            num_tokens=self.num_tokens,
+        )
 
 
 def _add(sums_GF: Tensor, slot_N: Tensor, value_N: Tensor) -> None:

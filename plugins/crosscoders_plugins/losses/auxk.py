@@ -17,7 +17,9 @@ class AuxKConfig:
     weight: float = field(default=1 / 32, validator=ge(0.0))
     """Weight of the term."""
     k_share: float = field(default=0.5, validator=and_(gt(0.0), le(1.0)))
-    """Number of dead latents used per token, as a share of the mean width of a site."""
+    """Dead latents used per token, as a share of the mean width of a site."""
+    relative: bool = False
+    """Divide by the variance of the residual over the batch, as goes with `reconstruction = "mean_l2"`."""
 
 
 class AuxK(LossTerm):
@@ -28,4 +30,6 @@ class AuxK(LossTerm):
         self.options = options
 
     def forward(self, forward_pass: ForwardPass, step: StepContext) -> Tensor:
-        return self.options.weight * auxk(forward_pass, step, k_share=self.options.k_share)
+        return self.options.weight * auxk(
+            forward_pass, step, k_share=self.options.k_share, relative=self.options.relative
+        )

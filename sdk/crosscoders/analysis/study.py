@@ -161,22 +161,6 @@ class Study:
         other.num_tokens = num_tokens
         return other
 
-    @torch.no_grad()
-    def estimate_normalisation(self, num_tokens: int = 16_384) -> None:
-        """Give the sites whose scale no file says √D / mean‖x‖ of these tokens; others stay as they are."""
-        normaliser, layout = self.crosscoder.normaliser, self.crosscoder.layout
-        sums, count = dict.fromkeys(normaliser.unknown, 0.0), 0
-        for batch in self.with_tokens(num_tokens).batches() if sums else ():
-            x_BX = batch.x_BX
-            count += len(x_BX)
-            for name in sums:
-                sums[name] += float(x_BX[:, layout.slices[name]].double().norm(dim=1).sum())
-        if sums and not count:
-            raise AnalysisError("no token counts, so no normalisation can be estimated")
-        for name, total in sums.items():
-            width = layout.subset([name]).width
-            normaliser.set_scales({name: width**0.5 * count / total})
-
     # -- look ---------------------------------------------------------------------------------------------------
 
     def latents(self, given: Input, *, top: int = 8) -> TokenLatents:

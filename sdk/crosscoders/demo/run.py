@@ -145,7 +145,6 @@ def findings(reports: list[Report]) -> list[str]:
     norms, scaling, amplification = reports
     lines = [norms.summary, scaling.summary, "Most chat-leaning latents, with the tokens of their strongest examples:"]
     chat_site = norms.data["sites"][-1]
-    against = scaling.data["against"][norms.data["sites"][0]]
     examples = {entry.heading: entry for part in norms.parts for entry in getattr(part, "entries", ())}
     for latent in norms.data["most_specific"][chat_site]:
         peaks = []
@@ -153,7 +152,7 @@ def findings(reports: list[Report]) -> list[str]:
             at = context.activations.index(max(context.activations))
             peaks.append("".join(context.tokens[max(0, at - 3) : at + 1]).replace("\n", "⏎"))
         share = norms.data["share"][latent][-1]
-        lines.append(f"  {latent:5d}  share {share:.2f}  {against['verdict'][latent]:9s}  {' | '.join(peaks)}")
-        lines.append(f"         {against['reason'][latent]}")
+        lines.append(f"  {latent:5d}  share {share:.2f}  {scaling.data['verdict'][latent]}  {' | '.join(peaks)}")
+        lines.append(f"         {scaling.data['reason'][latent]}")
     lines.append(f"Amplification: {amplification.summary}")
     return lines

@@ -50,7 +50,8 @@ class SelectionConfig(LossConfig):
     anneal_share: float = field(default=0.1, validator=_share)
     """Share of the run over which the number of active latents moves from `k_start` to `k`."""
     aux_weight: float = field(default=1 / 32, validator=ge(0.0))
-    """Weight of the auxiliary term, in which dead latents predict the residual of the others (AuxK)."""
+    """Weight of the auxiliary term, in which dead latents predict what the others left over; with `reconstruction =
+    "mean_l2"` that is relative to the variance of what was left over, as in the published code."""
     aux_k_share: float = field(default=0.5, validator=and_(gt(0.0), le(1.0)))
     """Number of dead latents that AuxK uses per token, as a share of the mean width of a site."""
     decoder_norm: float = field(default=1.0, validator=gt(0.0))
@@ -108,7 +109,9 @@ class SelectionLoss(ComposedLoss):
     def penalties(self, forward_pass: ForwardPass, step: StepContext) -> Mapping[str, Tensor]:
         if not self.options.aux_weight:
             return {}
-        return {"auxk": self.options.aux_weight * auxk(forward_pass, step, k_share=self.options.aux_k_share)}
+        relative = self.options.reconstruction == "mean_l2"
+        found = auxk(forward_pass, step, k_share=self.options.aux_k_share, relative=relative)
+        return {"auxk": self.options.aux_weight * found}
 
 
 @frozen(kw_only=True)

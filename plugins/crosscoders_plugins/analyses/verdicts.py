@@ -1,0 +1,206 @@
+"""What is decided of each latent: specific to a site, mostly in one, rotated, shared or undecided.
+
+A verdict is about the concept, not about a pair of sites: it does not depend on the reference, and a latent is
+specific to one site at most. Each is held against its alternative by a one-sided test; over all latents that fire, a
+share of at most `false_discoveries` of those that get a verdict is expected to be wrong by chance (Benjamini and
+Hochberg 1995).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from attrs import frozen
+from torch import Tensor
+
+from .intervals import Estimate, discoveries
+from .presence import REBUILT, Presence, SiteRows
+
+ABSENT = 0.2
+"""A concept is not at a site where its strength is below this share of that at home: the threshold of ν^ε."""
+BORNE_OUT, CANCELLED = 0.5, 0.25
+"""Of what a latent puts at a site, more than half must be in the activations to count as present, and less than a
+quarter shows that it only cancels what other latents put there."""
+MOSTLY = 2 / 3
+"""Strength elsewhere, relative to that at home, below which a concept is mostly at home."""
+ALONG = 0.5**0.5
+"""Cosine below which less than half of a direction lies along another, so that they are not the same."""
+SLIGHT = 0.1
+"""Share of a latent's energy below which another one beside it is no reason for anything."""
+BORROWED = 0.9
+"""Cosine from which on what a latent has at a site is another latent's concept."""
+
+
+@frozen(eq=False)
+class Verdicts:
+    """One verdict for each latent."""
+
+    verdict: list[str]
+    """`specific to S`, `mostly in S`, `rotated`, `shared` or `undecided`."""
+    reason: list[str]
+    present_FS: Tensor
+    """Boolean: sites where the concept was found."""
+    absent_FS: Tensor
+    """Boolean: sites that it was shown to be absent from. Neither: not decided."""
+
+    def of_kind(self, kind: str) -> list[int]:
+        """Latents whose verdict begins with `kind`."""
+        return [j for j, verdict in enumerate(self.verdict) if verdict.startswith(kind)]
+
+
+def decide(presence: Presence, rows: Sequence[SiteRows], *, min_firings: int, false_discoveries: float) -> Verdicts:
+    """The verdicts that follow from what was measured. `min_firings` is of the half of the text measured on."""
+    names, S = [site.name for site in rows], range(len(rows))
+    home_F, live_F = presence.home_F, presence.firings_F >= min_firings
+    known_F = live_F & (presence.strength_FS.gather(1, home_F[:, None])[:, 0] > 0)
+    p_home_F = torch.stack([presence.borne_out[s].p_above(CANCELLED) for s in S]).gather(0, home_F[None])[0]
+    # A row at home that activations do not bear out only corrects what other latents write.
+    real_F = _of_live(p_home_F, known_F, false_discoveries)
+    corrects_F, live_F = known_F & ~real_F, known_F & real_F
+    away_FS = torch.arange(len(rows)) != home_F[:, None]
+    # Present: strong enough under its own direction or that of other latents, and borne out by the activations.
+    p_absent_FS = torch.stack([
+        torch.maximum(
+            2 * torch.minimum(presence.ratio[s].p_below(ABSENT), presence.borne_out[s].p_below(CANCELLED)),
+            presence.rebuilt[s].p_below(REBUILT),
+        ) for s in S
+    ], dim=1).clamp_max(1.0)  # fmt: skip
+    p_present_FS = torch.stack([
+        torch.maximum(presence.ratio[s].p_above(ABSENT), presence.borne_out[s].p_above(BORNE_OUT)) for s in S
+    ], dim=1)  # fmt: skip
+
+    def found(p_FS: Tensor) -> Tensor:
+        tested_FS = live_F[:, None] & away_FS
+        flags_FS = torch.zeros_like(tested_FS)
+        flags_FS[tested_FS] = discoveries(p_FS[tested_FS], false_discoveries)
+        return flags_FS
+
+    # Specific: absent everywhere else, so the weakest evidence counts.
+    p_specific_F = p_absent_FS.masked_fill(~away_FS, 0.0).max(dim=1).values
+    specific_F = _of_live(p_specific_F, live_F, false_discoveries)
+    present_FS, absent_FS = found(p_present_FS), found(p_absent_FS)
+    p_rotated_FS = torch.stack([_p_rotated(presence.cosine[s], home_F) for s in S], dim=1)
+    rotated_FS = found(torch.where(present_FS, p_rotated_FS, torch.ones_like(p_rotated_FS)))
+    p_weaker_FS = torch.stack([presence.ratio[s].p_below(MOSTLY) for s in S], dim=1)
+    borrowed_FS = _borrowed(rotated_FS, presence, live_F)
+    present_FS &= ~borrowed_FS
+    rotated_FS &= ~borrowed_FS
+    mostly_F = _of_live(p_weaker_FS.masked_fill(~away_FS, 0.0).max(dim=1).values, live_F, false_discoveries)
+    present_FS = present_FS | (live_F[:, None] & ~away_FS)
+    in_others_F = ((present_FS | borrowed_FS) & away_FS).any(dim=1) & ~specific_F
+    twin_F = _twins(specific_F, in_others_F, presence)
+
+    verdict, reason = [], []
+    for j in range(len(home_F)):
+        h = int(home_F[j])
+        others = [s for s in S if s != h]
+        ratio = {s: float(presence.ratio[s].value[j]) for s in others}
+        strengths = ", ".join(f"{ratio[s]:.2f} of its strength at {names[s]}" for s in others)
+        if bool(corrects_F[j]):
+            verdict.append("undecided")
+            reason.append(f"its row at {names[h]} is not borne out by the activations: it corrects other latents")
+        elif not bool(live_F[j]):
+            verdict.append("undecided")
+            reason.append(f"only {int(presence.firings_F[j])} firings in the second half of the text")
+        elif bool(specific_F[j]) and int(twin_F[j]) >= 0:
+            verdict.append(f"mostly in {names[h]}")
+            reason.append(f"where it fires the concept is at {names[h]} alone, but along the direction of latent "
+                          f"{int(twin_F[j])}, which is elsewhere too: one concept, in more contexts")  # fmt: skip
+        elif bool(specific_F[j]):
+            verdict.append(f"specific to {names[h]}")
+            gone = [(names[s], float(presence.borne_out[s].value[j])) for s in others if ratio[s] >= ABSENT]
+            cancelled = [f"of that at {name} the activations have {share:.2f}" for name, share in gone]
+            reason.append("; ".join([strengths, *cancelled, "no other latents in its place there"]))
+        elif bool(in_others_F[j]):
+            there = [s for s in others if present_FS[j, s]]
+            missing = [names[s] for s in others if absent_FS[j, s]]
+            tail = f"; absent from {', '.join(missing)}" if missing else ""
+            turned = [s for s in there if rotated_FS[j, s]]
+            # Where the own row is small, it is other latents that show the concept to be there.
+            by = [f"other latents rebuild it at {names[s]} (correlation {float(presence.rebuilt[s].value[j]):.2f})"
+                  for s in there if presence.rebuilt[s].value[j] >= REBUILT]  # fmt: skip
+            how = "; ".join([strengths, *by]) + tail
+            if turned:
+                cosines = ", ".join(f"{float(_value(presence.cosine[s])[j]):.2f} at {names[s]}" for s in turned)
+                verdict.append("rotated")
+                reason.append(f"in both, under another direction: cosine with {names[h]} {cosines}; {how}")
+            elif bool(borrowed_FS[j].any()) and not there:
+                at = ", ".join(names[s] for s in others if borrowed_FS[j, s])
+                verdict.append(f"mostly in {names[h]}")
+                reason.append(f"what it has at {at} is the direction of another latent, which is at {names[h]} under "
+                              f"a direction of its own; {strengths}")  # fmt: skip
+            elif bool(mostly_F[j]):
+                verdict.append(f"mostly in {names[h]}")
+                reason.append(how)
+            else:
+                verdict.append("shared")
+                reason.append(how)
+        else:
+            spans = "; ".join(f"at {names[s]} {_span(presence.ratio[s], j)} of its strength, activations bear out "
+                              f"{_span(presence.borne_out[s], j)}, correlation with other latents "
+                              f"{_span(presence.rebuilt[s], j)}" for s in others)  # fmt: skip
+            verdict.append("undecided")
+            reason.append(f"neither presence nor absence is shown: {spans} (90 %)")
+    return Verdicts(verdict, reason, present_FS, absent_FS & ~present_FS)
+
+
+def _of_live(p_F: Tensor, live_F: Tensor, rate: float) -> Tensor:
+    flags_F = torch.zeros_like(live_F)
+    flags_F[live_F] = discoveries(p_F[live_F], rate)
+    return flags_F
+
+
+def _p_rotated(cosine: Estimate | None, home_F: Tensor) -> Tensor:
+    return torch.ones(len(home_F), dtype=torch.float64) if cosine is None else cosine.p_below(ALONG)
+
+
+def _value(cosine: Estimate | None) -> Tensor:
+    assert cosine is not None
+    return cosine.value
+
+
+def _span(estimate: Estimate, j: int) -> str:
+    low, high = estimate.interval(0.9)[j].tolist()
+    return f"{low:.2f} to {high:.2f}"
+
+
+def _twins(specific_F: Tensor, in_others_F: Tensor, presence: Presence) -> Tensor:
+    """For each specific latent one that is elsewhere too and has its direction at its home; or −1.
+
+    What adds less than a tenth of what the latent adds there does not count.
+    """
+    home_F = presence.home_F
+    twin_F = torch.full_like(home_F, -1)
+    known = in_others_F.nonzero().squeeze(1)
+    for s, unit_FD in enumerate(presence.unit):
+        mine = (specific_F & (home_F == s)).nonzero().squeeze(1)
+        if len(mine) and len(known):
+            energy_F = presence.square_F * presence.strength_FS[:, s].clamp_min(0).square()
+            cosine = (unit_FD[mine] @ unit_FD[known].T).masked_fill(
+                energy_F[known] < SLIGHT * energy_F[mine][:, None], -1.0
+            )
+            best = cosine.max(dim=1)
+            twin_F[mine] = torch.where(best.values >= ALONG, known[best.indices], -1)
+    return twin_F
+
+
+def _borrowed(rotated_FS: Tensor, presence: Presence, live_F: Tensor) -> Tensor:
+    """Where the direction that a latent has at a site is the concept of another latent, (F, S).
+
+    The other latent has that direction there, adds more, and is at the first one's home under a direction of its own:
+    as a parent whose part a child took over. The same concept under two latents would agree at both sites.
+    """
+    borrowed_FS = torch.zeros_like(rotated_FS)
+    for s, there_FD in enumerate(presence.unit):
+        energy_F = presence.square_F * presence.strength_FS[:, s].clamp_min(0).square()
+        for h, home_FD in enumerate(presence.unit):
+            mine = (rotated_FS[:, s] & (presence.home_F == h)).nonzero().squeeze(1)
+            at_home_F = presence.strength_FS[:, h] > ABSENT * presence.strength_FS.max(dim=1).values
+            known = (live_F & at_home_F).nonzero().squeeze(1)
+            if s == h or not len(mine) or not len(known):
+                continue
+            same = (there_FD[mine] @ there_FD[known].T >= BORROWED) & (energy_F[known] > energy_F[mine][:, None])
+            apart = home_FD[mine] @ home_FD[known].T < ALONG
+            borrowed_FS[mine, s] = (same & apart).any(dim=1)
+    return borrowed_FS
