@@ -18,6 +18,7 @@ from crosscoders import (
     TokenIds,
     TopKGate,
     Wiring,
+    analyse,
 )
 from crosscoders.activations import ActivationConfig
 from crosscoders.testing import AnalysisSuite
@@ -405,3 +406,11 @@ def test_functional_coherence_refuses_a_single_site(planted_crosscoder):
     alone = Crosscoder(Wiring(sites=(Site("a/x", 2),), groups=(LatentGroup("all", 3, ("a/x",), ("a/x",)),)))
     with pytest.raises(AnalysisError, match="more than one site"):
         FunctionalCoherence(FunctionalCoherenceConfig()).run(Study(alone, {}, None, reading=object()))
+
+
+@pytest.mark.parametrize("name", ["decoder_norms", "functional_coherence", "latent_scaling"])
+def test_frames_have_a_row_for_each_latent(planted_study, name):
+    (report,) = analyse(planted_study.crosscoder, [name], study=planted_study)
+    frame = report.to_pandas()
+    assert frame["latent"].tolist() == list(range(planted_study.crosscoder.num_latents))
+    assert frame["firings"].tolist() == report.data["firings"]

@@ -9,7 +9,7 @@ which is at m under another direction looks absent. The verdict therefore rests 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -99,7 +99,11 @@ class LatentScaling:
                     **intervals,
                 }
         return Report(
-            title="Latent scaling", summary=_summary(verdicts, classes, names, reference), parts=parts, data=data
+            title="Latent scaling",
+            summary=_summary(verdicts, classes, names, reference),
+            parts=parts,
+            data=data,
+            frame=_frame(data),
         )
 
     def ratios(self, sums: ScalingSums, site: str) -> Ratios:
@@ -203,3 +207,16 @@ def _summary(verdicts: Verdicts, classes: list[str], names: tuple[str, ...], ref
                 f"{len(own) - yes - unknown} are not, and {unknown} are undecided."
             )
     return " ".join(lines)
+
+
+def _frame(data: Mapping[str, Any]) -> Table:
+    """One row for each latent: its verdict, then what is measured of it at each site and against each other site."""
+    columns: dict[str, Sequence[Any]] = {"latent": range(len(data["verdict"]))}
+    columns |= {name: data[name] for name in ("verdict", "reason", "home", "class", "firings")}
+    for kind in ("strength", "relative_strength", "borne_out", "rebuilt", "cosine"):
+        columns |= {f"{kind} {site}": values for site, values in data[kind].items()}
+    for site, found in data["against"].items():
+        for kind in ("nu_error", "nu_reconstruction"):
+            columns[f"{kind} {site}"] = found[kind]
+            columns[f"{kind}_low {site}"], columns[f"{kind}_high {site}"] = zip(*found[f"{kind}_interval"], strict=True)
+    return Table(title="Latents", columns=columns, rows=zip(*columns.values(), strict=True))
