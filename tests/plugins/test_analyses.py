@@ -66,6 +66,9 @@ class Table:
     def __init__(self, x_ND):
         self.x_ND = x_ND
 
+    def points(self):
+        return ("x",)
+
     def activations(self, tokens, points):
         return {"x": self.x_ND[tokens.ids]}
 
