@@ -379,15 +379,15 @@ def test_factored_rows_have_low_rank_and_full_rank_is_no_restriction():
     [
         ("local", {"window": 4}, LAYERS, "window of 4 sites is more than the 3"),
         ("strictly_causal", {}, LAYERS, "3 is odd"),
-        ("strictly_causal", {"num_latents": 10, "tying": "per_target"}, CLT, "no multiple of 3"),
+        ("strictly_causal", {"num_latents": 10, "tying": "per_target"}, CLT, "not a multiple of 3"),
         ("pre_post_mlp", {}, LAYERS, "two sites, .* not 3"),
-        ("dedicated", {}, LAYERS, "two models or more, not in m alone"),
+        ("dedicated", {}, LAYERS, "two models or more, not only in m"),
         ("designated_shared", {}, PAIR[:3], "2 in a, 1 in b"),
         ("designated_shared", {}, (Site("a/0", 6), Site("b/0", 4)), "widths differ"),
         ("factored", {}, LAYERS, "sites of one width"),
         ("factored", {"rank": 4}, EQUAL, "rank of 4 is more than the 3 sites"),
-        ("per_layer_saes", {"num_latents": 2}, LAYERS, "2 latents cannot be dealt out to 3"),
-        ("matryoshka", {"of": {"name": "acausal"}, "levels": [0.5, 0.4, 1.0]}, LAYERS, "growing shares"),
+        ("per_layer_saes", {"num_latents": 2}, LAYERS, "2 latents are too few for 3 groups"),
+        ("matryoshka", {"of": {"name": "acausal"}, "levels": [0.5, 0.4, 1.0]}, LAYERS, "increasing shares"),
     ],
 )
 def test_impossible_wirings_are_refused_with_reasons(name, options, sites, message):

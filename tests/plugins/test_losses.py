@@ -459,7 +459,7 @@ def test_delta_has_two_pools_and_its_term_by_hand():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("dsf", {}, "no latent group is called 'designated'; there are all"),
+        ("dsf", {}, "no latent group is called 'designated'; available: all"),
         ("dfc", {}, "no latent group is called 'shared'"),
         ("delta", {}, "no latent group is called 'designated'"),
         ("delta", {"shared": "all"}, "needs delta latents"),
