@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from crosscoders import CheckpointError, Crosscoder, Site, build_crosscoder
 from crosscoders.cli import main
-from crosscoders.kernels import library, native, reference
+from crosscoders.kernels import compiler, native, reference
 from crosscoders.training import optimizer
 from crosscoders.training.resume import latest_state
 
@@ -27,13 +27,13 @@ def kept(tmp_path, monkeypatch):
     """A kept library (of our own text), and what finds it."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     (tmp_path / "lib.so").write_bytes(b"code")
-    library._keep(tmp_path / "lib.so", library.cache_folder(), "native-1")
-    (path,) = library.cache_folder().iterdir()
+    compiler._keep(tmp_path / "lib.so", compiler.cache_folder(), "native-1")
+    (path,) = compiler.cache_folder().iterdir()
     return path
 
 
 def found(path):
-    return library._kept(path.parent, "native-1")
+    return compiler._kept(path.parent, "native-1")
 
 
 def test_kernels_are_kept_in_a_folder_of_the_users_own(kept):
@@ -69,7 +69,7 @@ def test_links_are_not_followed(kept, tmp_path):
 def test_a_relative_cache_home_is_ignored(monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     monkeypatch.setenv("HOME", "/home/somebody")
-    assert str(library.cache_folder()) == "/home/somebody/.cache/crosscoders"
+    assert str(compiler.cache_folder()) == "/home/somebody/.cache/crosscoders"
 
 
 # -- operations that torch does not promise -----------------------------------------------------------------------

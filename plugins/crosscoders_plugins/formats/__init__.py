@@ -1,1 +1,1 @@
-"""Other libraries' checkpoints: one module for each family."""
+"""Other libraries' checkpoints: a module for each family, registered in `crosscoders_plugins`."""

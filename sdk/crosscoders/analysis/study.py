@@ -14,6 +14,7 @@ from torch import Tensor
 from ..activations import ActivationConfig, Harvester, keep_mask
 from ..crosscoder.edits import Change, parsed
 from ..crosscoder.module import Crosscoder
+from ..devices import accumulator, precise
 from ..errors import AnalysisError, CrosscodersError
 from ..models.adapter import ModelAdapter
 from ..models.choice import choose_pack
@@ -273,16 +274,16 @@ class Study:
         in the place of its activations: cross-entropy and KL, clean, spliced, zero- and mean-ablated."""
         crosscoder = self.crosscoder
         columns = crosscoder.layout.columns(crosscoder.written.names)
-        total_X = torch.zeros(crosscoder.written.width, dtype=torch.float64, device=crosscoder.device)
+        total_X = torch.zeros(crosscoder.written.width, **accumulator(crosscoder.device))
 
         def rows() -> Iterator[Tensor]:
             for batch in self.batches():
                 x_BX = batch.x_BX
-                total_X.add_(x_BX[:, columns].double().sum(dim=0))
+                total_X.add_(precise(x_BX[:, columns]).sum(dim=0))
                 yield x_BX
 
         metrics = evaluate(crosscoder, rows())
-        mean_X = (total_X / metrics.num_tokens).float()
+        mean_X = (total_X / metrics.num_tokens).float().to(crosscoder.device)
         return attrs.evolve(metrics, spliced=spliced_losses(crosscoder, self.adapters, self.batches(), mean_X))
 
     # -- passes -------------------------------------------------------------------------------------------------
@@ -318,7 +319,7 @@ class Study:
             x_BX = batch.x_BX
             count += len(x_BX)
             for name in sums:
-                sums[name] += float(x_BX[:, layout.slices[name]].double().norm(dim=1).sum())
+                sums[name] += float(precise(x_BX[:, layout.slices[name]]).norm(dim=1).sum())
         if sums and not count:
             raise AnalysisError("no token counts, so no normalisation can be estimated")
         for name, total in sums.items():

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from . import library, reference
+from . import compiler, reference
 from .reference import row_dots, weighted_row_sums
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def _call(name: str, *arguments: Tensor | int) -> int:
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    found = library.load()
+    found = compiler.load()
     if found is not None:
         for name in SURVIVORS.values():
             getattr(found, name).restype = ctypes.c_int64

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..crosscoder.latents import Latents
 from ..crosscoder.module import Crosscoder
+from ..devices import precise
 from ..errors import ConfigError
 from ..models.adapter import ModelAdapter
 from ..models.predictions import Piece, pieces, puts
@@ -130,9 +131,9 @@ def _one_piece(
 ) -> Tensor:
     """Count and sums of losses and divergences over one piece, float64."""
     clean_N = piece.loss(piece.clean_NV)
-    sums = [torch.tensor(float(len(clean_N))), clean_N.double().sum()]
+    sums = [torch.tensor(float(len(clean_N))), precise(clean_N).sum()]
     for way in WAYS:
         by_point = {name.partition("/")[2]: values[way][name] for name in names}
         logp_NV = piece.changed(puts(key, batch.tokens, piece.rows, by_point, batch.keep_BT))
-        sums += [piece.loss(logp_NV).double().sum(), piece.divergence(logp_NV).double().sum()]
-    return torch.stack([value.double().cpu() for value in sums])
+        sums += [precise(piece.loss(logp_NV)).sum(), precise(piece.divergence(logp_NV)).sum()]
+    return torch.stack([precise(value.cpu()) for value in sums])
