@@ -89,7 +89,7 @@ class Shareable:
 
         `licence`, `datasets` and `base_models` go into the card's head.
         """
-        from ..checkpoints.hub import push_to_hub
+        from ..checkpoints.pretrained import push_to_hub
 
         return push_to_hub(
             cast("Crosscoder", self),
