@@ -19,7 +19,7 @@ from .checkpoint import CONFIG, load_crosscoder
 from .description import read_config
 from .foreign import Foreign, NothingFitsError, find
 from .hub import download, is_folder
-from .hub import push_to_hub as push_to_hub  # so that `Crosscoder` knows one module for the Hub, both ways
+from .hub import push_to_hub as push_to_hub  # noqa: PLC0414 -- the crosscoder comes here for both ways
 from .source import Source
 
 
