@@ -154,7 +154,7 @@ def markdown(results: dict[str, list[dict]]) -> str:
     parts = [
         "# Packing, as measured",
         "",
-        "`python bench/packing.py --markdown bench/results/packing.md`: one thread, medians. *across* ",
+        "`python bench/packing.py --markdown bench/results/packing.md`: one thread, medians. *across*",
         "is what packing was before documents were kept apart, so `share_of_before` is the price of right activations.",
         "Reading is bounded by the tokenizers library, which takes twice as long for 4 MB in one piece as in 2,000.",
     ]
