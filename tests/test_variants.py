@@ -26,7 +26,8 @@ pytestmark = pytest.mark.usefixtures("restored_environment")
 def test_every_architecture_and_every_world_has_its_examples():
     assert NAMES["tiny-pair"] == NAMES["planted"]
     used = {tomllib.loads(file.read_text())["architecture"]["name"] for file in FILES}
-    assert used == set(get_registry().architectures)
+    # `explicit` is any of them written out as its table: what other libraries' checkpoints come in as.
+    assert used == set(get_registry().architectures) - {"explicit"}
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.stem}")
