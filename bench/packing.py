@@ -154,8 +154,8 @@ def markdown(results: dict[str, list[dict]]) -> str:
     parts = [
         "# Packing, as measured",
         "",
-        "`python bench/packing.py --markdown bench/results/packing.md`: one thread, medians. *across*",
-        "is what packing was before documents were kept apart, so `share_of_before` is the price of right activations.",
+        "`python bench/packing.py --markdown bench/results/packing.md`: one thread of a shared machine, medians.",
+        "*across* is what packing was before documents were kept apart: `share_of_before` is the price of right ones.",
         "Reading is bounded by the tokenizers library, which takes twice as long for 4 MB in one piece as in 2,000.",
     ]
     for title, rows in results.items():
