@@ -7,6 +7,7 @@ of the host. An import contract holds our own plugins to the same rule.
 from __future__ import annotations
 
 from .analysis.examples import Activity, activity
+from .analysis.generate import drawn, left_padded
 from .checkpoints.blueprint import Answers, Blueprint, GatePlan, GroupPlan, Question, Rows, Slot, Vector
 from .checkpoints.source import Source
 from .checkpoints.stored import StoredTensor, TensorFile, View
@@ -42,8 +43,10 @@ __all__ = [
     "activity",
     "auxk",
     "batch_topk",
+    "drawn",
     "find_candidates",
     "find_candidates_by_bf16",
+    "left_padded",
     "longest_context",
     "precise",
     "row_dots",

@@ -17,7 +17,7 @@ from attrs.validators import and_, ge, gt, le
 from torch import Tensor
 
 from crosscoders import ModelAdapter
-from crosscoders.authoring import accumulator, precise
+from crosscoders.authoring import accumulator, drawn, left_padded, precise
 
 
 def amplified(after_BV: Tensor, before_BV: Tensor, alpha: float, *, plausibility: float = 0.0) -> Tensor:
@@ -77,13 +77,7 @@ def sample(
     device: torch.device,
 ) -> Samples:
     """Sample one answer to each prompt (token ids), all in one left-padded batch with a cache for each model."""
-    width = max(len(prompt) for prompt in prompts)
-    ids = torch.zeros(len(prompts), width, dtype=torch.int64)
-    attention = torch.zeros(len(prompts), width, dtype=torch.bool)
-    for row, prompt in enumerate(prompts):
-        ids[row, width - len(prompt) :] = torch.tensor(prompt)
-        attention[row, width - len(prompt) :] = True
-    ids, attention = ids.to(device), attention.to(device)
+    ids, attention = (tensor.to(device) for tensor in left_padded(prompts))
     ends = torch.tensor(sorted(after.end_tokens()), dtype=torch.int64, device=device)
     same = after is before
     readers = [after.decoder()] if same else [after.decoder(), before.decoder()]
@@ -117,12 +111,7 @@ def sample(
 def _draw(logits_BV: Tensor, config: SamplingConfig, generator: torch.Generator) -> Tensor:
     if config.temperature == 0:
         return logits_BV.argmax(dim=-1)
-    # Invert the cumulative distribution at one uniform number per row, drawn on the CPU, so that a seed gives the same
-    # samples on every device.
-    cumulative_BV = precise(filtered(logits_BV, config)).cumsum(dim=-1)
-    u_B1 = torch.rand(len(logits_BV), 1, generator=generator, dtype=cumulative_BV.dtype)
-    drawn_B1 = torch.searchsorted(cumulative_BV, u_B1.to(cumulative_BV.device) * cumulative_BV[:, -1:], right=True)
-    return drawn_B1.squeeze(1).to(logits_BV.device)
+    return drawn(filtered(logits_BV, config), generator)
 
 
 def filtered(logits_BV: Tensor, config: SamplingConfig) -> Tensor:

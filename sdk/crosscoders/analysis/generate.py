@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..devices import precise
 from ..models.adapter import Decoder
 
 
@@ -19,6 +20,18 @@ def left_padded(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         ids[row, width - len(prompt) :] = torch.tensor(prompt)
         attention[row, width - len(prompt) :] = True
     return ids, attention
+
+
+def drawn(p_BV: Tensor, generator: torch.Generator) -> Tensor:
+    """One token of each row's distribution, (B,); rows need not sum to 1.
+
+    By inverting the cumulative distribution at one uniform number per row, drawn on the CPU: a seed gives the same
+    tokens on every device.
+    """
+    cumulative_BV = precise(p_BV).cumsum(dim=-1)
+    u_B1 = torch.rand(len(p_BV), 1, generator=generator, dtype=cumulative_BV.dtype).to(cumulative_BV.device)
+    token_B1 = torch.searchsorted(cumulative_BV, u_B1 * cumulative_BV[:, -1:], right=True)
+    return token_B1.squeeze(1).to(p_BV.device)
 
 
 @torch.no_grad()
@@ -41,10 +54,7 @@ def generate(
     for _ in range(max_new_tokens):
         logits_BV = decoder.advance(ids, attention)
         if temperature > 0:
-            # By the cumulative distribution and one number a row, drawn on the CPU: alike on every device.
-            cumulative_BV = (logits_BV / temperature).double().softmax(dim=-1).cumsum(dim=-1)
-            u_B1 = torch.rand(len(prompts), 1, generator=generator, dtype=torch.float64).to(logits_BV.device)
-            drawn_B = torch.searchsorted(cumulative_BV, u_B1 * cumulative_BV[:, -1:], right=True).squeeze(1)
+            drawn_B = drawn(precise(logits_BV / temperature).softmax(dim=-1), generator).to(device)
         else:
             drawn_B = logits_BV.argmax(dim=-1)
         going = going & ~torch.isin(drawn_B, end_tokens)
