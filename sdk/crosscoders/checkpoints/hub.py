@@ -9,15 +9,12 @@ from contextlib import contextmanager
 from fnmatch import fnmatch
 from hashlib import file_digest, sha1
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import CheckpointError
 from .card import with_metadata
-from .checkpoint import CARD, CONFIG, WEIGHTS, load_crosscoder, save_crosscoder
+from .checkpoint import CARD, CONFIG, WEIGHTS, load_crosscoder
 from .local import path_strings
-
-if TYPE_CHECKING:
-    from ..crosscoder.module import Crosscoder
 
 FILES = (CONFIG, f"{WEIGHTS}*.safetensors", f"{WEIGHTS}.safetensors.index.json", CARD, "figures/*", "report.html")
 
@@ -103,41 +100,6 @@ def _is_whole(path: Path) -> bool:
     return True
 
 
-def push_to_hub(
-    crosscoder: Crosscoder,
-    repo_id: str,
-    *,
-    private: bool = False,
-    tag: str = "",
-    branch: str = "",
-    create_pr: bool = False,
-    licence: str = "",
-    datasets: Sequence[str] = (),
-    base_models: Sequence[str] = (),
-    commit_message: str = "Upload crosscoder",
-    token: str | bool | None = None,
-) -> str:
-    """Create the repository if it is missing and upload everything in one commit; returns the commit's URL.
-
-    A commit is atomic, and the tag is set after it, so an interrupted upload leaves the repository unchanged.
-    """
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = save_crosscoder(crosscoder, Path(scratch) / "crosscoder")
-        return push_folder(
-            folder,
-            repo_id,
-            private=private,
-            tag=tag,
-            branch=branch,
-            create_pr=create_pr,
-            licence=licence,
-            datasets=datasets,
-            base_models=base_models,
-            commit_message=commit_message,
-            token=token,
-        )
-
-
 def push_folder(
     folder: Path,
     repo_id: str,
@@ -152,7 +114,11 @@ def push_folder(
     commit_message: str = "Upload crosscoder",
     token: str | bool | None = None,
 ) -> str:
-    """Upload the folder of a saved crosscoder; see `push_to_hub`."""
+    """Upload the folder of a saved crosscoder in one commit, creating the repository if it is missing.
+
+    Returns the commit's URL. A commit is atomic, and the tag is set after it, so an interrupted upload leaves the
+    repository unchanged.
+    """
     from huggingface_hub import HfApi
 
     from .checkpoint import read_config

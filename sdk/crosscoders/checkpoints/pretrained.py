@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,10 @@ from ..plugins.registry import Registry, get_registry
 from ..plugins.specs import ReleaseSpec
 from ..processes import ALONE, Processes
 from .blueprint import Answers, Blueprint
-from .checkpoint import CONFIG, load_crosscoder
+from .checkpoint import CONFIG, load_crosscoder, save_crosscoder
 from .description import read_config
 from .foreign import Foreign, NothingFitsError, find
-from .hub import download, is_folder
-from .hub import push_to_hub as push_to_hub  # noqa: PLC0414 -- the crosscoder comes here for both ways
+from .hub import download, is_folder, push_folder
 from .source import Source
 
 
@@ -105,6 +105,12 @@ def load_pretrained(
         )
     crosscoder = load_crosscoder(found, registry=registry, device=str(device), processes=processes)
     return crosscoder if dtype == torch.float32 else _narrowed(crosscoder, dtype)
+
+
+def push_pretrained(crosscoder: Crosscoder, repo_id: str, **options: Any) -> str:
+    """Save a crosscoder and upload it; `options` are those of `push_folder`. See `Crosscoder.push_to_hub`."""
+    with tempfile.TemporaryDirectory() as scratch:
+        return push_folder(save_crosscoder(crosscoder, Path(scratch) / "crosscoder"), repo_id, **options)
 
 
 def inspect_pretrained(

@@ -89,9 +89,9 @@ class Shareable:
 
         `licence`, `datasets` and `base_models` go into the card's head.
         """
-        from ..checkpoints.pretrained import push_to_hub
+        from ..checkpoints.pretrained import push_pretrained
 
-        return push_to_hub(
+        return push_pretrained(
             cast("Crosscoder", self),
             repo_id,
             private=private,
