@@ -54,7 +54,7 @@ def trained(tmp_path_factory):
 
 def test_every_recipe_runs_and_is_short(trained, monkeypatch):
     monkeypatch.chdir(trained)
-    # Where its texts were is no part of a saved crosscoder.
+    # Where its texts were does not belong to a saved crosscoder.
     names = {"texts": Texts()}
     for block in blocks("recipes.md"):
         code = re.sub(r'"me/(.*?)"', r'"\1/crosscoder"', block).replace(

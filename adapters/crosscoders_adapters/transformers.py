@@ -289,7 +289,7 @@ class TransformersAdapter:
         direction_KD = direction_KD.to(unembedding.device, torch.float32)
         norm = self._last_norm()
         if norm is not None:
-            # Norms take away the length: give it back, and what a norm makes of zero, its bias, is no effect of ours.
+            # Norms take away the length: give it back. What a norm makes of zero, its bias, does not count.
             # Directions go in long, so that the norm's epsilon does not count.
             rms_K1 = direction_KD.square().mean(dim=-1, keepdim=True).sqrt()
             if isinstance(norm, nn.LayerNorm):

@@ -58,7 +58,7 @@ def parse_json(text: str | bytes, where: str, error: type[CrosscodersError]) -> 
         return json.loads(text, object_pairs_hook=table)
     except RecursionError as problem:
         raise error(f"{where} cannot be read: it is nested too deeply") from problem
-    except ValueError as problem:  # also of integers of over 4300 digits, and of bytes that are no text
+    except ValueError as problem:  # also of integers of over 4300 digits, and of bytes that are not text
         raise error(f"{where} cannot be read: {_first_line(problem)}") from problem
 
 

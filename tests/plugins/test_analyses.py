@@ -385,7 +385,7 @@ def test_sites_of_another_width_have_a_verdict_but_no_ratios():
     assert report.data["verdict"][0] == "shared" and report.data["against"] == {}
     assert report.data["relative_strength"]["a/x"][0] == pytest.approx(1.0, abs=0.02)
     assert report.data["class"][0] == "shared"
-    with pytest.raises(AnalysisError, match="no written site"):
+    with pytest.raises(AnalysisError, match="not a written site"):
         LatentScaling(LatentScalingConfig(reference="q")).run(study_with_everything(crosscoder, tables))
 
 

@@ -160,7 +160,7 @@ def test_batchtopk_auxiliary_term_by_hand():
 
 @torch.no_grad()
 def test_auxiliary_term_under_mean_l2_is_relative_as_in_the_published_code():
-    """mean_B‖e − ê‖² / mean_B‖e − mean e‖², sites side by side, 0 where that is no number (crosscoder_learning)."""
+    """mean_B‖e − ê‖² / mean_B‖e − mean e‖², sites side by side, 0 where that is not a number (crosscoder_learning)."""
     crosscoder, x_BX = make()
     dead_F = torch.arange(11) >= 6
     terms = {}

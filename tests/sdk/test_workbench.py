@@ -457,7 +457,7 @@ def test_the_second_pass_reads_and_harvests_nothing_that_is_kept(tmp_path, optio
     if "folder" in options:
         options = {**options, "folder": tmp_path / options["folder"]}
     study = new_study(**options)
-    assert study.pack is not None  # trying whether the models read packed rows is no part of a pass
+    assert study.pack is not None  # trying whether the models read packed rows does not belong to a pass
     calls = counted(study)
     first = totals(study)
     read = study.source.read

@@ -73,7 +73,7 @@ class LatentScaling:
         names = study.crosscoder.written.names
         reference = self.options.reference or names[-1]
         if reference not in names:
-            raise AnalysisError(f"'{reference}' is no written site; there are {', '.join(names)}")
+            raise AnalysisError(f"'{reference}' is not a written site; the written sites are {', '.join(names)}")
         if len(names) < 2:
             raise AnalysisError("latent scaling compares sites, but this crosscoder writes only one")
         sums, presence, rows = measured(study, reference=reference, num_blocks=self.options.blocks)

@@ -11,7 +11,7 @@ latent.
 d_k^m
   with κ_k^m = 1 − min_s ‖d_k^s‖ / ‖d_k^m‖, 0 where that minimum is within a third of it. A linear readout of z_j^m that
   predicts f_j shows that the concept is at m under another latent. Latents that write everywhere alike are taken out,
-  so that a parent or a topic that is in every model is no evidence.
+  so that a parent or a topic that is in every model is not taken as evidence.
 
 What the latents say must be borne out by the activations as they are: beside ‖v‖ there is the slope of x^m along v^m
 on f, Cov(f, x^m·v^m/‖v^m‖) / Var(f), as a share of ‖v^m‖. Where it is missing, the row only cancels what other

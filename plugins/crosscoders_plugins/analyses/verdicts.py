@@ -27,7 +27,7 @@ MOSTLY = 2 / 3
 ALONG = 0.5**0.5
 """Cosine below which less than half of a direction lies along another, so that they are not the same."""
 SLIGHT = 0.1
-"""Share of a latent's energy below which another one beside it is no reason for anything."""
+"""Share of a latent's energy below which another latent beside it does not count."""
 BORROWED = 0.9
 """Cosine from which on what a latent has at a site is another latent's concept."""
 

@@ -40,7 +40,7 @@ class Openmoss(CheckpointFormat):
         kind, activation = config["sae_type"], config.get("act_fn", "relu")
         layout = {"sae": _single, "transcoder": _single, "crosscoder": _heads, "clt": _layers}.get(str(kind))
         if layout is None:
-            refused = f"its sae_type is {kind!r}, which is no sum of decoder rows over sites"
+            refused = f"its sae_type is {kind!r}, which is not a sum of decoder rows over sites"
             width = integer(config, "d_model", CONFIG)
             return Blueprint(format=self.name, family=str(kind), slots=(Slot(key="0", width=width),), refused=refused)
         if activation not in ACTIVATIONS:

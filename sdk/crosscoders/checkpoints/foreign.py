@@ -93,7 +93,7 @@ def _nothing_fits(source: Source, registry: Registry) -> str:
     seen = ", ".join(source.files[:8]) + (" …" if len(source.files) > 8 else "") if source.files else "no files"
     known = ", ".join(sorted(registry.checkpoint_formats)) or "none"
     hint = f"; {source.folders_text()}: name one by subfolder=" if source.folders() else ""
-    return f"{source.name} is no crosscoder of this library or of a known format ({known}); it has {seen}{hint}"
+    return f"{source.name} is not a crosscoder of this library or of a known format ({known}); it has {seen}{hint}"
 
 
 def _build(registry: Registry, name: str) -> CheckpointFormat:

@@ -23,7 +23,7 @@ from .local import published
 
 
 def remember(config: Path, info: CheckpointInfo) -> None:
-    """Keep the recipe of the user's own run, where what is published of it differs; no home to write to is no error."""
+    """Keep the recipe of the user's own run, where what is published differs; without a home folder, do nothing."""
     if not info.own or published(info.recipe, info.models) == (info.recipe, info.models):
         return
     with suppress(OSError):

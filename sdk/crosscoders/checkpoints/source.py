@@ -190,7 +190,7 @@ class Source:
         try:
             content = json.loads(self.text(path))
         except (json.JSONDecodeError, RecursionError) as error:
-            raise CheckpointError(f"{path} of {self.name} is no valid JSON: {error}") from error
+            raise CheckpointError(f"{path} of {self.name} is not valid JSON: {error}") from error
         return _table(content, path, self.name)
 
     def _yaml(self, path: str) -> dict[str, Any]:
@@ -201,7 +201,7 @@ class Source:
                 f"{path} of {self.name} asks for an object, which is never made: {error.problem}"
             ) from error
         except (yaml.YAMLError, RecursionError, ValueError) as error:
-            raise CheckpointError(f"{path} of {self.name} is no valid YAML: {error}") from error
+            raise CheckpointError(f"{path} of {self.name} is not valid YAML: {error}") from error
         return _table(content, path, self.name)
 
 

@@ -235,7 +235,7 @@ def read_header(file: Bytes) -> tuple[dict[str, Any], int]:
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{file.name} is damaged or incomplete: {error}") from error
     if not isinstance(header, dict):
-        raise CheckpointError(f"{file.name} is damaged: its header is no table")
+        raise CheckpointError(f"{file.name} is damaged: its header is not a table")
     return header, 8 + length
 
 

@@ -15,7 +15,7 @@ from .sites import SiteLayout
 def as_activations(x: Any, layout: SiteLayout, needed: Sequence[str]) -> Tensor:
     """`x` as one tensor (…, X) with the sites side by side; of a mapping only the sites `needed` must be there.
 
-    `SiteError` where it is no such thing, naming the site.
+    `SiteError`, naming the site, where it is anything else.
     """
     if not isinstance(x, Mapping):
         tensor = _as_tensor(x, "activations")

@@ -93,7 +93,7 @@ def _kept(folder: Path, stem: str) -> Path | None:
 
 
 def _keep(library: Path, folder: Path, stem: str) -> None:
-    """Put a library in the cache, whole or not at all; `OSError` where that is no place for one."""
+    """Put a library in the cache, whole or not at all; `OSError` where it cannot be kept there."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.stat().st_uid == os.getuid():
