@@ -43,13 +43,9 @@ class Harvester:
         device: torch.device,
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
-        self.adapters = {key: adapter for key, adapter in adapters.items() if any(s.model == key for s in layout.sites)}
-        self.layout, self.rows_per_forward, self.device, self.autocast = (
-            layout,
-            rows_per_forward,
-            device,
-            autocast,
-        )
+        self.adapters = {key: adapter for key, adapter in adapters.items() if key in layout.points_by_model}
+        self.layout, self.rows_per_forward = layout, rows_per_forward
+        self.device, self.autocast = device, autocast
         self._lock = Lock()
         self.watch: Callable[[int], object] | None = None
         """Told of the tokens of each forward pass."""
@@ -76,7 +72,7 @@ class Harvester:
         tokens = _without_empty_columns(tokens)
         by_site = {}
         for key, adapter in self.adapters.items():
-            points = [site.point for site in self.layout.sites if site.model == key]
+            points = self.layout.points_by_model[key]
             partner = tokens.partners.get(key)
             for point, activation in adapter.activations(partner.tokens if partner else tokens, points).items():
                 by_site[f"{key}/{point}"] = (partner.gather(activation) if partner else activation).float()

@@ -134,14 +134,11 @@ class LiveActivations:
 
     def _choose_pack(self) -> bool | str:
         activations = self.config.activations
-        points = {
-            key: [site.point for site in self.layout.sites if site.model == key] for key in self.harvester.adapters
-        }
         chosen = choose_pack(
             self.tokens,
             self.harvester.adapters,
             self.reading,
-            points,
+            self.layout.points_by_model,
             context_length=activations.context_length,
             pack=activations.pack,
             held_out_share=activations.held_out_share,

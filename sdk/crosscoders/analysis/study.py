@@ -137,14 +137,11 @@ class Study:
     def pack(self) -> bool | str:
         """What the config's `pack` comes to with these models, which are tried on first use."""
         if self._pack is None:
-            points: dict[str, list[str]] = {}
-            for site in self.crosscoder.sites:
-                points.setdefault(site.model, []).append(site.point)
             self._pack = choose_pack(
                 self.source,
                 self.adapters,
                 self.reading,
-                points,
+                self.crosscoder.layout.points_by_model,
                 context_length=self.activations.context_length,
                 pack=self.activations.pack,
                 held_out_share=self.activations.held_out_share,

@@ -65,6 +65,14 @@ class SiteLayout:
         return sum(site.width for site in self.sites)
 
     @cached_property
+    def points_by_model(self) -> Mapping[str, list[str]]:
+        """The points of each model that has a site, in column order."""
+        points: dict[str, list[str]] = {}
+        for site in self.sites:
+            points.setdefault(site.model, []).append(site.point)
+        return points
+
+    @cached_property
     def _places(self) -> Mapping[str, int]:
         return {site.name: place for place, site in enumerate(self.sites)}
 
