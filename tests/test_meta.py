@@ -86,6 +86,13 @@ def test_exports_are_sorted_complete_and_exist():
     assert crosscoders.__version__
 
 
+def test_every_name_for_plugin_authors_is_documented():
+    from crosscoders import authoring
+
+    page = (ROOT / "docs" / "reference" / "authoring.md").read_text()
+    assert [name for name in authoring.__all__ if f"crosscoders.authoring.{name}\n" not in page] == []
+
+
 ROOT_OF_THE_HOST = {
     "__init__.py": "the public names, imported on first use",
     "__init__.pyi": "the list of the public names",
