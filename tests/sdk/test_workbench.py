@@ -13,6 +13,7 @@ from crosscoders import (
     Edit,
     LatentGroup,
     Message,
+    ModelChoice,
     Site,
     SiteError,
     Study,
@@ -323,6 +324,17 @@ def test_a_patch_by_hand(study):
     assert "kl_without" in found.to_pandas()
     with pytest.raises(AnalysisError, match="no model 'q'"):
         study.patch("q", "base")
+
+
+def test_generating_side_by_side_works_before_anything_else_was_run():
+    """The first run of a model finds out about its points and positions; it must not change what is going on."""
+    first = shared_study()
+    fresh = {key: ModelChoice.of("transformers", model=f"tiny-pair/{key}").build() for key in ("base", "chat")}
+    study = Study(first.crosscoder, fresh, Texts(), activations=first.activations, num_tokens=48)
+    prompts = ["Return the sum", PHRASE]
+    assert study.steer({0: "ablate"}).generate(prompts, max_new_tokens=3) == first.steer({0: "ablate"}).generate(
+        prompts, max_new_tokens=3
+    )
 
 
 # -- measure

@@ -116,7 +116,7 @@ def effect_of(
     columns: list[list[Tensor]] = []
     for batch in batches:
         for piece in pieces(run[1], run[0], batch.tokens):
-            clean_NV = piece.clean_NV if reference is None else _clean(piece, reference)
+            clean_NV = piece.clean_NV if reference is None else clean_of(piece, reference[1])
             logp = [piece.changed(each) for each in edits(batch, piece.rows)]
             place_N2 = piece.predicts_BT.nonzero().cpu()
             place_N2[:, 0] += piece.rows.start + batch.first_sequence
@@ -132,6 +132,7 @@ def effect_of(
     return Effect(title, place_N2, token_N, next_N, kl_N, loss_clean_N, loss_N, without, run[1])
 
 
-def _clean(piece: Piece, reference: tuple[str, ModelAdapter]) -> Tensor:
-    logits_BTV = reference[1].logits(piece.tokens)
+def clean_of(piece: Piece, adapter: ModelAdapter) -> Tensor:
+    """log p of another model, of one vocabulary, where the piece's model predicts, (N, V)."""
+    logits_BTV = adapter.logits(piece.tokens)
     return logits_BTV[piece.predicts_BT.to(logits_BTV.device)].float().log_softmax(dim=-1)
