@@ -87,6 +87,7 @@ def crosscoders_analyses() -> Iterator[AnalysisSpec]:
             "LatentAmplification",
             "Bring out rare behaviour through latents, and name them.",
         ),
+        ("universality", "Universality", "Whether other crosscoders over the same sites find the same latents."),
         ("amplification", "Amplification", "Sample from the difference of two models to bring out rare behaviour."),
     ):
         module = f"{_HERE}.analyses.{name}"
