@@ -27,10 +27,10 @@ class Census:
     num_tokens: int
 
     @property
-    def dead(self) -> list[int]:
+    def silent(self) -> list[int]:
         """Latents active on no token."""
-        dead: list[int] = (self.firings_F == 0).nonzero().squeeze(1).tolist()
-        return dead
+        silent: list[int] = (self.firings_F == 0).nonzero().squeeze(1).tolist()
+        return silent
 
     def table(self) -> Table:
         """`latent`, `density`, `firings`, `mean_active` (mean activation where active), `max`, densest first."""
