@@ -271,8 +271,9 @@ class Study:
     # -- measure ------------------------------------------------------------------------------------------------
 
     def evaluate(self) -> Metrics:
-        """Reconstruction, L0 and silent latents on the study's tokens, and what each model loses with the reconstruction
-        in the place of its activations: cross-entropy and KL, clean, spliced, zero- and mean-ablated."""
+        """Reconstruction, L0 and silent latents on the study's tokens, and what each model loses where the
+        reconstruction takes the place of its activations: cross-entropy and KL, clean, spliced, zero- and
+        mean-ablated."""
         crosscoder = self.crosscoder
         columns = crosscoder.layout.columns(crosscoder.written.names)
         total_X = torch.zeros(crosscoder.written.width, **accumulator(crosscoder.device))
