@@ -9,6 +9,7 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
+from ..devices import precise
 from ..errors import AnalysisError
 from ..models.adapter import Edit, ModelAdapter
 from ..models.predictions import Piece, pieces
@@ -41,19 +42,19 @@ class Effect:
     @property
     def kl(self) -> float:
         """Mean of `kl_N`."""
-        return float(self.kl_N.double().mean())
+        return float(precise(self.kl_N).mean())
 
     @property
     def loss_increase(self) -> float:
         """Mean of changed less clean loss, nats per token."""
-        return float((self.loss_N - self.loss_clean_N).double().mean())
+        return float(precise(self.loss_N - self.loss_clean_N).mean())
 
     @property
     def recovered(self) -> float:
         """Of a patch: 1 − KL(clean ‖ patched) / KL(clean ‖ patched with no latent), means of both."""
         if self.kl_without_N is None:
             raise AnalysisError("only a patch recovers something; this is an ablation")
-        return 1 - self.kl / float(self.kl_without_N.double().mean())
+        return 1 - self.kl / float(precise(self.kl_without_N).mean())
 
     def __repr__(self) -> str:
         tail = "" if self.kl_without_N is None else f", recovered {self.recovered:.3f}"

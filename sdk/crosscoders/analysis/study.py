@@ -205,9 +205,13 @@ class Study:
         """
         return self._census().table()
 
-    def dead(self) -> list[int]:
-        """Latents that are active on none of the study's tokens."""
-        return self._census().dead
+    def silent(self) -> list[int]:
+        """Latents that are active on none of the study's tokens.
+
+        Training calls *dead* what was not selected for a whole window of the run (`training.dead_after_tokens`); a
+        latent that is silent here need not be.
+        """
+        return self._census().silent
 
     # -- act ----------------------------------------------------------------------------------------------------
 
@@ -285,8 +289,9 @@ class Study:
     # -- measure ------------------------------------------------------------------------------------------------
 
     def evaluate(self) -> Metrics:
-        """Reconstruction, L0 and dead latents on the study's tokens, and what each model loses with the reconstruction
-        in the place of its activations: cross-entropy and KL, clean, spliced, zero- and mean-ablated."""
+        """Reconstruction, L0 and silent latents on the study's tokens, and what each model loses where the
+        reconstruction takes the place of its activations: cross-entropy and KL, clean, spliced, zero- and
+        mean-ablated."""
         crosscoder = self.crosscoder
         columns = crosscoder.layout.columns(crosscoder.written.names)
         total_X = torch.zeros(crosscoder.written.width, **accumulator(crosscoder.device))

@@ -246,7 +246,7 @@ class TrainingRun:
         """Metrics of the inference gate as training stands now."""
         self.set_gate()
         metrics = evaluate(self.crosscoder, held_out, processes=self.processes)
-        numbers = {"evaluation/l0": metrics.l0, "evaluation/dead_share": metrics.dead_share}
+        numbers = {"evaluation/l0": metrics.l0, "evaluation/silent_share": metrics.silent_share}
         numbers |= {f"evaluation/explained_variance/{k}": v for k, v in metrics.explained_variance.items()}
         self._log(numbers, self.trainer.step_number)
         return metrics
