@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from jinja2 import Environment
 
+from ..privacy.local import published
 from ..reports.figures import histogram
-from .local import published
 
 if TYPE_CHECKING:
     from torch import Tensor

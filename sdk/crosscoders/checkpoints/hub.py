@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
+from ..privacy.local import path_strings
 from .card import with_metadata
 from .checkpoint import CARD, CONFIG, WEIGHTS, load_crosscoder
-from .local import path_strings
 
 FILES = (CONFIG, f"{WEIGHTS}*.safetensors", f"{WEIGHTS}.safetensors.index.json", CARD, "figures/*", "report.html")
 
