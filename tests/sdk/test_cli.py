@@ -50,6 +50,11 @@ def test_train_info_analyse(tmp_path):
         '{"name": "latent_scaling", "blocks": 16}',
     )
     assert "Decoder norms: Latents by class" in out
+    assert "decoder_norms:" in out and "latent_scaling:" in out, "bars"
+    quiet = run(
+        "analyse", saved, "--tokens", 2048, "--output", tmp_path / "x", "--analysis", "decoder_norms", "--quiet"
+    )
+    assert "decoder_norms:" not in quiet
     assert {r["title"] for r in json.loads((tmp_path / "analysis" / "report.json").read_text())} == {
         "Decoder norms",
         "Latent scaling",
@@ -222,7 +227,8 @@ def test_demo_on_two_local_models(tmp_path):
 def test_harvest_train_from_cache_and_sweep(tmp_path):
     config = tmp_path / "run.toml"
     config.write_text(toml_of(synthetic_run("unused", training={"num_tokens": 2048})))
-    assert "harvested" in run("harvest", config, tmp_path / "cache", "--quiet")
+    out = run("harvest", config, tmp_path / "cache")
+    assert "loading the models base, chat" in out and "harvesting:" in out and "harvested" in out
     assert "shards, all checksums match" in run("harvest", config, tmp_path / "cache", "--verify")
     cache = ("--cache", tmp_path / "cache", "--quiet")
     assert "explained variance" in run("train", config, "--output", tmp_path / "run", *cache)

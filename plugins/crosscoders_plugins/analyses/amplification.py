@@ -90,15 +90,11 @@ class Amplification:
                 f"models {before_key} and {after_key} have different vocabularies, so logits do not match"
             )
         questions = list(options.prompts) or held_out_questions(study, options.num_prompts)
-        device = study.crosscoder.device
-        arms = {
-            alpha: self._samples(after, before, questions, alpha, seed=study.seed, device=device)
-            for alpha in options.alphas
-        }
+        arms = {alpha: self._samples(study, after, before, questions, alpha) for alpha in options.alphas}
         control = None
         if options.control:
             strongest = max(options.alphas, key=abs)
-            control = strongest, self._samples(after, after, questions, strongest, seed=study.seed, device=device)
+            control = strongest, self._samples(study, after, after, questions, strongest)
         texts = {alpha: [after.text(ids) for ids in samples.ids] for alpha, samples in arms.items()}
         rows = [self._row(f"{alpha:g}", arms[alpha], texts[alpha]) for alpha in options.alphas]
         if control:
@@ -162,10 +158,10 @@ class Amplification:
         return Report(title="Amplification", summary=summary, parts=parts, data=data, frame=frame)
 
     def _samples(
-        self, after: ModelAdapter, before: ModelAdapter, questions: list[str], alpha: float, *, seed: int, device: Any
+        self, study: Study, after: ModelAdapter, before: ModelAdapter, questions: list[str], alpha: float
     ) -> Samples:
         # Use the same seed at every α, so that the arms differ only in α.
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(study.seed)
         prompts = [after.prompt(q) for q in questions for _ in range(self.options.samples_per_prompt)]
         parts = [
             sample(
@@ -175,9 +171,9 @@ class Amplification:
                 alpha=alpha,
                 config=self.options.sampling,
                 generator=generator,
-                device=device,
+                device=study.crosscoder.device,
             )
-            for start in range(0, len(prompts), self.options.batch_rows)
+            for start in study.watch(range(0, len(prompts), self.options.batch_rows), f"answers at α = {alpha:g}")
         ]
         return Samples(
             [ids for part in parts for ids in part.ids],
