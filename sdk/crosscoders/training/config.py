@@ -27,6 +27,8 @@ from ..plugins.choices import (
 )
 from ..plugins.registry import Registry
 
+OPTIONS = "crosscoders components run"
+"""The command that lists the options of a run."""
 _share = and_(ge(0.0), le(1.0))
 
 
@@ -165,7 +167,7 @@ class RunConfig:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], *, registry: Registry | None = None) -> RunConfig:
         """Read a config from plain data; `ConfigError` lists every problem with its path."""
-        return structure(data, cls, registry=registry)
+        return structure(data, cls, registry=registry, see=OPTIONS)
 
     @classmethod
     def from_toml(
@@ -175,7 +177,7 @@ class RunConfig:
 
         `ConfigError` lists every problem with its path.
         """
-        return read_toml(Path(path), cls, settings=settings, registry=registry)
+        return read_toml(Path(path), cls, settings=settings, registry=registry, see=OPTIONS)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data that `from_dict` reads back."""
