@@ -103,6 +103,21 @@ class StudyRecipe:
                 yield from (("", str(what)) for what in declare())
 
 
+def recorded_metrics(crosscoder: Crosscoder) -> list[Mapping[str, Any]]:
+    """The further metrics of a crosscoder's recipe; `AnalysisError` where they would read files of this machine."""
+    info = crosscoder.info
+    tables = info.recipe.get("metrics", []) if info else []
+    if not isinstance(tables, list | tuple) or not all(isinstance(table, Mapping) for table in tables):
+        raise AnalysisError("the recipe of this crosscoder is malformed: its metrics are not a list of tables")
+    for table in tables if info and not info.own else ():
+        if local_strings(table) or addresses(table) or recorded_strings(table):
+            raise AnalysisError(
+                f"the metric {_shown(table)} of this crosscoder's recipe would read what only who trained it has; pass "
+                "metrics= of your own, [] for none"
+            )
+    return list(tables)
+
+
 def _configs(value: Any) -> Iterator[Any]:
     """A config and all those within it."""
     if attrs.has(type(value)):

@@ -23,11 +23,12 @@ from ..models.paired import make_reader
 from ..models.sequences import PACKINGS, reading_adapter
 from ..models.split import Split
 from ..models.tokens import TokenSource
-from ..plugins.choices import AnalysisChoice, ModelChoice, TokenSourceChoice, structure
+from ..plugins.choices import AnalysisChoice, MetricChoice, ModelChoice, TokenSourceChoice, structure
 from ..plugins.registry import Registry, get_registry
 from ..reports import Example, Examples, Report, Table
 from ..training.evaluate import Metrics, evaluate
 from ..training.fidelity import spliced_losses
+from ..training.metric import build_metrics
 from .act import Steered, change_effect, patch_effect, sites_of
 from .census import Census, census
 from .effects import Effect
@@ -35,7 +36,7 @@ from .examples import activity
 from .inputs import Input, token_rows
 from .look import TokenLatents, find, logit_effects, token_latents
 from .passes import MEMORY, Passes, StudyBatch, version_of
-from .recipe import StudyRecipe
+from .recipe import StudyRecipe, recorded_metrics
 
 
 class Study:
@@ -54,11 +55,13 @@ class Study:
         split: Split = "held_out",
         memory: int = MEMORY,
         folder: str | Path | None = None,
+        registry: Registry | None = None,
     ) -> None:
         activations = activations or ActivationConfig()
         self.crosscoder, self.adapters, self.source = crosscoder, dict(adapters), source
         self.activations, self.num_tokens, self.seed = activations, num_tokens, seed
         self.reading = reading or reading_adapter(self.adapters)
+        self.registry = registry
         self.split: Split = split if activations.held_out_share else "train"
         self.memory, self.folder = memory, None if folder is None else Path(folder)
         # Shared with the same study over other numbers of tokens.
@@ -119,6 +122,7 @@ class Study:
             split=split,
             memory=memory,
             folder=folder,
+            registry=registry,
         )
 
     def __repr__(self) -> str:
@@ -266,10 +270,19 @@ class Study:
 
     # -- measure ------------------------------------------------------------------------------------------------
 
-    def evaluate(self) -> Metrics:
+    def evaluate(self, metrics: Sequence[str | Mapping[str, Any]] | None = None) -> Metrics:
         """Reconstruction, L0 and dead latents on the study's tokens, and what each model loses with the reconstruction
-        in the place of its activations: cross-entropy and KL, clean, spliced, zero- and mean-ablated."""
+        in the place of its activations: cross-entropy and KL, clean, spliced, zero- and mean-ablated.
+
+        `metrics` are further ones that plugins offer, by name or by `{"name": ..., **options}`; those of the
+        crosscoder's recipe if nothing is said.
+        """
         crosscoder = self.crosscoder
+        chosen = recorded_metrics(crosscoder) if metrics is None else metrics
+        tables = [{"name": each} if isinstance(each, str) else each for each in chosen]
+        further = build_metrics(
+            [structure(table, MetricChoice, registry=self.registry) for table in tables], registry=self.registry
+        )
         columns = crosscoder.layout.columns(crosscoder.written.names)
         total_X = torch.zeros(crosscoder.written.width, **accumulator(crosscoder.device))
 
@@ -279,9 +292,9 @@ class Study:
                 total_X.add_(precise(x_BX[:, columns]).sum(dim=0))
                 yield x_BX
 
-        metrics = evaluate(crosscoder, rows())
-        mean_X = (total_X / metrics.num_tokens).float().to(crosscoder.device)
-        return attrs.evolve(metrics, spliced=spliced_losses(crosscoder, self.adapters, self.batches(), mean_X))
+        found = evaluate(crosscoder, rows(), metrics=further)
+        mean_X = (total_X / found.num_tokens).float().to(crosscoder.device)
+        return attrs.evolve(found, spliced=spliced_losses(crosscoder, self.adapters, self.batches(), mean_X))
 
     # -- passes -------------------------------------------------------------------------------------------------
 

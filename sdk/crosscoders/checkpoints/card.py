@@ -70,6 +70,13 @@ With the reconstruction in the place of the activations, nats per token; *recove
 | `{{ site }}` |{% for name in losses.values() %} {{ number("spliced", site, name) }} |{% endfor %}
 {%- endfor %}
 {% endif %}
+{%- if metrics.further %}
+| further metric | value |
+|---|---|
+{%- for metric, values in metrics.further.items() %}{% for name in values %}
+| `{{ metric }}`: {{ name }} | {{ number("further", metric, name) }} |
+{%- endfor %}{% endfor %}
+{% endif %}
 {%- for name in figures %}
 ![{{ name }}](figures/{{ name }}.png)
 {% endfor %}
@@ -100,6 +107,7 @@ Weights that another library trained, read from its format `{{ info.origin.forma
 {{ packing[info.reading.packing] }}
 {%- if info.reading.passes %} The token source was read to its end {{ info.reading.passes }} times.{% endif %}
 {%- if info.reading.skipped %} {{ info.reading.skipped }} bad rows of it were skipped.{% endif %}
+{%- if info.reading.stopped %} Training was {{ info.reading.stopped }}.{% endif %}
 {% endif %}
 {%- if recipe %}
 ## Recipe

@@ -113,6 +113,13 @@ def info(name: str, revision: str | None, as_json: bool) -> None:
     l0 = number_at(config["metrics"], "l0")
     if l0 is not None:
         say(f"L0 {l0:.2f}")
+    further = config["metrics"].get("further")
+    for metric, values in further.items() if isinstance(further, dict) else ():
+        for part in values if isinstance(values, dict) else ():
+            value = number_at(values, part)
+            say(f"{metric}: {part} {'undefined' if value is None else f'{value:.4g}'}")
+    if stopped := config.get("reading", {}).get("stopped"):
+        say(f"training was {stopped}")
 
 
 def _folder(name: str) -> Path | None:

@@ -26,7 +26,8 @@ class CheckpointInfo:
     recipe: dict[str, Any] = field(factory=dict, validator=instance_of(dict))
     """The run's config."""
     reading: dict[str, Any] = field(factory=dict, validator=instance_of(dict))
-    """How the tokens were read: `packing` (`apart`, `single` or `across`), `passes` over the source, `skipped` rows."""
+    """How the tokens were read: `packing` (`apart`, `single` or `across`), `passes` over the source, `skipped` rows,
+    and `stopped`, why fewer were read than the recipe says, where an observer ended the run."""
     metrics: dict[str, Any] = field(factory=dict, validator=instance_of(dict))
     """Held-out metrics with the inference gate."""
     origin: dict[str, Any] = field(factory=dict, validator=instance_of(dict))

@@ -94,6 +94,12 @@ class ObserverChoice(Choice):
     kind = "observer"
 
 
+class MetricChoice(Choice):
+    """A metric and its options."""
+
+    kind = "metric"
+
+
 def structure(data: Any, cls: type[T], *, registry: Registry | None = None, where: str = "") -> T:
     """Make an instance of `cls` from plain data; `ConfigError` lists the problems with their paths, one per line."""
     try:

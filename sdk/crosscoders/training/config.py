@@ -18,6 +18,7 @@ from ..errors import ConfigError
 from ..plugins.choices import (
     ArchitectureChoice,
     LossChoice,
+    MetricChoice,
     ModelChoice,
     ObserverChoice,
     TokenSourceChoice,
@@ -141,6 +142,8 @@ class RunConfig:
     """Trackers of accelerate, by name: `tensorboard`, `wandb`, `trackio`, ..."""
     observers: tuple[ObserverChoice, ...] = ()
     """Observers that are called during the run."""
+    metrics: tuple[MetricChoice, ...] = ()
+    """Further metrics of each evaluation, which plugins offer."""
     device: str = field(default="auto", validator=in_(("auto", "cpu")))
     """Device of the crosscoder: `cpu`, or `auto` for the one that accelerate chooses."""
     models_device: str = field(default="", validator=instance_of(str))
@@ -149,6 +152,10 @@ class RunConfig:
     """Folder of activations that `crosscoders harvest` wrote for this config. Without it, the models run."""
     output: Path = field(default=Path("runs/crosscoder"), converter=Path)
     """Folder for the checkpoints and the trained crosscoder."""
+
+    def __attrs_post_init__(self) -> None:
+        if self.metrics and self.training.shards > 1:
+            raise ConfigError("metrics need all latents in one process: set training.shards to 1, or leave them out")
 
     @property
     def harvest(self) -> HarvestConfig:
