@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,6 +47,16 @@ latents = crosscoder.encode({ {%- for site in sites %}"{{ site.name }}": ...{{ "
 ```
 
 Activations go in raw; each site's scale is stored with the weights.
+{%- if loading or training %}
+
+**Needs**
+{%- for what, entries in (("to be loaded", loading), ("to be trained again", training)) if entries %}
+{{- "; " if not loop.first }} {{ what }}:
+{%- for each in entries %}
+{{- "," if not loop.first }} `{{ each.distribution }}` {{ each.version }} ({{ each.component }})
+{%- endfor %}
+{%- endfor %}.
+{%- endif %}
 
 | site | width | scale |{% if metrics %} explained variance | mean squared error |{% endif %}
 |---|---|---|{% if metrics %}---|---|{% endif %}
@@ -131,6 +141,8 @@ _LOSSES = {
     "KL recovered, mean": "1-kl_spliced/kl_mean",
 }
 """Columns of the card, and what the metrics call them."""
+LOADED = ("architecture ", "gate ")
+"""Components without which a crosscoder cannot be loaded."""
 PACKING = {
     "apart": "Rows hold several documents, each read by the models as if it were alone.",
     "single": "Each row holds one document or a part of one.",
@@ -139,8 +151,11 @@ PACKING = {
 """How documents share rows, for people."""
 
 
-def write_card(crosscoder: Crosscoder, norms_FS: Tensor, folder: Path) -> None:
-    """Write `README.md` and `figures/` for `crosscoder` into `folder`; `norms_FS` are its latents' decoder norms."""
+def write_card(crosscoder: Crosscoder, norms_FS: Tensor, needs: Sequence[Mapping[str, str]], folder: Path) -> None:
+    """Write `README.md` and `figures/` for `crosscoder` into `folder`.
+
+    `norms_FS` are its latents' decoder norms, `needs` the components of other distributions.
+    """
     info = crosscoder.info
     assert info is not None
     recipe, models = published(info.recipe, info.models)
@@ -179,6 +194,8 @@ def write_card(crosscoder: Crosscoder, norms_FS: Tensor, folder: Path) -> None:
         figures=[name],
         # The Hub links to base models by id; local folders and the shipped pair have no page there.
         models=models,
+        loading=[each for each in needs if each["component"].startswith(LOADED)],
+        training=[each for each in needs if not each["component"].startswith(LOADED)],
         base_models=sorted({m["model"] for m in models.values() if _is_hub_id(str(m.get("model", "")))}),
         recipe=json.dumps(recipe, indent=2) if recipe else "",
     )

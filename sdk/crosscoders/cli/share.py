@@ -97,6 +97,8 @@ def info(name: str, revision: str | None, as_json: bool) -> None:
     architecture = config["architecture"]
     say(f"{config['num_latents']} latents, architecture {architecture['name']}, gate {config['gate']['name']}")
     say(f"made by {architecture['distribution']} {architecture['version']} (plugin '{architecture['plugin']}')")
+    for each in config.get("needs", []):
+        say(f"needs {each['distribution']} {each['version']} (plugin '{each['plugin']}') for the {each['component']}")
     for site in config["sites"]:
         explained = number_at(config["metrics"], "explained_variance", site["name"])
         tail = f"   explained variance {explained:.4f}" if explained is not None else ""

@@ -22,11 +22,13 @@ from ..plugins.choices import (
     ModelChoice,
     ObserverChoice,
     TokenSourceChoice,
-    read_toml,
+    set_value,
     structure,
     unstructure,
 )
 from ..plugins.registry import Registry
+from ..plugins.requirements import check_requirements
+from ..reading import read_toml_table
 
 _share = and_(ge(0.0), le(1.0))
 
@@ -136,6 +138,9 @@ class RunConfig:
     """How the weights are initialised."""
     training: TrainingConfig = field(factory=TrainingConfig)
     """Options of optimisation, evaluation and checkpoints."""
+    requires: tuple[str, ...] = ()
+    """Distributions of plugins that must be installed, as pip writes them: `["my-plugin>=1"]`. Checked before anything
+    else, and recorded."""
     tokenizer: str = field(default="", validator=instance_of(str))
     """Key of the model whose tokenizer is used. Empty takes the first model with a chat template, or else the first."""
     trackers: tuple[str, ...] = ()
@@ -172,7 +177,7 @@ class RunConfig:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], *, registry: Registry | None = None) -> RunConfig:
         """Read a config from plain data; `ConfigError` lists every problem with its path."""
-        return structure(data, cls, registry=registry)
+        return cls._of(data, registry)
 
     @classmethod
     def from_toml(
@@ -182,7 +187,18 @@ class RunConfig:
 
         `ConfigError` lists every problem with its path.
         """
-        return read_toml(Path(path), cls, settings=settings, registry=registry)
+        data = read_toml_table(Path(path), ConfigError)
+        for key, value in (settings or {}).items():
+            set_value(data, key, value)
+        return cls._of(data, registry, where=str(path))
+
+    @classmethod
+    def _of(cls, data: Mapping[str, Any], registry: Registry | None, where: str = "") -> RunConfig:
+        # Before components are looked up by name: what is said of one that is missing would be less clear.
+        requires = data.get("requires", ()) if isinstance(data, Mapping) else ()
+        if isinstance(requires, list | tuple):
+            check_requirements(requires, registry)
+        return structure(data, cls, registry=registry, where=where)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data that `from_dict` reads back."""

@@ -17,7 +17,7 @@ from ..activations import Calibration
 from ..checkpoints.checkpoint import load_crosscoder, save_crosscoder
 from ..crosscoder.build import build_crosscoder
 from ..crosscoder.gates import check_gate, describe_gate
-from ..crosscoder.info import CheckpointInfo, component_record
+from ..crosscoder.info import CheckpointInfo, component_record, needs_of
 from ..crosscoder.initialise import initialise
 from ..crosscoder.module import Crosscoder
 from ..crosscoder.sites import SiteLayout
@@ -316,6 +316,7 @@ class TrainingRun:
             recipe=recipe,
             reading=dict(reading),
             metrics=attrs.asdict(metrics) if metrics else {},
+            needs=needs_of(self.config, self.registry),
             own=True,
         )
 
@@ -327,7 +328,7 @@ class TrainingRun:
     def _identity(self) -> dict[str, Any]:
         """The config that a resumed run must share: everything but where it writes and what observes it."""
         data = self.config.to_dict()
-        for key in ("output", "trackers", "observers", "metrics", "cache", "models_device"):
+        for key in ("output", "trackers", "observers", "metrics", "requires", "cache", "models_device"):
             del data[key]
         for key in ("save_every", "keep_checkpoints", "evaluate_every", "log_every", "shards"):
             del data["training"][key]
