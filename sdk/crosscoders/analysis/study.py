@@ -24,11 +24,12 @@ from ..models.paired import make_reader
 from ..models.sequences import PACKINGS, reading_adapter
 from ..models.split import Split
 from ..models.tokens import TokenSource
-from ..plugins.choices import ModelChoice, TokenSourceChoice, structure
+from ..plugins.choices import MetricChoice, ModelChoice, TokenSourceChoice, structure
 from ..plugins.registry import Registry, get_registry
 from ..reports import Example, Examples, Table
 from ..training.evaluate import Metrics, evaluate
 from ..training.fidelity import spliced_losses
+from ..training.metric import build_metrics
 from .act import Steered, change_effect, sites_of
 from .census import Census, census
 from .effects import Effect
@@ -37,7 +38,7 @@ from .inputs import Input, token_rows
 from .look import TokenLatents, find, logit_effects, token_latents
 from .passes import MEMORY, Passes, StudyBatch, version_of
 from .patching import Amplified, Arm, Patching, patch_effect
-from .recipe import StudyRecipe
+from .recipe import StudyRecipe, recorded_metrics
 from .watching import watched
 
 T = TypeVar("T")
@@ -60,11 +61,13 @@ class Study:
         memory: int = MEMORY,
         folder: str | Path | None = None,
         quiet: bool = True,
+        registry: Registry | None = None,
     ) -> None:
         activations = activations or ActivationConfig()
         self.crosscoder, self.adapters, self.source = crosscoder, dict(adapters), source
         self.activations, self.num_tokens, self.seed = activations, num_tokens, seed
         self.reading = reading or reading_adapter(self.adapters)
+        self.registry = registry
         self.split: Split = split if activations.held_out_share else "train"
         self.memory, self.folder = memory, None if folder is None else Path(folder)
         self.quiet, self.doing = quiet, "reading"
@@ -128,6 +131,7 @@ class Study:
             memory=memory,
             folder=folder,
             quiet=quiet,
+            registry=registry,
         )
 
     def __repr__(self) -> str:
@@ -296,11 +300,20 @@ class Study:
 
     # -- measure ------------------------------------------------------------------------------------------------
 
-    def evaluate(self) -> Metrics:
+    def evaluate(self, metrics: Sequence[str | Mapping[str, Any]] | None = None) -> Metrics:
         """Reconstruction, L0 and silent latents on the study's tokens, and what each model loses where the
         reconstruction takes the place of its activations: cross-entropy and KL, clean, spliced, zero- and
-        mean-ablated."""
+        mean-ablated.
+
+        `metrics` are further ones that plugins offer, by name or by `{"name": ..., **options}`; those of the
+        crosscoder's recipe if nothing is said.
+        """
         crosscoder = self.crosscoder
+        chosen = recorded_metrics(crosscoder) if metrics is None else metrics
+        tables = [{"name": each} if isinstance(each, str) else each for each in chosen]
+        further = build_metrics(
+            [structure(table, MetricChoice, registry=self.registry) for table in tables], registry=self.registry
+        )
         columns = crosscoder.layout.columns(crosscoder.written.names)
         total_X = torch.zeros(crosscoder.written.width, **accumulator(crosscoder.device))
 
@@ -310,9 +323,9 @@ class Study:
                 total_X.add_(precise(x_BX[:, columns]).sum(dim=0))
                 yield x_BX
 
-        metrics = evaluate(crosscoder, rows())
-        mean_X = (total_X / metrics.num_tokens).float().to(crosscoder.device)
-        return attrs.evolve(metrics, spliced=spliced_losses(crosscoder, self.adapters, self.batches(), mean_X))
+        found = evaluate(crosscoder, rows(), metrics=further)
+        mean_X = (total_X / found.num_tokens).float().to(crosscoder.device)
+        return attrs.evolve(found, spliced=spliced_losses(crosscoder, self.adapters, self.batches(), mean_X))
 
     # -- passes -------------------------------------------------------------------------------------------------
 

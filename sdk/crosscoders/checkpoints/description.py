@@ -24,10 +24,15 @@ KEYS = (
     "metrics",
     "recipe",
     "reading",
+    "needs",
     "made_with",
     "origin",
     "checksum",
 )
+
+
+NEEDS = ("component", "plugin", "distribution", "version")
+"""What an entry of `needs` says of a component of another distribution."""
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -53,6 +58,9 @@ def checked_config(config: Any, where: str) -> dict[str, Any]:
         expect(config, key, dict)
     expect({"reading": {}, **config}, "reading", dict)
     expect({"origin": {}, **config}, "origin", dict)
+    for each in expect({"needs": [], **config}, "needs", list):
+        if not isinstance(each, dict) or not all(isinstance(each.get(key), str) for key in NEEDS):
+            raise CheckpointError(f"{CONFIG} has a malformed entry of 'needs': {shown(each)}")
     expect(config, "sites", list)
     expect(config, "num_latents", int)
     for key in ("name", "plugin", "distribution", "version"):

@@ -83,6 +83,8 @@ def info(name: str, revision: str | None, subfolder: str, as_json: bool) -> None
     architecture = config["architecture"]
     say(f"{config['num_latents']} latents, architecture {architecture['name']}, gate {config['gate']['name']}")
     say(f"made by {architecture['distribution']} {architecture['version']} (plugin '{architecture['plugin']}')")
+    for each in config.get("needs", []):
+        say(f"needs {each['distribution']} {each['version']} (plugin '{each['plugin']}') for the {each['component']}")
     for site in config["sites"]:
         explained = number_at(config["metrics"], "explained_variance", site["name"])
         tail = f"   explained variance {explained:.4f}" if explained is not None else ""
@@ -99,3 +101,10 @@ def info(name: str, revision: str | None, subfolder: str, as_json: bool) -> None
     l0 = number_at(config["metrics"], "l0")
     if l0 is not None:
         say(f"L0 {l0:.2f}")
+    further = config["metrics"].get("further")
+    for metric, values in further.items() if isinstance(further, dict) else ():
+        for part in values if isinstance(values, dict) else ():
+            value = number_at(values, part)
+            say(f"{metric}: {part} {'undefined' if value is None else f'{value:.4g}'}")
+    if stopped := config.get("reading", {}).get("stopped"):
+        say(f"training was {stopped}")

@@ -27,11 +27,13 @@ from .specs import (
     AnalysisSpec,
     ArchitectureSpec,
     CheckpointFormatSpec,
+    CommandSpec,
     ComponentSpec,
     GateSpec,
     Lazy,
     LossSpec,
     LossTermSpec,
+    MetricSpec,
     ModelAdapterSpec,
     ObserverSpec,
     ReleaseSpec,
@@ -50,6 +52,8 @@ KINDS: Mapping[str, tuple[str, type[ComponentSpec]]] = {
     "checkpoint format": ("crosscoders_checkpoint_formats", CheckpointFormatSpec),
     "gate": ("crosscoders_gates", GateSpec),
     "observer": ("crosscoders_observers", ObserverSpec),
+    "metric": ("crosscoders_metrics", MetricSpec),
+    "command": ("crosscoders_commands", CommandSpec),
     "release": ("crosscoders_pretrained", ReleaseSpec),
 }
 """The hook and the record class of each kind of component."""
@@ -119,6 +123,12 @@ class Offer(Generic[S]):
         except Exception as error:  # third-party code
             raise PluginError(f"{self} could not be built: {worded(error)}") from error
         return check_product(made, [product.load() for product in self.spec.products], str(self))
+
+    def reference(self) -> Any:
+        """What `build` names, where that is the component itself; `PluginError` names the plugin where it is not."""
+        return check_product(
+            self._loaded(self.spec.build), [product.load() for product in self.spec.products], str(self)
+        )
 
     def _loaded(self, reference: Lazy[Any]) -> Any:
         try:
@@ -354,6 +364,16 @@ class Registry:
     def observers(self) -> Catalog[ObserverSpec]:
         """Every run observer on offer."""
         return self.catalog("observer")
+
+    @property
+    def metrics(self) -> Catalog[MetricSpec]:
+        """Every further metric on offer."""
+        return self.catalog("metric")
+
+    @property
+    def commands(self) -> Catalog[CommandSpec]:
+        """Every command that plugins add to the command line."""
+        return self.catalog("command")
 
     @property
     def releases(self) -> Catalog[ReleaseSpec]:
