@@ -19,7 +19,7 @@ from .blueprint import Answers, Blueprint
 from .checkpoint import CONFIG, load_crosscoder, save_crosscoder
 from .description import checked_config, read_config
 from .foreign import Foreign, NothingFitsError, find
-from .hub import Publication as Publication  # for `push_to_hub`, which knows this module alone
+from .hub import Publication as Publication  # noqa: PLC0414  `push_to_hub` knows this module alone
 from .hub import download, is_folder, push_folder
 from .source import Source
 
