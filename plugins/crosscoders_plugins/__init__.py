@@ -88,6 +88,7 @@ def crosscoders_analyses() -> Iterator[AnalysisSpec]:
             "Bring out rare behaviour through latents, and name them.",
         ),
         ("universality", "Universality", "Whether other crosscoders over the same sites find the same latents."),
+        ("representations", "Representations", "How alike sites are as wholes: SVCCA, CKA, Procrustes, stitching."),
         ("amplification", "Amplification", "Sample from the difference of two models to bring out rare behaviour."),
     ):
         module = f"{_HERE}.analyses.{name}"

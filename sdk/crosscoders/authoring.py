@@ -18,6 +18,7 @@ from .kernels import batch_topk, row_dots
 from .losses.auxk import auxk
 from .losses.selection import BatchSelectionConfig, BatchSelectionLoss, SelectionConfig, SelectionLoss
 from .models.context import longest_context
+from .models.predictions import Piece, pieces, puts
 from .processes import Processes
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "GroupPlan",
     "PatchedTokens",
     "Patching",
+    "Piece",
     "Processes",
     "Question",
     "Rows",
@@ -54,6 +56,8 @@ __all__ = [
     "left_padded",
     "longest_context",
     "patched",
+    "pieces",
     "precise",
+    "puts",
     "row_dots",
 ]
