@@ -159,9 +159,7 @@ def heatmap(
     for y, row in enumerate(numbers):
         for x, value in enumerate(row):
             if math.isfinite(value):
-                dark = image.norm(value) < 0.55
-                axes.text(
-                    x, y, f"{value:.2f}", ha="center", va="center", fontsize=7, color="white" if dark else "black"
-                )
+                colour = "white" if value < middle else "black"
+                axes.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colour)
     figure.colorbar(image, label=label)
     return Drawing(figure)
