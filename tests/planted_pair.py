@@ -28,6 +28,9 @@ class Readout:
     def has_chat_template(self):
         return False
 
+    def token_texts(self, ids):
+        return [f"<{i}>" for i in ids]
+
     def __getattr__(self, name):
         return getattr(MarkovModel(torch.zeros(2, 2), ("a", "b")), name)
 
