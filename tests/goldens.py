@@ -79,12 +79,12 @@ def cases(folder):
     return sorted(path.parent.relative_to(folder).as_posix() for path in Path(folder).glob("*/*/golden.safetensors"))
 
 
-def load(case, **options):
-    """The crosscoder of a case, whatever it does not say answered."""
+def load(case, *, files=None, **options):
+    """The crosscoder of a case, whatever it does not say answered; `files` may stand in for its own."""
     options.setdefault("normalisation", "none")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        return Crosscoder.from_pretrained(case / "files", **answered(case), **options)
+        return Crosscoder.from_pretrained(files or case / "files", **answered(case, files), **options)
 
 
 def others(case):
@@ -92,9 +92,9 @@ def others(case):
     return OTHERS.get(case.parent.name + "/" + case.name, {})
 
 
-def answered(case):
+def answered(case, files=None):
     """All that a user of the case would answer."""
-    plan = find(Source.of(case / "files")).inspect(Answers(others=others(case)))
+    plan = find(Source.of(files or case / "files")).inspect(Answers(others=others(case)))
     sites = {slot.key: "model/" + slot.key.replace(" ", "-") for slot in plan.unnamed}
     return {"sites": sites, "answers": others(case)}
 

@@ -219,7 +219,15 @@ class CircuitTracerPlt(_CircuitTracer):
             raise CheckpointError(f"the format '{self.name}' needs sites of one width")
         if any((read, written) not in zip(reads, writes, strict=True) for read, written in wiring.skip):
             raise CheckpointError(f"the format '{self.name}' has skip maps within a layer only")
-        return _gate_changes(crosscoder, self.name)
+        if set(reads) & set(writes):
+            raise CheckpointError(
+                f"the format '{self.name}' holds transcoders, and {reads[0]} is both read and written"
+            )
+        changes = _gate_changes(crosscoder, self.name)
+        numbers = _layer_numbers(reads)
+        if numbers not in (None, list(range(len(reads)))):
+            changes.append(f"files are numbered from 0 on: layer_0.safetensors is of {reads[0]}")
+        return changes
 
     def write(self, crosscoder: Crosscoder, folder: Path) -> None:
         folded = crosscoder.folded()

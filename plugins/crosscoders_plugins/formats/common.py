@@ -92,13 +92,8 @@ def exp(view: View, *, not_negative: bool = True) -> Vector:
     return lambda: _finite(view.load().exp(), view.label)
 
 
-def loaded(view: View) -> Vector:
-    """A stored vector as it is."""
-    return view.load
-
-
 def threshold(view: View) -> Vector:
-    """A stored threshold; below zero it would let negative latents through, which none of ours can be."""
+    """A stored threshold of a library without a relu, where one below zero lets negative latents through."""
 
     def load() -> Tensor:
         value = view.load()

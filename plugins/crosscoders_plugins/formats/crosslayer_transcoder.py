@@ -14,7 +14,7 @@ from torch import Tensor
 from crosscoders import CheckpointError, CheckpointFormat
 from crosscoders.authoring import Answers, Blueprint, GatePlan, GroupPlan, Question, Rows, Slot, Source, TensorFile
 
-from .common import integer, ones, threshold, unsaid_gate
+from .common import integer, ones, unsaid_gate
 from .standardise import Columns, standardised
 
 CONFIG, WEIGHTS = "config.yaml", "checkpoint.safetensors"
@@ -129,7 +129,7 @@ def _gate(
         if "nonlinearity.theta" not in file:
             raise CheckpointError(f"{CONFIG} says JumpReLU, but {file.path} has no tensor 'nonlinearity.theta'")
         file.expect({"nonlinearity.theta": (1, layers, latents)}, "'encoder.W'")
-        bounds = [threshold(file["nonlinearity.theta"][0, n]) for n in range(layers)]
+        bounds = [file["nonlinearity.theta"][0, n].load for n in range(layers)]
         return GatePlan(name="jumprelu"), bounds, "", tensors
     if activation in ("PerLayerTopK", "TopK"):
         options = init["nonlinearity"].get("init_args", {})

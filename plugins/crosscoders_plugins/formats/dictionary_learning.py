@@ -15,7 +15,7 @@ from torch import Tensor
 from crosscoders import CheckpointError, CheckpointFormat
 from crosscoders.authoring import Answers, Blueprint, GatePlan, GroupPlan, Question, Slot, Source, TensorFile
 
-from .common import agree, integer, ones, only_weights, shapes, threshold
+from .common import agree, integer, ones, only_weights, shapes
 
 
 @frozen
@@ -162,7 +162,7 @@ def _gate(
         return GatePlan(name="jumprelu"), ones(latents, value), []
     if kind.gate == "jumprelu":
         file.expect({"threshold": (latents,)}, "its encoder")
-        return GatePlan(name="jumprelu"), threshold(file["threshold"][:]), []
+        return GatePlan(name="jumprelu"), file["threshold"].load, []
     if kind.gate == "gated":
 
         def bound() -> Tensor:

@@ -22,7 +22,7 @@ from crosscoders.authoring import (
     TensorFile,
 )
 
-from .common import hook_site, threshold
+from .common import hook_site
 
 PLAIN = ("w_enc", "w_dec", "b_enc", "b_dec", "threshold")
 SKIP = "affine_skip_connection"
@@ -129,7 +129,7 @@ def _one(
         reads={read: W_enc.T},
         writes={written: W_dec[:]},
         bias=file["b_enc"].load,
-        threshold=threshold(file["threshold"][:]),
+        threshold=file["threshold"].load,
     )
     return Blueprint(
         format=name,
@@ -166,14 +166,20 @@ def _layers(name: str, source: Source, config: dict[str, Any], answers: Answers)
     kind, questions = _several(source.name, answers)
     slots = _several_slots(source.name, kind, count, width)
     reads, writes = slots[:count], slots[-count:]
+    earlier = _earlier_targets(files)
+    text = "w_dec has rows for earlier layers that are not zero, so its targets may count from the source layer on"
+    order = Question(key="targets", text=text, example="relative", assumed="absolute", choices=("absolute", "relative"))
+    if kind == "crosscoder" and earlier:
+        questions.append(order)
+    first = range(count) if answers.to(order) == "absolute" else [0] * count
     groups = [
         GroupPlan(
             name=f"layer{n}",
             num_latents=latents,
             reads={reads[n].key: file["w_enc"].T},
-            writes={writes[t].key: file["w_dec"][:, t] for t in range(n, count)},
+            writes={writes[n + j].key: file["w_dec"][:, first[n] + j] for j in range(count - n)},
             bias=file["b_enc"].load,
-            threshold=threshold(file["threshold"][:]),
+            threshold=file["threshold"].load,
         )
         for n, file in enumerate(files)
     ]
@@ -197,7 +203,7 @@ def _layers(name: str, source: Source, config: dict[str, Any], answers: Answers)
         size=sum(tensor.size for file in files for tensor in file.values()),
         config={"config.json": config} if config else {},
         assumed=assumed,
-        warnings=_earlier_targets(files),
+        warnings=earlier if first[-1] else (),
     )
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from crosscoders import CheckpointError, CheckpointFormat, Crosscoder
 from crosscoders.authoring import Answers, Blueprint, GatePlan, GroupPlan, Slot, Source, TensorFile
 
-from .common import agree, hook_site, integer, site_hook, threshold
+from .common import agree, hook_site, integer, site_hook
 from .thresholds import raw_thresholds
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
@@ -227,7 +227,7 @@ def _gate(
         return GatePlan(name="topk", k=k, by="activation"), None, file["b_enc"].load, None, rescaled
     if "threshold" in file:
         file.expect({"threshold": (latents,)}, CONFIG)
-        return GatePlan(name="jumprelu"), threshold(file["threshold"][:]), file["b_enc"].load, None, False
+        return GatePlan(name="jumprelu"), file["threshold"].load, file["b_enc"].load, None, False
     return GatePlan(), None, file["b_enc"].load, None, False
 
 
