@@ -41,7 +41,6 @@ MIXED = {"alpha_sae": 0.6, "alpha_cc": 0.4}
 OTHERS = {
     "cr_plt/topk_skip": {"gate": "topk", "k": 4},
     "gs1/transcoder_npz": {"kind": "transcoder"},
-    "jk/btk_norm_mixed_hub": MIXED,
     "sf/btk_norm_mixed_pt": MIXED,
 }
 """What files do not say, beside sites and scales."""
