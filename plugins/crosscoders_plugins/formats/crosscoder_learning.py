@@ -203,7 +203,7 @@ def _era(file: TensorFile, config: Mapping[str, Any]) -> tuple[int, bool]:
         era = 3
     file.take(*expected)
     layers, width, latents = file.shape_of("encoder.weight", 3)
-    scalars = [name for name in ("code_normalization_id", "k", "threshold", "target_rms") if name in expected]
+    scalars = [name for name in ("code_normalization_id", "k", "target_rms") if name in expected]
     shapes = dict.fromkeys(("activation_mean", "activation_std") if era == 3 else (), (layers, width))
     file.expect({**shapes, **dict.fromkeys(scalars, ())}, "its era")
     if batchtopk:
