@@ -21,7 +21,7 @@ from crosscoders import (
     Chat,
     ConfigError,
     Figure,
-    ModelAdapter,
+    Generates,
     Note,
     Part,
     Report,
@@ -30,6 +30,7 @@ from crosscoders import (
     TokenIds,
     is_held_out,
 )
+from crosscoders.authoring import generates, reads_text, vocabulary_of
 from crosscoders.reports.figures import curves
 
 from .sampling import Samples, SamplingConfig, sample
@@ -84,8 +85,10 @@ class Amplification:
         options = self.options
         sites = study.crosscoder.sites
         before_key, after_key = options.before or sites[0].model, options.after or sites[-1].model
-        before, after = study.adapter(before_key), study.adapter(after_key)
-        if before.vocabulary() != after.vocabulary():
+        models = study.adapter(before_key), study.adapter(after_key)
+        before, after = (generates(model, "amplification") for model in models)
+        text = reads_text(models[1], "amplification").text
+        if vocabulary_of(models[0]) != vocabulary_of(models[1]):
             raise AnalysisError(
                 f"models {before_key} and {after_key} have different vocabularies, so logits do not match"
             )
@@ -99,10 +102,10 @@ class Amplification:
         if options.control:
             strongest = max(options.alphas, key=abs)
             control = strongest, self._samples(after, after, questions, strongest, seed=study.seed, device=device)
-        texts = {alpha: [after.text(ids) for ids in samples.ids] for alpha, samples in arms.items()}
+        texts = {alpha: [text(ids) for ids in samples.ids] for alpha, samples in arms.items()}
         rows = [self._row(f"{alpha:g}", arms[alpha], texts[alpha]) for alpha in options.alphas]
         if control:
-            control_texts = [after.text(ids) for ids in control[1].ids]
+            control_texts = [text(ids) for ids in control[1].ids]
             rows.append(self._row(f"{control[0]:g}, {after_key} against itself", control[1], control_texts))
         columns = ["α", "answers", f"nats per token, {after_key}", f"nats per token, {before_key}"]
         columns += [
@@ -162,7 +165,7 @@ class Amplification:
         return Report(title="Amplification", summary=summary, parts=parts, data=data, frame=frame)
 
     def _samples(
-        self, after: ModelAdapter, before: ModelAdapter, questions: list[str], alpha: float, *, seed: int, device: Any
+        self, after: Generates, before: Generates, questions: list[str], alpha: float, *, seed: int, device: Any
     ) -> Samples:
         # Use the same seed at every α, so that the arms differ only in α.
         generator = torch.Generator().manual_seed(seed)

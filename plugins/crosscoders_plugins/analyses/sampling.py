@@ -16,7 +16,7 @@ from attrs import field, frozen
 from attrs.validators import and_, ge, gt, le
 from torch import Tensor
 
-from crosscoders import ModelAdapter
+from crosscoders import Generates
 from crosscoders.authoring import accumulator, drawn, left_padded, precise
 
 
@@ -67,8 +67,8 @@ class Samples:
 
 @torch.no_grad()
 def sample(
-    after: ModelAdapter,
-    before: ModelAdapter,
+    after: Generates,
+    before: Generates,
     prompts: Sequence[Sequence[int]],
     *,
     alpha: float,

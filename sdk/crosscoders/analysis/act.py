@@ -19,6 +19,7 @@ from ..crosscoder.edits import Change, parsed
 from ..crosscoder.latents import Latents
 from ..errors import AnalysisError
 from ..models.adapter import Decoder, Edit
+from ..models.capabilities import generates, gives_logits, reads_text, tokenized, vocabulary_of
 from ..models.documents import TokenIds
 from ..models.predictions import moves, puts
 from ..models.tokens import TokenBatch
@@ -26,6 +27,9 @@ from .effects import Effect, effect_of
 from .generate import generate
 from .inputs import Input, prompt_ids
 from .passes import StudyBatch
+
+WHILE = "generating text"
+"""What asks a model for more than activations."""
 
 if TYPE_CHECKING:
     from .study import Study
@@ -81,7 +85,7 @@ class Steered:
         edits = self.edits() if not self.needs_values else None
         if edits is None:
             edits = moves(self.model, batch.tokens, rows, self.moved(batch.x_BTX, batch.keep_BT))
-        return adapter.logits(partner.tokens if partner else batch.tokens, edits)
+        return gives_logits(adapter, "steering").logits(partner.tokens if partner else batch.tokens, edits)
 
     def edits(self) -> list[Edit]:
         """The edits themselves, where they need no values: the same for every token."""
@@ -92,7 +96,7 @@ class Steered:
         """The steered model reading growing contexts."""
         if self.needs_values:
             return _ValuesDecoder(self)
-        return self.study.adapter(self.model).decoder(self.edits())
+        return generates(self.study.adapter(self.model), WHILE).decoder(self.edits())
 
     def generate(
         self, prompts: Any, *, max_new_tokens: int = 40, temperature: float = 0.0, seed: int = 0
@@ -108,13 +112,13 @@ class Steered:
         found = generate(
             self.decoder(),
             rows,
-            ends=adapter.end_tokens(),
+            ends=generates(adapter, WHILE).end_tokens(),
             device=self.study.crosscoder.device,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             seed=seed,
         )
-        texts = [adapter.text(ids) for ids in found]
+        texts = [reads_text(adapter, WHILE).text(ids) for ids in found]
         return texts if several else texts[0]
 
 
@@ -125,7 +129,9 @@ class _ValuesDecoder:
         study = steered.study
         self.steered, self.study = steered, study
         models = {site.model for site in study.crosscoder.sites}
-        alien = [key for key in models if study.adapter(key).vocabulary() != study.adapter(steered.model).vocabulary()]
+        alien = [
+            key for key in models if vocabulary_of(study.adapter(key)) != vocabulary_of(study.adapter(steered.model))
+        ]
         if alien:
             raise AnalysisError(
                 f"while generating, latents' values need models of one vocabulary, and {', '.join(sorted(alien))} has "
@@ -133,9 +139,12 @@ class _ValuesDecoder:
             )
         self._seen: dict[str, Tensor] = {}
         self._moved: dict[str, Tensor] = {}
-        self.readers = {key: study.adapter(key).decoder(self._recorders(key)) for key in sorted(models)}
+        self.readers = {
+            key: generates(study.adapter(key), WHILE).decoder(self._recorders(key)) for key in sorted(models)
+        }
         points = [site.partition("/")[2] for site in steered.sites]
-        self.edited = study.adapter(steered.model).decoder([Edit(point, self._mover(point)) for point in points])
+        edited = generates(study.adapter(steered.model), WHILE)
+        self.edited = edited.decoder([Edit(point, self._mover(point)) for point in points])
 
     def advance(self, ids: Tensor, attention: Tensor) -> Tensor:
         """Read the next tokens of every row."""
@@ -144,7 +153,7 @@ class _ValuesDecoder:
         layout = self.study.crosscoder.layout
         x_BTX = layout.pack({name: self._seen[name].float() for name in layout.names})
         adapter = self.study.adapter(self.steered.model)
-        flags = [adapter.tokenize(TokenIds(tuple(row))) for row in ids.tolist()]
+        flags = [tokenized(adapter, TokenIds(tuple(row))) for row in ids.tolist()]
         bos, special = (
             torch.tensor([list(getattr(row, name)) for row in flags], dtype=torch.bool, device=ids.device)
             for name in ("bos", "special")
@@ -205,7 +214,7 @@ def patch_effect(
             f"{', '.join(names)}"
         )
     upper = upper or source
-    if study.adapter(source).vocabulary() != study.adapter(target).vocabulary():
+    if vocabulary_of(study.adapter(source)) != vocabulary_of(study.adapter(target)):
         raise AnalysisError(f"{source} and {target} have different vocabularies, so tokens cannot be patched")
     if upper not in (source, target):
         raise AnalysisError(f"the layers above are those of {source} or {target}, not of '{upper}'")
