@@ -8,9 +8,9 @@ from .analysis.compare import match as match
 from .analysis.effects import Effect as Effect
 from .analysis.look import TokenLatents as TokenLatents
 from .analysis.passes import StudyBatch as StudyBatch
-from .analysis.study import Analysis as Analysis
+from .analysis.running import Analysis as Analysis
+from .analysis.running import analyse as analyse
 from .analysis.study import Study as Study
-from .analysis.study import analyse as analyse
 from .checkpoints.foreign import check_export as check_export
 from .checkpoints.foreign import export as export
 from .checkpoints.formats import CheckpointFormat as CheckpointFormat
@@ -60,6 +60,9 @@ from .errors import (
 )
 from .errors import (
     DocumentError as DocumentError,
+)
+from .errors import (
+    LatentError as LatentError,
 )
 from .errors import (
     PluginError as PluginError,

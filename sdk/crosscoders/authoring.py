@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from .analysis.examples import Activity, activity
 from .analysis.generate import drawn, left_padded
+from .analysis.patching import Amplified, Arm, PatchedTokens, Patching, patched
 from .checkpoints.blueprint import Answers, Blueprint, GatePlan, GroupPlan, Question, Rows, Slot, Vector
 from .checkpoints.source import Source
 from .checkpoints.stored import StoredTensor, TensorFile, View
@@ -19,6 +20,7 @@ from .losses.selection import BatchSelectionConfig, BatchSelectionLoss, Selectio
 from .models.capabilities import (
     generates,
     gives_logits,
+    language_model,
     lays_out_chats,
     reads_text,
     token_texts,
@@ -30,13 +32,17 @@ from .processes import Processes
 
 __all__ = [
     "Activity",
+    "Amplified",
     "Answers",
+    "Arm",
     "BatchSelectionConfig",
     "BatchSelectionLoss",
     "Blueprint",
     "Candidates",
     "GatePlan",
     "GroupPlan",
+    "PatchedTokens",
+    "Patching",
     "Processes",
     "Question",
     "Rows",
@@ -57,9 +63,11 @@ __all__ = [
     "find_candidates_by_bf16",
     "generates",
     "gives_logits",
+    "language_model",
     "lays_out_chats",
     "left_padded",
     "longest_context",
+    "patched",
     "precise",
     "reads_text",
     "row_dots",

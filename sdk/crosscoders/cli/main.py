@@ -5,8 +5,9 @@ from __future__ import annotations
 import click
 
 from .analyse import analyse
-from .components import plugins
+from .components import components, plugins
 from .demo import demo
+from .init import init
 from .plugin_commands import Commands
 from .pretrained import convert, inspect, pretrained
 from .share import info, pull, push
@@ -19,5 +20,20 @@ def main() -> None:
     """Train, share, load and analyse sparse crosscoders."""
 
 
-for _command in (demo, train, harvest, sweep, analyse, info, inspect, convert, pretrained, push, pull, plugins):
+for _command in (
+    demo,
+    init,
+    train,
+    harvest,
+    sweep,
+    analyse,
+    info,
+    inspect,
+    convert,
+    pretrained,
+    push,
+    pull,
+    components,
+    plugins,
+):
     main.add_command(_command)

@@ -20,7 +20,7 @@ from ..processes import ALONE, Processes
 from .edits import Change, latent_change
 from .gates import Gate, ReluGate
 from .inputs import as_activations, as_dense_latents, check_finite
-from .latents import Latents
+from .latents import Latents, known_latents
 from .normalise import Normaliser
 from .sharing import Shareable
 from .sites import Columns, Site, SiteLayout
@@ -223,10 +223,7 @@ class Crosscoder(Shareable, nn.Module, metaclass=_WithWeights):
         """What a value of 1 of a latent adds to the activations at a written site, in raw units: (D,), or (K, D) of K
         latents."""
         scale_D = self.normaliser.scale_X((site,))
-        chosen = [latents] if isinstance(latents, int) else list(latents)
-        outside = [j for j in chosen if not 0 <= j < self.num_latents]
-        if outside:
-            raise SiteError(f"there is no latent {outside[0]}; they are numbered 0 to {self.num_latents - 1}")
+        chosen = known_latents(latents, self.num_latents)
         row_KD = self.b_enc_F.new_zeros(len(chosen), self.written.subset([site]).width)
         for index, group in enumerate(self.wiring.groups):
             columns = self.wiring.latent_slices[group.name]

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from ..errors import ConfigError
-from .adapter import Generates, GivesLogits, ModelAdapter, ReadsText
+from .adapter import Generates, GivesLogits, LanguageModel, ModelAdapter, ReadsText
 from .documents import Document, TokenIds
 from .tokens import Tokenized
 
@@ -32,8 +31,15 @@ def generates(adapter: ModelAdapter, what: str) -> Generates:
     raise _unable(adapter, Generates, "generates", what)
 
 
-def _unable(adapter: ModelAdapter, capability: Any, does: str, what: str) -> ConfigError:
-    methods = [name for name in vars(capability) if not name.startswith("_")]
+def language_model(adapter: ModelAdapter, what: str) -> LanguageModel:
+    """`adapter`, if it reads, predicts and writes text; `ConfigError` says that `what` needs it."""
+    if isinstance(adapter, LanguageModel):
+        return adapter
+    raise _unable(adapter, LanguageModel, "reads, predicts and writes text", what)
+
+
+def _unable(adapter: ModelAdapter, capability: type, does: str, what: str) -> ConfigError:
+    methods = [name for base in capability.__mro__ for name in vars(base) if not name.startswith("_")]
     missing = [name for name in methods if not callable(getattr(adapter, name, None))]
     return ConfigError(
         f"{what} needs a model that {does} ({capability.__name__}), but the adapter {type(adapter).__name__} of the "

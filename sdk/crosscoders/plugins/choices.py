@@ -18,7 +18,7 @@ from cattrs.gen import make_dict_structure_fn
 from cattrs.v import format_exception
 
 from ..errors import ConfigError, PluginError, listed, nearest, shown
-from .registry import Offer, Registry, get_registry
+from .registry import Offer, Registry, component_command, get_registry
 
 T = TypeVar("T")
 
@@ -99,10 +99,14 @@ class MetricChoice(Choice):
     kind = "metric"
 
 
-def structure(data: Any, cls: type[T], *, registry: Registry | None = None, where: str = "") -> T:
-    """Make an instance of `cls` from plain data; `ConfigError` lists the problems with their paths, one per line."""
+def structure(data: Any, cls: type[T], *, registry: Registry | None = None, where: str = "", see: str = "") -> T:
+    """Make an instance of `cls` from plain data; `ConfigError` lists the problems with their paths, one per line.
+
+    It also names the commands that list the options of the components at fault, or `see` where it is of none.
+    """
+    at_fault: list[str] = []
     try:
-        return _converter(registry or get_registry()).structure(data, cls)
+        return _converter(registry or get_registry(), at_fault).structure(data, cls)
     except cattrs.BaseValidationError as error:
         problems = cattrs.transform_error(error, format_exception=_explain)
     except RecursionError as error:
@@ -110,9 +114,11 @@ def structure(data: Any, cls: type[T], *, registry: Registry | None = None, wher
     except (ConfigError, PluginError, ValueError, TypeError, AttributeError, OverflowError) as error:
         problems = [_explain(error, cls)]
     text = listed(problems, "\n  ")
+    commands = listed([f"`{command}`" for command in dict.fromkeys(at_fault or filter(None, [see]))], ", ")
     if len(problems) > 1:
-        raise ConfigError(f"{len(problems)} problems{f' in {where}' if where else ''}:\n  {text}")
-    raise ConfigError(text + (f" (in {where})" if where else ""))
+        more = f"\n  see {commands}" if commands else ""
+        raise ConfigError(f"{len(problems)} problems{f' in {where}' if where else ''}:\n  {text}{more}")
+    raise ConfigError(text + (f" (in {where})" if where else "") + (f"; see {commands}" if commands else ""))
 
 
 def unstructure(config: Any) -> Any:
@@ -170,7 +176,8 @@ def _explain(error: BaseException, kind: type | None) -> str:
     return format_exception(error, kind)
 
 
-def _converter(registry: Registry) -> cattrs.Converter:
+def _converter(registry: Registry, at_fault: list[str]) -> cattrs.Converter:
+    """A converter that adds to `at_fault` the commands that list the options which could not be read."""
     converter = cattrs.Converter(forbid_extra_keys=True)
     for kind, accepted in ((int, (int,)), (float, (int, float)), (str, (str,)), (bool, (bool,))):
         converter.register_structure_hook(kind, _strict(kind, accepted))
@@ -186,7 +193,13 @@ def _converter(registry: Registry) -> cattrs.Converter:
             )
         options = {key: value for key, value in data.items() if key != "name"}
         config = registry.catalog(cls.kind)[data["name"]].config_class()
-        return cls(data["name"], converter.structure(options, config))
+        before = len(at_fault)
+        try:
+            return cls(data["name"], converter.structure(options, config))
+        except Exception:
+            if len(at_fault) == before:  # otherwise it is a component within that is at fault
+                at_fault.append(component_command(cls.kind, data["name"]))
+            raise
 
     def table(cls: Any) -> Any:
         plain = make_dict_structure_fn(cls, converter, _cattrs_forbid_extra_keys=True)

@@ -64,6 +64,11 @@ OURS = {"crosscoders-plugins": "crosscoders_plugins", "crosscoders-adapters": "c
 """Entry-point names that no other distribution may take, and what they stand for."""
 
 
+def component_command(kind: str, name: str = "") -> str:
+    """The command that lists the components of a kind, or the options of one."""
+    return " ".join(filter(None, ("crosscoders components", kind.replace(" ", "-"), name)))
+
+
 @frozen
 class Provider:
     """Where a component comes from."""

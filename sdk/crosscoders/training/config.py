@@ -30,6 +30,8 @@ from ..plugins.registry import Registry
 from ..plugins.requirements import check_requirements
 from ..reading import read_toml_table
 
+OPTIONS = "crosscoders components run"
+"""The command that lists the options of a run."""
 _share = and_(ge(0.0), le(1.0))
 
 
@@ -198,7 +200,7 @@ class RunConfig:
         requires = data.get("requires", ()) if isinstance(data, Mapping) else ()
         if isinstance(requires, list | tuple):
             check_requirements(requires, registry)
-        return structure(data, cls, registry=registry, where=where)
+        return structure(data, cls, registry=registry, where=where, see=OPTIONS)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data that `from_dict` reads back."""

@@ -33,7 +33,8 @@ class StepReport:
     explained_variance: Mapping[str, float]
     """Explained variance of each written site on this batch."""
     dead_share: float
-    """Share of the latents that were not selected within the dead window."""
+    """Share of the latents that are dead: not selected within the run's dead window, whose length is
+    `TrainingConfig.dead_after`."""
     lr: float
     """Learning rate of this step."""
     grad_norm: float

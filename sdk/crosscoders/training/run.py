@@ -25,6 +25,7 @@ from ..errors import CheckpointError, ConfigError, CrosscodersError, TrainingErr
 from ..files import disk_errors, first_difference, write_whole
 from ..losses.loss import Loss
 from ..plugins.registry import Registry
+from ..privacy.configs import recorded, recorded_like
 from ..processes import Processes
 from ..reports.figures import Drawing
 from .config import RunConfig
@@ -178,7 +179,7 @@ class TrainingRun:
             save_crosscoder(self.crosscoder, folder, registry=self.registry, weights_are_there=done)
         if self.processes.is_main:
             write_whole(self.config.output / HISTORY, json.dumps(self.history, indent=1))
-            finished = {"config": self._identity(), "evaluated": metrics is not None, **self._chosen()}
+            finished = {"config": recorded(self._identity()), "evaluated": metrics is not None, **self._chosen()}
             write_whole(self.config.output / FINISHED, json.dumps(finished, indent=1))
         self.processes.wait()
 
@@ -209,7 +210,7 @@ class TrainingRun:
         path = self.config.output / FINISHED
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            same = first_difference(content["config"], json.loads(json.dumps(self._identity()))) is None
+            same = first_difference(content["config"], recorded_like(content["config"], self._identity())) is None
             chosen = json.loads(json.dumps(self._chosen()))
             evaluated = bool(content["evaluated"]) and content.get("metrics", []) == chosen["metrics"]
             if not same:
@@ -256,7 +257,7 @@ class TrainingRun:
     def _evaluated(self, held_out: Iterable[Tensor]) -> Metrics:
         self.set_gate()
         metrics = evaluate(self.crosscoder, held_out, metrics=self.metrics, processes=self.processes)
-        numbers = {"evaluation/l0": metrics.l0, "evaluation/dead_share": metrics.dead_share}
+        numbers = {"evaluation/l0": metrics.l0, "evaluation/silent_share": metrics.silent_share}
         numbers |= {f"evaluation/explained_variance/{k}": v for k, v in metrics.explained_variance.items()}
         numbers |= {f"evaluation/{m}/{name}": value for m, of in metrics.further.items() for name, value in of.items()}
         self._log(numbers, self.trainer.step_number)
