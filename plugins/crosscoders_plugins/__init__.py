@@ -107,6 +107,7 @@ def crosscoders_token_sources() -> Iterator[TokenSourceSpec]:
         ("chat_files", "ChatFiles", "Conversations in JSON Lines files, laid out by the chat template."),
         ("hf_dataset", "HfDataset", "A Hugging Face dataset, streamed: a text or a conversation column."),
         ("mixture", "Mixture", "Several sources, mixed by weight."),
+        ("samples", "Samples", "Numbered samples of a data set, for models that read no text."),
     ):
         module = f"{_HERE}.token_sources.{name}"
         yield TokenSourceSpec(name=name, config=f"{module}:{stem}Config", build=f"{module}:{stem}", summary=summary)

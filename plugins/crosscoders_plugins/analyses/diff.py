@@ -225,7 +225,8 @@ class Diff:
                 )
                 for j in listed
             ],
-            note="Of each verdict the latents that put most into the model, by what they carry of the KL. Open one for what is behind its line.",
+            note="Of each verdict the latents that put most into the model, by what they carry of the KL. Open "
+            "one for what is behind its line.",
         )
 
 

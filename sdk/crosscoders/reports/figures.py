@@ -12,6 +12,8 @@ import numpy as np
 from attrs import frozen
 from matplotlib.figure import Figure
 
+from .svg import image_svg
+
 COLOURS = ("#2f6fb3", "#d1603d", "#4a9a5b", "#8a63a8", "#b58a2c", "#4aa3a8", "#b34f7a", "#6b6b6b")
 
 
@@ -27,6 +29,11 @@ class Drawing:
         with matplotlib.rc_context({"svg.hashsalt": "crosscoders", "svg.fonttype": "none"}):
             self.figure.savefig(buffer, format="svg", metadata={"Date": None})
         return buffer.getvalue().decode()[len('<?xml version="1.0" encoding="utf-8" standalone="no"?>') :].strip()
+
+    def image(self) -> str:
+        """SVG text that shows the drawing as pixels: smaller than `svg` where there is much to draw."""
+        height, width, _ = self.pixels().shape
+        return image_svg(self.png(), width // 2, height // 2)
 
     def save_png(self, path: Path) -> None:
         """Write the drawing as PNG."""

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 from attrs import field, frozen
 
 from ..converters import as_tuple
+from ..errors import AnalysisError
 from .frames import data_frame
+from .svg import safe_svg
 
 if TYPE_CHECKING:
     import pandas
@@ -67,11 +69,30 @@ class Table(_Shown):
 
 @frozen(kw_only=True)
 class Figure(_Shown):
-    """A drawing, as SVG text."""
+    """A drawing, as SVG text.
+
+    Whatever is not part of a drawing (scripts, links, style sheets, references to elsewhere) is left out of the SVG.
+    """
 
     title: str
-    svg: str = field(repr=False)
+    svg: str = field(repr=False, converter=safe_svg)
     note: str = ""
+    """A caption, under the drawing."""
+    alt: str = ""
+    """What the drawing shows, in words, for those who cannot see it; the title if nothing is said."""
+
+    @classmethod
+    def from_matplotlib(cls, figure: Any, *, title: str, alt: str, note: str = "", png: bool = False) -> Figure:
+        """A part of a matplotlib figure, `alt` saying in words what it shows. The figure itself stays as it is.
+
+        With `png`, the drawing is an image of pixels, which is smaller where there are thousands of points.
+        """
+        if not hasattr(figure, "savefig"):
+            raise AnalysisError(f"a {type(figure).__name__} is not a matplotlib figure; pass axes.figure, for example")
+        from .figures import Drawing
+
+        drawing = Drawing(figure)
+        return cls(title=title, svg=drawing.image() if png else drawing.svg(), note=note, alt=alt)
 
 
 @frozen(kw_only=True)

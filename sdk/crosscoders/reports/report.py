@@ -113,7 +113,7 @@ def _environment() -> Environment:
     environment.filters["cell"] = _cell
     environment.filters["spans"] = _spans
     environment.filters["kind"] = lambda part: type(part).__name__
-    environment.filters["svg"] = Markup  # our own drawings; matplotlib escapes the text in them
+    environment.filters["svg"] = Markup  # `Figure` has made it safe
     return environment
 
 
