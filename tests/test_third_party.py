@@ -99,6 +99,7 @@ def test_the_plugin_is_listed_with_its_distribution(with_plugin):
         ("loss", "log_penalty"),
         ("loss", "shared_budget"),
         ("model adapter", "random_walk"),
+        ("model adapter", "waves"),
         ("analysis", "alive"),
         ("gate", "margin"),
         ("observer", "plateau"),

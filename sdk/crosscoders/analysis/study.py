@@ -16,7 +16,7 @@ from ..crosscoder.edits import Change, parsed
 from ..crosscoder.latents import known_latents
 from ..crosscoder.module import Crosscoder
 from ..devices import accumulator, precise
-from ..errors import AnalysisError
+from ..errors import AnalysisError, CrosscodersError
 from ..models.adapter import ModelAdapter
 from ..models.choice import choose_pack
 from ..models.packing import Packing
@@ -311,9 +311,13 @@ class Study:
         crosscoder = self.crosscoder
         chosen = recorded_metrics(crosscoder) if metrics is None else metrics
         tables = [{"name": each} if isinstance(each, str) else each for each in chosen]
-        further = build_metrics(
-            [structure(table, MetricChoice, registry=self.registry) for table in tables], registry=self.registry
-        )
+        try:
+            choices = [structure(table, MetricChoice, registry=self.registry) for table in tables]
+        except CrosscodersError as error:
+            if metrics is not None:
+                raise
+            raise AnalysisError(f"{error} (a metric of the recipe; metrics=[] does without)") from error
+        further = build_metrics(choices, registry=self.registry)
         columns = crosscoder.layout.columns(crosscoder.written.names)
         total_X = torch.zeros(crosscoder.written.width, **accumulator(crosscoder.device))
 

@@ -17,7 +17,7 @@ def uniform(ids_B: Tensor, count: int, *, stream: int) -> Tensor:
     columns, found = _mix(index), torch.empty(len(ids_B), count, device=ids_B.device)
     # A piece at a time stays in the processor's cache.
     rows = max(1, PIECE // max(1, count))
-    for ids, piece in zip(_mix(ids_B.to(torch.int64)).split(rows), found.split(rows), strict=True):
+    for ids, piece in zip(torch.split(_mix(ids_B.to(torch.int64)), rows), torch.split(found, rows), strict=True):
         bits = _mix(ids[:, None] + columns)
         piece.copy_((bits >> 40).bitwise_and_(0xFFFFFF))
     return found.div_(2**24)
