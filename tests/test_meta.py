@@ -10,7 +10,7 @@ import pytest
 import crosscoders
 from crosscoders import get_registry
 from crosscoders.plugins.hookspecs import CrosscodersSpecs
-from crosscoders.plugins.registry import KINDS
+from crosscoders.plugins.kinds import KINDS
 
 ROOT = Path(__file__).parent.parent
 ADAPTER_TESTS = {
