@@ -28,6 +28,9 @@ class Readout:
     def has_chat_template(self):
         return False
 
+    def token_texts(self, ids):
+        return [f"<{i}>" for i in ids]
+
     def __getattr__(self, name):
         return getattr(MarkovModel(torch.zeros(2, 2), ("a", "b")), name)
 
@@ -57,7 +60,11 @@ def pair(*, copy=False):
     with torch.no_grad():
         crosscoder.W_enc[0].copy_(torch.cat([torch.zeros(6, 8), rows_CD], dim=1))
         crosscoder.W_dec[0].copy_(torch.cat([there_C[:, None] * rows_CD, rows_CD], dim=1))
-    config = ActivationConfig(
-        context_length=20, held_out_share=0.0, rows_per_forward=8, masks=MaskConfig(max_norm_multiple=0.0)
-    )
-    return Study(crosscoder, models, Rows(), activations=config, num_tokens=400), f_NC, rows_CD
+    return study_of(crosscoder, models), f_NC, rows_CD
+
+
+def study_of(crosscoder, models):
+    """A study over the four hundred tokens that the models know, in rows of twenty."""
+    masks = MaskConfig(max_norm_multiple=0.0)
+    config = ActivationConfig(context_length=20, held_out_share=0.0, rows_per_forward=8, masks=masks)
+    return Study(crosscoder, models, Rows(), activations=config, num_tokens=400)

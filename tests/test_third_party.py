@@ -14,6 +14,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PLUGIN = ROOT / "examples" / "crosscoders-example-plugin"
 
+pytestmark = pytest.mark.slow
+
 
 def run(*command, fails=False, **environment):
     clean = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "CROSSCODERS_STRICT_PLUGINS")}

@@ -224,6 +224,12 @@ from .reports.parts import (
     Context as Context,
 )
 from .reports.parts import (
+    Entries as Entries,
+)
+from .reports.parts import (
+    Entry as Entry,
+)
+from .reports.parts import (
     Example as Example,
 )
 from .reports.parts import (

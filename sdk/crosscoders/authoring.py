@@ -28,6 +28,7 @@ from .models.capabilities import (
     vocabulary_of,
 )
 from .models.context import longest_context
+from .models.predictions import Piece, pieces, puts
 from .processes import Processes
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "GroupPlan",
     "PatchedTokens",
     "Patching",
+    "Piece",
     "Processes",
     "Question",
     "Rows",
@@ -68,7 +70,9 @@ __all__ = [
     "left_padded",
     "longest_context",
     "patched",
+    "pieces",
     "precise",
+    "puts",
     "reads_text",
     "row_dots",
     "token_texts",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from math import isnan
 from pathlib import Path
@@ -146,10 +147,18 @@ PACKING = {
 """How documents share rows, for people."""
 
 
-def write_card(crosscoder: Crosscoder, norms_FS: Tensor, needs: Sequence[Mapping[str, str]], folder: Path) -> None:
+def write_card(
+    crosscoder: Crosscoder,
+    norms_FS: Tensor,
+    needs: Sequence[Mapping[str, str]],
+    folder: Path,
+    *,
+    drawn_in: Path | None = None,
+) -> None:
     """Write `README.md` and `figures/` for `crosscoder` into `folder`.
 
-    `norms_FS` are its latents' decoder norms, `needs` the components of other distributions.
+    `norms_FS` are its latents' decoder norms, `needs` the components of other distributions, `drawn_in` a folder with
+    the card of the same weights, whose figures are taken.
     """
     info = crosscoder.info
     assert info is not None
@@ -167,7 +176,11 @@ def write_card(crosscoder: Crosscoder, norms_FS: Tensor, needs: Sequence[Mapping
         label, name = "share of the decoder norm", "norm-shares"
     if len(names) == 1:
         values, label, name = {names[0]: norms_FS[:, 0].tolist()}, "decoder norm", "decoder-norms"
-    (figures / f"{name}.png").write_bytes(histogram(values, xlabel=label, ylabel="latents").png())
+    figure = figures / f"{name}.png"
+    if drawn_in is not None and (drawn_in / "figures" / figure.name).is_file():
+        shutil.copyfile(drawn_in / "figures" / figure.name, figure)
+    else:
+        figure.write_bytes(histogram(values, xlabel=label, ylabel="latents").png())
     environment = Environment(autoescape=False)  # noqa: S701 - Markdown, not HTML
 
     def number(*keys: str, form: str = ".4g") -> str:

@@ -152,3 +152,24 @@ def forest(groups: Mapping[str, Mapping[str, tuple[float, float, float]]], *, xl
     if len(groups) > 1:
         axes.legend(fontsize=8)
     return Drawing(figure)
+
+
+def heatmap(
+    table: Sequence[Sequence[float | None]], *, rows: Sequence[str], columns: Sequence[str], label: str
+) -> Drawing:
+    """Draw a table of numbers as colours, with each number in its cell; None leaves a cell empty."""
+    figure = Figure(figsize=(2.2 + 0.62 * len(columns), 1.4 + 0.42 * len(rows)), layout="constrained")
+    axes = figure.add_subplot()
+    numbers = [[math.nan if value is None else value for value in row] for row in table]
+    known = [value for row in numbers for value in row if math.isfinite(value)] or [0.0, 1.0]
+    image = axes.imshow(numbers, cmap="cividis", aspect="auto", vmin=min(known), vmax=max(known))
+    middle = (min(known) + max(known)) / 2
+    axes.set_xticks(range(len(columns)), columns, rotation=45, ha="right", fontsize=8)
+    axes.set_yticks(range(len(rows)), rows, fontsize=8)
+    for y, row in enumerate(numbers):
+        for x, value in enumerate(row):
+            if math.isfinite(value):
+                colour = "white" if value < middle else "black"
+                axes.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colour)
+    figure.colorbar(image, label=label)
+    return Drawing(figure)

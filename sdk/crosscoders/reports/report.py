@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 def _known(_: Any, __: Any, parts: tuple[Part, ...]) -> None:
     for part in parts:
         if not isinstance(part, Part):
-            raise AnalysisError(f"a report's parts are Table, Figure, Note or Examples, not {type(part).__name__}")
+            raise AnalysisError(
+                f"a report's parts are Table, Figure, Note, Examples or Entries, not {type(part).__name__}"
+            )
 
 
 @frozen(kw_only=True, repr=False)
