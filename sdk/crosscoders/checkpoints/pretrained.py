@@ -19,7 +19,8 @@ from .blueprint import Answers, Blueprint
 from .checkpoint import CONFIG, load_crosscoder, save_crosscoder
 from .description import read_config
 from .foreign import Foreign, NothingFitsError, find
-from .hub import Publication, download, is_folder, push_folder
+from .hub import Publication as Publication  # noqa: PLC0414 - the methods of a crosscoder take it from here
+from .hub import download, is_folder, push_folder
 from .source import Source
 
 
