@@ -13,7 +13,8 @@ from typing import Any
 from attrs import frozen
 
 from ..activations import LiveActivations
-from ..analysis.study import Study, analyse
+from ..analysis.running import analyse
+from ..analysis.study import Study
 from ..crosscoder.module import Crosscoder
 from ..errors import ConfigError
 from ..models.adapter import ModelAdapter
@@ -58,7 +59,7 @@ def demo(
     explained = ", ".join(f"{site} {value:.4f}" for site, value in metrics["explained_variance"].items())
     say(
         f"Held out, inference gate: explained variance {explained}; L0 {metrics['l0']:.2f}; "
-        f"latents never active {metrics['dead_share']:.1%}."
+        f"silent latents {metrics['silent_share']:.1%}."
     )
     say("Analysing on held-out text.")
     study = Study(
@@ -69,6 +70,7 @@ def demo(
         num_tokens=config.study_tokens,
         seed=config.seed,
         reading=live.reading,
+        quiet=False,
     )
     patterns = TINY_PATTERNS if config.chat == TINY_CHAT else {}
     reports = analyse(
