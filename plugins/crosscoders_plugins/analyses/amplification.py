@@ -34,6 +34,14 @@ from crosscoders.reports.figures import curves
 
 from .sampling import Samples, SamplingConfig, sample
 
+TERMS = {
+    "α": "The strength of amplification. Answers are drawn from logits_after + α (logits_after − logits_before): "
+    "at 0 from the model as it is, above 0 what fine-tuning changed is exaggerated.",
+    "nats per token": "How surprising a text is to a model, on average, by token: −log p. The larger, the stranger.",
+    "design effect": "Answers to one question resemble each other; this says how many of them are worth one "
+    "independent answer, and makes the intervals wider.",
+}
+
 
 @frozen(kw_only=True)
 class AmplificationConfig:
@@ -155,7 +163,7 @@ class Amplification:
             ],
         )
         summary = self._summary(arms, texts)
-        return Report(title="Amplification", summary=summary, parts=parts, data=data, frame=frame)
+        return Report(title="Amplification", summary=summary, parts=parts, data=data, frame=frame, terms=TERMS)
 
     def _samples(
         self, study: Study, after: ModelAdapter, before: ModelAdapter, questions: list[str], alpha: float
