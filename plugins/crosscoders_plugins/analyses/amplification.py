@@ -21,6 +21,14 @@ from .answers import Hits, by_question, design_effect, held_out_questions
 from .phrases import Phrase, grown
 from .sampling import Samples, SamplingConfig, sample
 
+TERMS = {
+    "α": "The strength of amplification. Answers are drawn from logits_after + α (logits_after − logits_before): "
+    "at 0 from the model as it is, above 0 what fine-tuning changed is exaggerated.",
+    "nats per token": "How surprising a text is to a model, on average, by token: −log p. The larger, the stranger.",
+    "design effect": "Answers to one question resemble each other; this says how many of them are worth one "
+    "independent answer, and makes the intervals wider.",
+}
+
 
 @frozen(kw_only=True)
 class AmplificationConfig:
@@ -142,6 +150,7 @@ class Amplification:
             parts=parts,
             data=self._data(arms, controls, phrases, before_key, after_key),
             frame=frame,
+            terms=TERMS,
         )
 
     def _question(self, questions: Sequence[str], answer: int) -> str:
