@@ -1,10 +1,11 @@
 """What people and programs get wrong in files ends in one sentence that says what to do."""
 
 import json
+import shutil
 
 import pytest
 
-from crosscoders import CheckpointError, ConfigError, CrosscodersError, RunConfig, SiteError
+from crosscoders import CheckpointError, ConfigError, Crosscoder, CrosscodersError, RunConfig, SiteError
 from crosscoders.errors import LONGEST_LINE, listed, nearest, printable, shown
 from crosscoders.reading import checksum, parse_json, read_json
 from crosscoders.testing import synthetic_run
@@ -121,3 +122,12 @@ def test_nothing_in_a_message_steers_a_terminal():
 def test_checksums_do_not_depend_on_the_order_of_keys():
     assert checksum({"a": 1, "b": [1.5, None]}) == checksum(json.loads('{"b": [1.5, null], "a": 1}'))
     assert checksum({"a": 1}) != checksum({"a": 2})
+
+
+@pytest.mark.parametrize("raw", [b'{"x": "\xe4"}', b'{"x": ' + b"9" * 5000 + b"}", b"[" * 100_000, b'{"x": 1, "x": 2}'])
+def test_a_config_of_whoever_is_one_clear_error(planted_run, tmp_path, raw):
+    """A folder whose `config.json` says nothing of us is looked at as another library's, by the same reader."""
+    folder = shutil.copytree(planted_run / "crosscoder", tmp_path / "c")
+    (folder / "config.json").write_bytes(raw)
+    with pytest.raises(CheckpointError, match=r"config\.json.* cannot be read: "):
+        Crosscoder.from_pretrained(folder)
