@@ -92,6 +92,8 @@ def crosscoders_analyses() -> Iterator[AnalysisSpec]:
         ),
         ("universality", "Universality", "Whether other crosscoders over the same sites find the same latents."),
         ("representations", "Representations", "How alike sites are as wholes: SVCCA, CKA, Procrustes, stitching."),
+        ("autointerp", "Autointerp", "Explanations by a language model of your own, and how well they hold."),
+        ("behaviours", "Behaviours", "Which latents carry what regular expressions describe, and what ablation does."),
         ("amplification", "Amplification", "Sample from the difference of two models to bring out rare behaviour."),
     ):
         module = f"{_HERE}.analyses.{name}"

@@ -49,6 +49,16 @@ class TestFidelity(AnalysisSuite):
     options = {"num_tokens": 512}
 
 
+class TestBehaviours(AnalysisSuite):
+    name = "behaviours"
+    options = {
+        "patterns": {"five": "5", "nothing": "no such text"},
+        "before": "base",
+        "documents": 3,
+        "ablated": 4,
+    }
+
+
 class TestAmplification(AnalysisSuite):
     name = "amplification"
     options = {

@@ -14,7 +14,11 @@ import yaml
 
 from ..errors import CheckpointError
 from ..reading import parse_json, read_text
-from .stored import Bytes, TensorFile, npz_file, pickled_file, safetensors_file
+from .file_bytes import Bytes
+from .npz_file import npz_file
+from .pickled_file import pickled_file
+from .safetensors_file import safetensors_file
+from .stored import TensorFile
 
 LARGEST_TEXT = 20_000_000
 READERS: dict[str, Callable[[Bytes], TensorFile]] = {
@@ -240,12 +244,17 @@ class FolderStore(Store):
 
     def __init__(self, folder: Path, *, only: str = "") -> None:
         super().__init__()
-        self._folder, self.name = folder, str(folder / only)
+        self._folder, self._only, self.name = folder, only, str(folder / only)
         self.record = {"folder": folder.resolve().name}
         self.files = tuple(sorted(self._walk(only)))
 
     def path(self, name: str) -> Path:
-        return self._folder / name
+        path, home = self._folder / name, self._folder.resolve()
+        # A snapshot in the Hub's cache is links to the files beside it.
+        homes = (home, home.parents[1] / "blobs") if home.parent.name == "snapshots" else (home,)
+        if name != self._only and not any(path.resolve().is_relative_to(one) for one in homes):
+            raise CheckpointError(f"{name} of {self.name} is a link that leads out of the folder; copy the file there")
+        return path
 
     def _walk(self, only: str) -> Iterator[str]:
         for path in self._folder.rglob("*"):

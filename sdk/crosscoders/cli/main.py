@@ -11,6 +11,7 @@ from .init import init
 from .plugin_commands import Commands
 from .pretrained import convert, inspect, pretrained
 from .share import info, pull, push
+from .spurious import spurious
 from .train import harvest, sweep, train
 
 
@@ -27,6 +28,7 @@ for _command in (
     harvest,
     sweep,
     analyse,
+    spurious,
     info,
     inspect,
     convert,

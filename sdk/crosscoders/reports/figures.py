@@ -14,6 +14,8 @@ from matplotlib.figure import Figure
 
 from .svg import image_svg
 
+DPI = 160
+"""Pixels per inch of drawings as images."""
 COLOURS = ("#2f6fb3", "#d1603d", "#4a9a5b", "#8a63a8", "#b58a2c", "#4aa3a8", "#b34f7a", "#6b6b6b")
 
 
@@ -33,7 +35,8 @@ class Drawing:
     def image(self) -> str:
         """SVG text that shows the drawing as pixels: smaller than `svg` where there is much to draw."""
         height, width, _ = self.pixels().shape
-        return image_svg(self.png(), width // 2, height // 2)
+        # 96 of the page's pixels are an inch, as `svg` has it.
+        return image_svg(self.png(), round(width * 96 / DPI), round(height * 96 / DPI))
 
     def save_png(self, path: Path) -> None:
         """Write the drawing as PNG."""
@@ -42,7 +45,7 @@ class Drawing:
     def png(self) -> bytes:
         """The drawing as PNG bytes, at twice the nominal resolution."""
         buffer = io.BytesIO()
-        self.figure.savefig(buffer, format="png", dpi=160)
+        self.figure.savefig(buffer, format="png", dpi=DPI)
         return buffer.getvalue()
 
     def pixels(self) -> np.ndarray:
