@@ -120,6 +120,10 @@ class DiskError(CrosscodersError, OSError):
     """A file or folder cannot be written: the disk is full or read-only, or permission is missing."""
 
 
+class NotEnoughMemoryError(CrosscodersError, MemoryError):
+    """Something does not fit into the memory of the machine or of its accelerator."""
+
+
 class TrainingStopped(CrosscodersError, KeyboardInterrupt):  # noqa: N818
     """A run was asked to stop, by SIGINT, SIGTERM or SIGHUP, and has written a checkpoint to resume from."""
 

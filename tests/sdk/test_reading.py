@@ -35,7 +35,7 @@ def test_json_is_read_with_a_byte_order_mark_and_never_past_a_size(tmp_path, mon
     (tmp_path / "x.json").write_bytes(b'\xef\xbb\xbf{"a": [1, null]}')
     assert read_json(tmp_path / "x.json", CheckpointError) == {"a": [1, None]}
     (tmp_path / "folder").mkdir()
-    with pytest.raises(CheckpointError, match="not a file"):
+    with pytest.raises(CheckpointError, match=r"^\S+folder cannot be read: it is not a file$"):
         read_json(tmp_path / "folder", CheckpointError)
     with pytest.raises(ConfigError, match="here cannot be read"):
         parse_json("{", "here", ConfigError)
@@ -77,6 +77,7 @@ def test_a_config_is_a_table(data):
         ({"training": {"lr": float("nan")}}, "not nan"),
         ({"training": {"lr": 10**400}}, r"401 characters|very long"),
         ({"models": [1]}, "models"),
+        ({"cache": "a\0b"}, "no path can have a null character"),
     ],
 )
 def test_problems_say_what_is_possible(change, message):

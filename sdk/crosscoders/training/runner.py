@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from ..activations import ActivationSource, ActivationStream, CachedActivations, LiveActivations, watched
 from ..crosscoder.module import Crosscoder
+from ..devices import memory_errors
 from ..errors import TrainingError, TrainingStopped
 from ..models.adapter import ModelAdapter
 from ..plugins.registry import Registry, get_registry
@@ -25,6 +26,11 @@ from .progress import reading_note, say, summary
 from .run import TrainingRun
 from .stopping import BY_OBSERVER, StopRequest
 from .together import all_locked, resume_all
+
+ADVICE = (
+    "take a smaller training.batch_size, activations.block_tokens or activations.rows_per_forward, or fewer latents"
+)
+"""What helps a run for which there is not enough memory."""
 
 
 class Runner:
@@ -78,7 +84,7 @@ class Runner:
         `TrainingStopped` raised; what fails after the last step finds the crosscoders saved.
         """
         self.quiet = quiet or not self.processes.is_main
-        with all_locked(self.runs, self.processes, self.accelerator.device):
+        with all_locked(self.runs, self.processes, self.accelerator.device), memory_errors("this run", ADVICE):
             earlier = [run.finished() for run in self.runs] if resume else []
             finished = [found for found in earlier if found is not None]
             if len(finished) == len(self.runs):
