@@ -155,7 +155,17 @@ class TransformersAdapter:
     def _parts(self) -> list[LayerParts]:
         """What each layer offers, measured on one row when the model is first asked."""
         with foreign_errors(f"the model '{self.options.model}', which fails on a row of tokens"):
-            return find_parts(list(self.layers), _text_config(self.model.config), lambda: self._run(self._row()))
+            return find_parts(list(self.layers), _text_config(self.model.config), self._tried)
+
+    def _tried(self) -> Any:
+        """What the model gives for one row, which must be numbers: nothing could be measured on it otherwise."""
+        out = self._run(self._row())
+        if bool((out.logits if self.causal else out[0]).isnan().any()):
+            raise ConfigError(
+                f"the model '{self.options.model}' gives NaN for a row of tokens: its weights are damaged, or too "
+                f"large for dtype = '{self.options.dtype}'"
+            )
+        return out
 
     @cached_property
     def _widths(self) -> dict[str, int]:
