@@ -167,6 +167,13 @@ def test_a_known_release_is_loaded_by_its_name(hub):
     assert made.layout.names == ("base/layers.13", "chat/layers.13")
 
 
+def test_a_repository_of_many_checkpoints_lists_them(hub):
+    for layer in (3, 4):
+        upload("alice/many", DATA / "gs2" / "resid_post" / "files" / "resid_post", f"resid_post/layer_{layer}")
+    with pytest.raises(CheckpointError, match="many checkpoints; folders with weights: resid_post/layer_3/"):
+        Crosscoder.from_pretrained("alice/many", format="gemma_scope_2")
+
+
 def test_the_table_of_releases():
     releases = pretrained()
     formats = set(get_registry().checkpoint_formats)
