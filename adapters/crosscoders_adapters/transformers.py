@@ -57,8 +57,7 @@ class TransformersAdapter:
         """
         unwrapped: Any = getattr(model, "get_base_model", lambda: model)
         model = unwrapped()
-        causal = hasattr(model, "lm_head") or hasattr(model, "embed_out")
-        return cls(TransformersConfig(model=name), Loaded(model, tokenizer, causal))
+        return cls(TransformersConfig(model=name), Loaded(model, tokenizer, _is_causal(model)))
 
     def _attach(self, model: Any, tokenizer: Any, causal: bool) -> None:
         self.model, self.tokenizer, self.causal = model.eval().requires_grad_(False), tokenizer, causal
@@ -361,11 +360,12 @@ class TransformersDecoder:
         )
         self._attention = seen
         self.adapter._check_length(seen.shape[1])
-        self.adapter._shape = (len(ids), ids.shape[1])
         positions = {k: v[:, -ids.shape[1] :] for k, v in self.adapter._positions(seen).items()}
         # The library renames the argument, and warns of the old name wherever it knows the new one.
         cache = "cache" if "cache" in self.adapter._forward_names else "past_key_values"
         with _all_of(self.adapter._hooked(*self.adapter._parse(edit.point), edit.apply) for edit in self.edits):
+            # Only now, since finding out about positions and points may run the model on other tokens.
+            self.adapter._shape = (len(ids), ids.shape[1])
             out = self.adapter.model(
                 input_ids=ids.to(device),
                 attention_mask=seen.long(),
@@ -410,6 +410,14 @@ def _commit(options: TransformersConfig) -> str | None:
     name = f"{place.subfolder}/config.json".lstrip("/")
     cached = try_to_load_from_cache(place.source, name, revision=place.revision)
     return Path(cached[: -len(name) - 1]).name if isinstance(cached, str) else None
+
+
+def _is_causal(model: nn.Module) -> bool:
+    """Whether a model has a head for the next token: by its class or, where that is somebody's own, by the head."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    names = {cls.__name__ for cls in type(model).__mro__}
+    return bool(names & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())) or hasattr(model, "lm_head")
 
 
 def _text_config(config: Any) -> Any:

@@ -103,8 +103,12 @@ from .losses.loss import (
 )
 from .models.adapter import Decoder as Decoder
 from .models.adapter import Edit as Edit
+from .models.adapter import Generates as Generates
+from .models.adapter import GivesLogits as GivesLogits
+from .models.adapter import LanguageModel as LanguageModel
 from .models.adapter import ModelAdapter as ModelAdapter
 from .models.adapter import ReadsOut as ReadsOut
+from .models.adapter import ReadsText as ReadsText
 from .models.documents import (
     BadRow as BadRow,
 )
@@ -160,6 +164,9 @@ from .plugins.choices import (
     LossTermChoice as LossTermChoice,
 )
 from .plugins.choices import (
+    MetricChoice as MetricChoice,
+)
+from .plugins.choices import (
     ModelChoice as ModelChoice,
 )
 from .plugins.choices import (
@@ -181,6 +188,9 @@ from .plugins.specs import (
     CheckpointFormatSpec as CheckpointFormatSpec,
 )
 from .plugins.specs import (
+    CommandSpec as CommandSpec,
+)
+from .plugins.specs import (
     GateSpec as GateSpec,
 )
 from .plugins.specs import (
@@ -191,6 +201,9 @@ from .plugins.specs import (
 )
 from .plugins.specs import (
     LossTermSpec as LossTermSpec,
+)
+from .plugins.specs import (
+    MetricSpec as MetricSpec,
 )
 from .plugins.specs import (
     ModelAdapterSpec as ModelAdapterSpec,
@@ -209,6 +222,12 @@ from .plugins.specs import (
 )
 from .reports.parts import (
     Context as Context,
+)
+from .reports.parts import (
+    Entries as Entries,
+)
+from .reports.parts import (
+    Entry as Entry,
 )
 from .reports.parts import (
     Example as Example,
@@ -234,8 +253,10 @@ from .training.config import TrainingConfig as TrainingConfig
 from .training.evaluate import Metrics as Metrics
 from .training.evaluate import evaluate as evaluate
 from .training.harvesting import harvest as harvest
-from .training.progress import Observer as Observer
-from .training.progress import RunView as RunView
+from .training.metric import EvaluationBatch as EvaluationBatch
+from .training.metric import Metric as Metric
+from .training.observers import Observer as Observer
+from .training.observers import RunView as RunView
 from .training.progress import StepReport as StepReport
 from .training.runner import Runner as Runner
 from .training.runner import train as train

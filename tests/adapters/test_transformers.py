@@ -14,6 +14,7 @@ from crosscoders import (
     Edit,
     Message,
     ModelChoice,
+    ReadsText,
     Site,
     SiteError,
     Text,
@@ -216,7 +217,7 @@ def test_half_precision_tells_multipliers_apart():
 
 
 class TestBert(ModelAdapterSuite):
-    has_logits = False
+    capabilities = (ReadsText,)
 
     @pytest.fixture
     def adapter(self):

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from ..crosscoder.latents import Latents
 from ..crosscoder.module import Crosscoder
+from ..devices import accumulator, precise
 from ..errors import AnalysisError, CrosscodersError
 from ..models.adapter import ModelAdapter, ReadsOut
+from ..models.capabilities import token_texts
 from ..models.tokens import TokenBatch
 from ..reports import Context, Example, Examples, Table
 from .census import Census
@@ -111,7 +113,7 @@ def token_latents(batch: StudyBatch, reading: ModelAdapter, *, top: int) -> Toke
     """The latents of one batch with the texts of its tokens."""
     found = batch.latents
     texts = tuple(
-        tuple(reading.token_texts(ids[attention].tolist()))
+        tuple(token_texts(reading, ids[attention].tolist()))
         for ids, attention in zip(batch.tokens.ids.cpu(), batch.tokens.attention.cpu(), strict=True)
     )
     on_cpu = Latents(
@@ -130,13 +132,15 @@ def find(phrase: TokenLatents, batches: Iterable[StudyBatch], seen: Census, *, c
     """
     latents, F = phrase.latents, phrase.latents.num_latents
     peak_F = torch.zeros(F).scatter_reduce_(0, latents.latent_N, latents.value_N, "amax")
-    total_F = torch.zeros(F, dtype=torch.float64).index_add_(0, latents.latent_N, latents.value_N.double())
+    total_F = torch.zeros(F, **accumulator(seen.firings_F.device)).index_add_(
+        0, latents.latent_N, precise(latents.value_N)
+    )
     reached_F = torch.zeros(F, dtype=torch.int64)
     for batch in batches:
         latent_N, value_N = batch.latents.latent_N.cpu(), batch.latents.value_N.cpu()
         hit_N = (value_N >= peak_F[latent_N]) & (peak_F[latent_N] > 0)
         reached_F += torch.bincount(latent_N[hit_N], minlength=F)
-    surprise_F = -((1 + reached_F.double()) / (1 + seen.num_tokens)).log2()
+    surprise_F = -((1 + precise(reached_F)) / (1 + seen.num_tokens)).log2()
     lift_F = (total_F / latents.num_tokens) / (seen.sum_F / seen.num_tokens)
     score_F = peak_F * phrase.score_norm_F
     order = torch.arange(F)[peak_F > 0]
@@ -180,7 +184,7 @@ def logit_effects(
         for latent, effect_V in zip(latents, effect_KV, strict=True):
             for sign, kind in ((1, "promoted"), (-1, "suppressed")):
                 ids = (sign * effect_V).topk(min(count, len(effect_V))).indices.tolist()
-                texts = adapter.token_texts(ids)
+                texts = token_texts(adapter, ids)
                 rows += [
                     (latent, site.name, kind, rank, text, token, float(effect_V[token]))
                     for rank, (token, text) in enumerate(zip(ids, texts, strict=True))

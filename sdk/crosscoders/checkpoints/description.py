@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,15 @@ KEYS = (
     "metrics",
     "recipe",
     "reading",
+    "needs",
     "made_with",
     "origin",
     "checksum",
 )
+
+
+NEEDS = ("component", "plugin", "distribution", "version")
+"""What an entry of `needs` says of a component of another distribution."""
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -53,6 +58,9 @@ def checked_config(config: Any, where: str) -> dict[str, Any]:
         expect(config, key, dict)
     expect({"reading": {}, **config}, "reading", dict)
     expect({"origin": {}, **config}, "origin", dict)
+    for each in expect({"needs": [], **config}, "needs", list):
+        if not isinstance(each, dict) or not all(isinstance(each.get(key), str) for key in NEEDS):
+            raise CheckpointError(f"{CONFIG} has a malformed entry of 'needs': {shown(each)}")
     expect(config, "sites", list)
     expect(config, "num_latents", int)
     for key in ("name", "plugin", "distribution", "version"):
@@ -101,6 +109,14 @@ def _site(entry: Any) -> Site:
         return Site(entry["name"], entry["width"])
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{CONFIG} has a malformed site {shown(entry)}") from error
+
+
+def by_provider(needs: Iterable[Mapping[str, str]]) -> list[tuple[tuple[str, str, str], str]]:
+    """Entries of `needs` by distribution, version and plugin: the components of each, in one string."""
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for each in needs:
+        groups.setdefault((each["distribution"], each["version"], each["plugin"]), []).append(each["component"])
+    return [(provider, ", ".join(components)) for provider, components in groups.items()]
 
 
 def number_at(table: Any, *keys: str) -> float | None:

@@ -8,12 +8,14 @@ from .analyse import analyse
 from .components import components, plugins
 from .demo import demo
 from .init import init
+from .plugin_commands import Commands
 from .pretrained import convert, inspect, pretrained
 from .share import info, pull, push
+from .spurious import spurious
 from .train import harvest, sweep, train
 
 
-@click.group()
+@click.group(cls=Commands)
 @click.version_option(package_name="crosscoders")
 def main() -> None:
     """Train, share, load and analyse sparse crosscoders."""
@@ -26,6 +28,7 @@ for _command in (
     harvest,
     sweep,
     analyse,
+    spurious,
     info,
     inspect,
     convert,

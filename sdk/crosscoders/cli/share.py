@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -18,40 +19,17 @@ from .places import local_folder
 @click.option("--private", is_flag=True, help="Make a new repository private.")
 @click.option("--tag", default="", help="Tag the commit.")
 @click.option("--branch", default="", help="Push to this branch, made if it is missing.")
-@click.option("--pull-request", is_flag=True, help="Open a pull request instead of committing.")
+@click.option("--pull-request", "create_pr", is_flag=True, help="Open a pull request instead of committing.")
 @click.option("--licence", default="", help="Licence in the card, such as apache-2.0.")
 @click.option("--dataset", "datasets", multiple=True, help="Dataset in the card; repeatable.")
 @click.option("--base-model", "base_models", multiple=True, help="Base model in the card; repeatable.")
-@click.option("--message", default="Upload crosscoder", show_default=True, help="Commit message.")
-def push(
-    folder: Path,
-    repo_id: str,
-    private: bool,
-    tag: str,
-    branch: str,
-    pull_request: bool,
-    licence: str,
-    datasets: tuple[str, ...],
-    base_models: tuple[str, ...],
-    message: str,
-) -> None:
+@click.option("--message", "commit_message", default="Upload crosscoder", show_default=True, help="Commit message.")
+def push(folder: Path, repo_id: str, **options: Any) -> None:
     """Push a saved crosscoder to the Hub."""
-    from ..checkpoints.hub import push_folder
+    from ..checkpoints.hub import Publication, push_folder
 
     with user_errors():
-        url = push_folder(
-            folder,
-            repo_id,
-            private=private,
-            tag=tag,
-            branch=branch,
-            create_pr=pull_request,
-            licence=licence,
-            datasets=datasets,
-            base_models=base_models,
-            commit_message=message,
-        )
-        say(url)
+        say(push_folder(folder, repo_id, Publication(**options)))
 
 
 @click.command()
@@ -83,15 +61,21 @@ def pull(repo_id: str, folder: Path, revision: str | None, subfolder: str) -> No
 @click.option("--json", "as_json", is_flag=True, help="Print config.json.")
 def info(name: str, revision: str | None, subfolder: str, as_json: bool) -> None:
     """Describe a saved crosscoder without loading its weights or models; of the Hub only config.json is fetched."""
-    from ..checkpoints.description import number_at
-    from ..checkpoints.foreign import inspection_data, inspection_text
+    from ..checkpoints.description import by_provider, number_at
+    from ..checkpoints.inspection import inspection_data, inspection_text
     from ..checkpoints.pretrained import Place, describe_pretrained
 
     with user_errors():
         place = Place(name=str(local_folder(name) or name), subfolder=subfolder, revision=revision)
-        config = describe_pretrained(place)
+        config, answers = describe_pretrained(place)
         if not isinstance(config, dict):
-            say(json.dumps(inspection_data(config), indent=2) if as_json else inspection_text(config, name))
+            given = [
+                *(["--revision", revision] if revision else []),
+                *(["--subfolder", subfolder] if subfolder else []),
+            ]
+            plan = config.inspect(answers)
+            data = json.dumps(inspection_data(plan, answers), indent=2) if as_json else ""
+            say(data or inspection_text(plan, name, answers, given))
             return
     if as_json:
         say(json.dumps(config, indent=2))
@@ -99,6 +83,8 @@ def info(name: str, revision: str | None, subfolder: str, as_json: bool) -> None
     architecture = config["architecture"]
     say(f"{config['num_latents']} latents, architecture {architecture['name']}, gate {config['gate']['name']}")
     say(f"made by {architecture['distribution']} {architecture['version']} (plugin '{architecture['plugin']}')")
+    for (distribution, version, plugin), components in by_provider(config.get("needs", [])):
+        say(f"needs {distribution} {version} (plugin '{plugin}'): {components}")
     for site in config["sites"]:
         explained = number_at(config["metrics"], "explained_variance", site["name"])
         tail = f"   explained variance {explained:.4f}" if explained is not None else ""
@@ -115,3 +101,10 @@ def info(name: str, revision: str | None, subfolder: str, as_json: bool) -> None
     l0 = number_at(config["metrics"], "l0")
     if l0 is not None:
         say(f"L0 {l0:.2f}")
+    further = config["metrics"].get("further")
+    for metric, values in further.items() if isinstance(further, dict) else ():
+        for part in values if isinstance(values, dict) else ():
+            value = number_at(values, part)
+            say(f"{metric}: {part} {'undefined' if value is None else f'{value:.4g}'}")
+    if stopped := config.get("reading", {}).get("stopped"):
+        say(f"training was {stopped}")

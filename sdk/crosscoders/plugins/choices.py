@@ -6,7 +6,7 @@ A table `{name = "batchtopk", k = 32}` chooses a component; the registry knows t
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import GenericAlias
 from typing import Any, ClassVar, Self, TypeVar, get_args, get_origin
@@ -18,8 +18,9 @@ from cattrs.gen import make_dict_structure_fn
 from cattrs.v import format_exception
 
 from ..errors import ConfigError, PluginError, listed, nearest, shown
-from ..reading import read_toml_table
-from .registry import Offer, Registry, component_command, get_registry
+from .kinds import component_command
+from .offers import Offer
+from .registry import Registry, get_registry
 
 T = TypeVar("T")
 
@@ -94,6 +95,12 @@ class ObserverChoice(Choice):
     kind = "observer"
 
 
+class MetricChoice(Choice):
+    """A metric and its options."""
+
+    kind = "metric"
+
+
 def structure(data: Any, cls: type[T], *, registry: Registry | None = None, where: str = "", see: str = "") -> T:
     """Make an instance of `cls` from plain data; `ConfigError` lists the problems with their paths, one per line.
 
@@ -121,21 +128,6 @@ def unstructure(config: Any) -> Any:
     return _plain(config)
 
 
-def read_toml(
-    path: Path,
-    cls: type[T],
-    *,
-    settings: Mapping[str, Any] | None = None,
-    registry: Registry | None = None,
-    see: str = "",
-) -> T:
-    """Read a config from a TOML file; `settings`, values by dotted key, take the place of what it says."""
-    data = read_toml_table(path, ConfigError)
-    for key, value in (settings or {}).items():
-        set_value(data, key, value)
-    return structure(data, cls, registry=registry, where=str(path), see=see)
-
-
 def set_value(data: dict[str, Any], key: str, value: Any) -> None:
     """Set the value of a dotted key in plain data, making tables on the way; `structure` then knows which there are."""
     *tables, last = key.split(".")
@@ -144,6 +136,20 @@ def set_value(data: dict[str, Any], key: str, value: Any) -> None:
         if not isinstance(data, dict):
             raise ConfigError(f"'{key}' names no value: '{part}' is not a table")
     data[last] = value
+
+
+def parts_of(config: Any) -> Iterator[Any]:
+    """A config and all configs and choices within it."""
+    if attrs.has(type(config)):
+        yield config
+        for each in attrs.fields(type(config)):
+            yield from parts_of(getattr(config, each.name))
+    elif isinstance(config, Mapping):
+        for item in config.values():
+            yield from parts_of(item)
+    elif isinstance(config, list | tuple):
+        for item in config:
+            yield from parts_of(item)
 
 
 def _plain(value: Any) -> Any:
