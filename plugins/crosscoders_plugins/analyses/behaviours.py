@@ -18,7 +18,7 @@ from attrs.validators import ge, min_len
 from torch import Tensor
 
 from crosscoders import AnalysisError, ConfigError, Example, Examples, Part, Report, Study, Table
-from crosscoders.authoring import activity, reads_text
+from crosscoders.authoring import activity, language_model
 
 from .places import Places, Spot
 
@@ -220,8 +220,8 @@ def _loss(
 ) -> tuple[float | None, float | None, float | None]:
     """Loss on the words of the matches, the same with the latents ablated, and its rise on other words."""
     try:
-        own, reading = (reads_text(adapter, "a behaviour") for adapter in (study.adapter(model), study.reading))
-        if own.vocabulary() != reading.vocabulary():
+        one, reading = (language_model(each, "a loss on words") for each in (study.adapter(model), study.reading))
+        if one.vocabulary() != reading.vocabulary():
             return None, None, None  # its tokens are others, and so are their places
         effect = study.ablate(latents, [spot.document for spot in spots], model=model)
     except (AnalysisError, ConfigError):  # no text, no next-token logits, or no site of it is written

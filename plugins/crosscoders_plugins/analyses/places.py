@@ -12,7 +12,7 @@ from attrs import frozen
 from torch import Tensor
 
 from crosscoders import Study, StudyBatch, TokenIds
-from crosscoders.authoring import token_texts
+from crosscoders.authoring import language_model
 
 
 @frozen
@@ -82,13 +82,14 @@ class Places:
     ) -> dict[str, list[tuple[int, int, int]]]:
         """By name: match, row and column of each token of a match, and of the one before, which predicts its first."""
         ids, attention = batch.tokens.ids.cpu(), batch.tokens.attention.cpu()
+        reading = language_model(study.reading, "the search for places in texts")
         document = batch.tokens.document.cpu() if batch.tokens.document is not None else torch.zeros_like(ids)
         found: dict[str, list[tuple[int, int, int]]] = {name: [] for name in patterns}
         for row in range(len(ids)):
             for number in torch.unique(document[row][attention[row]]).tolist():
                 columns = ((document[row] == number) & attention[row]).nonzero()[:, 0].tolist()
                 own = ids[row, columns].tolist()
-                texts = token_texts(study.reading, own)
+                texts = reading.token_texts(own)
                 ends = list(accumulate(map(len, texts)))
                 for name, pattern in patterns.items():
                     for match in pattern.finditer("".join(texts)):
