@@ -174,7 +174,7 @@ class TransformersAdapter:
             f"layers.{number}{f'.{part}' if part else ''}"
             for number, found in enumerate(self._parts)
             for part in OFFERED
-            if part in ("input", "") or getattr(found, part) is not None
+            if (found.residual if part in ("input", "") else getattr(found, part) is not None)
         ]
         widths: dict[str, int] = {}
         plain = self._given([], widths)
@@ -195,7 +195,11 @@ class TransformersAdapter:
 
             return change
 
-        with torch.no_grad(), _all_of(self._hooked(*_split(point), same(point)) for point in points):
+        with (
+            torch.no_grad(),
+            foreign_errors(f"the model '{self.options.model}', whose activations are not those of the tokens given"),
+            _all_of(self._hooked(*_split(point), same(point)) for point in points),
+        ):
             out = self._run(self._row())
         given: Tensor = out.logits if self.causal else out[0]
         return given.float()

@@ -126,6 +126,18 @@ def make(family):
     return TransformersAdapter.wrap(model, Tokenizer(), name=family)
 
 
+def test_a_layer_that_runs_twice_has_no_points():
+    model = make("llama").model
+    layers = model.model.layers
+    looped = torch.nn.ModuleList([layers[0], layers[1], layers[1]])
+    model = transformers.AutoModelForCausalLM.from_config(model.config, attn_implementation="eager")
+    model.model.layers = looped
+    adapter = TransformersAdapter.wrap(model, Tokenizer(), name="looped")
+    assert [point for point in adapter.points() if "layers.0" not in point] == []
+    with pytest.raises(SiteError, match=r"no point 'layers.1': the layer runs 2 times in one forward pass"):
+        adapter.width("layers.1")
+
+
 class _Family(ModelAdapterSuite):
     family: str
     residual = True
