@@ -126,6 +126,10 @@ from .models.documents import (
 from .models.documents import (
     is_held_out as is_held_out,
 )
+from .models.linear import Held as Held
+from .models.linear import Linear as Linear
+from .models.linear import Linearisable as Linearisable
+from .models.linear import Readout as Readout
 from .models.packing import (
     documents_are_apart as documents_are_apart,
 )

@@ -14,9 +14,10 @@ from ...models.documents import Chat, TokenIds
 from ...models.packing import documents_are_apart
 from ...models.tokens import TokenBatch
 from .base import Suite
+from .linear import LinearRules
 
 
-class ModelAdapterSuite(Suite):
+class ModelAdapterSuite(LinearRules, Suite):
     """Rules of a model adapter. Override the fixture `adapter`; a small random model is enough."""
 
     has_logits: ClassVar[bool] = True
