@@ -99,3 +99,23 @@ def wired(adapter, *groups, skip=(), num_latents=6):
     )
     skip = [(f"m/{read}", f"m/{written}") for read, written in skip]
     return randomised(Crosscoder(Wiring(sites=sites, groups=made, skip=skip)))
+
+
+M0, M1, M2 = (f"layers.{i}.mlp" for i in range(3))
+I0, I1, I2 = (f"layers.{i}.mlp_input" for i in range(3))
+A0, A1 = (f"layers.{i}.attention" for i in range(2))
+
+
+def models(name):
+    if name == "clt":
+        return clt(tiny())
+    if name == "clt with skips":
+        return clt(tiny(), skip=True)
+    if name == "transcoders":
+        return [transcoder(tiny(), i) for i in range(3)]
+    if name == "mixed, one layer left out":
+        return [transcoder(tiny(), 0, skip=True), transcoder(tiny(), 2, num_latents=14)]
+    return wired(tiny(), ([A0], [A0, A1]), ([I0], [M0, M2]), ([A1], [A1]), ([I1], [M1]))
+
+
+NAMES = ["clt", "clt with skips", "transcoders", "mixed, one layer left out", "attention too"]

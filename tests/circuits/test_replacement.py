@@ -3,28 +3,9 @@
 import pytest
 import torch
 
-from circuit_models import PROMPT, clt, tiny, transcoder, wired
+from circuit_models import I0, I1, I2, M0, M1, M2, NAMES, PROMPT, clt, models, tiny, transcoder, wired
 from crosscoders import AnalysisError, SiteError, TopKGate
 from crosscoders.circuits.replacement import ReplacementModel
-
-M0, M1, M2 = (f"layers.{i}.mlp" for i in range(3))
-I0, I1, I2 = (f"layers.{i}.mlp_input" for i in range(3))
-A0, A1 = (f"layers.{i}.attention" for i in range(2))
-
-
-def models(name):
-    if name == "clt":
-        return clt(tiny())
-    if name == "clt with skips":
-        return clt(tiny(), skip=True)
-    if name == "transcoders":
-        return [transcoder(tiny(), i) for i in range(3)]
-    if name == "mixed, one layer left out":
-        return [transcoder(tiny(), 0, skip=True), transcoder(tiny(), 2, num_latents=14)]
-    return wired(tiny(), ([A0], [A0, A1]), ([I0], [M0, M2]), ([A1], [A1]), ([I1], [M1]))
-
-
-NAMES = ["clt", "clt with skips", "transcoders", "mixed, one layer left out", "attention too"]
 
 
 @pytest.mark.parametrize("name", NAMES)
