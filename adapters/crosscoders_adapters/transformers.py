@@ -365,11 +365,12 @@ class TransformersDecoder:
         )
         self._attention = seen
         self.adapter._check_length(seen.shape[1])
-        self.adapter._shape = (len(ids), ids.shape[1])
         positions = {k: v[:, -ids.shape[1] :] for k, v in self.adapter._positions(seen).items()}
         # The library renames the argument, and warns of the old name wherever it knows the new one.
         cache = "cache" if "cache" in self.adapter._forward_names else "past_key_values"
         with _all_of(self.adapter._hooked(*self.adapter._parse(edit.point), edit.apply) for edit in self.edits):
+            # Only now, since finding out about positions and points may run the model on other tokens.
+            self.adapter._shape = (len(ids), ids.shape[1])
             out = self.adapter.model(
                 input_ids=ids.to(device),
                 attention_mask=seen.long(),

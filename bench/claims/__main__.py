@@ -5,6 +5,7 @@
     python bench/claims --seeds 3 4           # further seeds, kept beside those recorded
     python bench/claims --judge               # new verdicts on recorded numbers
     python bench/claims --quick               # one seed, fewer samples, nothing recorded
+    python bench/claims --keep FOLDER         # keep trained crosscoders there, and take those that are there
 
 Each prediction has a threshold; `bench/results/claims.json` keeps every number and `claims.md` the verdicts. Parts can
 be run one by one, at the same time too, each with one thread (`OMP_NUM_THREADS=1`).
@@ -31,7 +32,7 @@ import exact
 import layers
 import truth
 import variants
-from common import FULL, QUICK, Verdict
+from common import FULL, QUICK, TRAINED, Verdict
 
 RESULTS = Path(__file__).parent.parent / "results"
 VERDICTS = {
@@ -106,7 +107,9 @@ def main() -> None:
     parser.add_argument("--only", choices=PARTS)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--judge", action="store_true", help="only hold recorded numbers against the predictions again")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="of trained crosscoders")
     options = parser.parse_args()
+    TRAINED.extend([options.keep] if options.keep else [])
     seeds, scale = ([0], QUICK) if options.quick else (options.seeds, FULL)
     if options.judge:
         judge()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +27,8 @@ from crosscoders import (
 BATCH = 2048
 FIRST_HELD_OUT = 10**9
 """Token ids from here on are never trained on."""
+TRAINED: list[Path] = []
+"""The folder in which trained crosscoders are kept, if any; `--keep` names it."""
 
 
 @frozen
@@ -62,7 +67,12 @@ def train(
     lr: float = 3e-3,
     initialisation: InitialisationConfig | None = None,
 ) -> Crosscoder:
-    """A crosscoder trained on shuffled passes over `data`."""
+    """A crosscoder trained on shuffled passes over `data`, or the one kept from the same training before."""
+    options = {"samples": samples, "seed": seed, "lr": lr, "initialisation": repr(initialisation)}
+    kept = [folder / _fingerprint(data, architecture, loss, options) for folder in TRAINED]
+    for folder in kept:
+        if folder.exists():
+            return Crosscoder.from_pretrained(folder)
     crosscoder = build_crosscoder(architecture["name"], sites, **_without_name(architecture))
     config = TrainingConfig(num_tokens=samples, batch_size=BATCH, lr=lr, seed=seed, dead_after_share=0.02)
     made = LossChoice.of(loss["name"], **_without_name(loss)).build()
@@ -70,7 +80,16 @@ def train(
         crosscoder, made, batches(data, seed), config, calibration_BX=data[:50_000], initialisation=initialisation
     ):
         pass
+    for folder in kept:
+        crosscoder.save_pretrained(folder)
     return crosscoder
+
+
+def _fingerprint(data: Tensor, *tables: dict[str, Any]) -> str:
+    """A name for one training: all that was asked for, and a sample of what it is trained on."""
+    sample = data[:: max(1, len(data) // 1000)].contiguous()
+    asked = json.dumps([BATCH, list(data.shape), *tables], sort_keys=True, default=str)
+    return hashlib.sha256(asked.encode() + sample.numpy().tobytes()).hexdigest()[:32]
 
 
 def batches(data: Tensor, seed: int) -> Iterator[Tensor]:

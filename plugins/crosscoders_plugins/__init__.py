@@ -81,6 +81,13 @@ def crosscoders_analyses() -> Iterator[AnalysisSpec]:
         ("latent_scaling", "LatentScaling", "Whether latents that look site-specific really are: beta and nu of each."),
         ("fidelity", "Fidelity", "What each model loses when the reconstruction takes the place of its activations."),
         ("functional_coherence", "FunctionalCoherence", "How many sites each latent really reads."),
+        ("causal_kl", "CausalKL", "How much of the behaviour that differs between two models sets of latents carry."),
+        (
+            "latent_amplification",
+            "LatentAmplification",
+            "Bring out rare behaviour through latents, and name them.",
+        ),
+        ("universality", "Universality", "Whether other crosscoders over the same sites find the same latents."),
         ("amplification", "Amplification", "Sample from the difference of two models to bring out rare behaviour."),
     ):
         module = f"{_HERE}.analyses.{name}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from .analysis.examples import Activity, activity
 from .analysis.generate import drawn, left_padded
+from .analysis.patching import Amplified, Arm, PatchedTokens, Patching, patched
 from .checkpoints.blueprint import Answers, Blueprint, GatePlan, GroupPlan, Question, Rows, Slot, Vector
 from .checkpoints.source import Source
 from .checkpoints.stored import StoredTensor, TensorFile, View
@@ -21,13 +22,17 @@ from .processes import Processes
 
 __all__ = [
     "Activity",
+    "Amplified",
     "Answers",
+    "Arm",
     "BatchSelectionConfig",
     "BatchSelectionLoss",
     "Blueprint",
     "Candidates",
     "GatePlan",
     "GroupPlan",
+    "PatchedTokens",
+    "Patching",
     "Processes",
     "Question",
     "Rows",
@@ -48,6 +53,7 @@ __all__ = [
     "find_candidates_by_bf16",
     "left_padded",
     "longest_context",
+    "patched",
     "precise",
     "row_dots",
 ]

@@ -62,4 +62,6 @@ def accumulator(device: torch.device) -> dict[str, Any]:
 
 def precise(values: Tensor) -> Tensor:
     """The values as they are to be summed: see `accumulator`."""
-    return values.to(**accumulator(values.device))
+    kept = accumulator(values.device)
+    # To the other device first: the type may not exist on this one.
+    return values.to(kept["device"]).to(kept["dtype"])

@@ -51,7 +51,7 @@ def test_config_says_where_it_came_from(saved):
     assert config["loss"]["name"] == "batchtopk"
     assert config["sites"] == [{"name": "base/x", "width": 16}, {"name": "chat/x", "width": 16}]
     assert config["models"]["base"]["model"] == "a" and config["models"]["base"]["config"]["world"]["width"] == 16
-    assert set(config["metrics"]) >= {"explained_variance", "l0", "dead_share", "num_tokens"}
+    assert set(config["metrics"]) >= {"explained_variance", "l0", "silent_share", "num_tokens"}
 
 
 def test_card_has_sites_recipe_metrics_and_a_figure(saved):

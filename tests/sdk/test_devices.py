@@ -31,11 +31,17 @@ def test_training_and_analyses_need_no_double_precision(tmp_path):
     with WithoutFloat64():
         single = train(config_of(tmp_path / "single", **options), quiet=True)
         study = Study.of(single, num_tokens=1024)
-        norms, coherence = analyse(single, ["decoder_norms", "functional_coherence"], study=study)
+        reports = analyse(single, ["decoder_norms", "functional_coherence", "latent_scaling", "fidelity"], study=study)
     for name in ("explained_variance", "mean_squared_error"):
         for site, value in exact.info.metrics[name].items():
             assert single.info.metrics[name][site] == pytest.approx(value, rel=1e-4)
-    assert norms.summary and coherence.summary
+    assert len(reports) == 4 and all(report.summary for report in reports)
+    scaling = reports[2].data
+    (again,) = analyse(single, ["latent_scaling"], study=Study.of(single, num_tokens=1024))
+    for name, beta in again.data["beta"].items():
+        assert torch.allclose(torch.tensor(scaling["beta"][name]), torch.tensor(beta), atol=1e-4, equal_nan=True)
+    same = sum(one == other for one, other in zip(scaling["verdict"], again.data["verdict"], strict=True))
+    assert same >= 0.95 * single.num_latents
 
 
 def test_sums_are_in_double_precision_where_there_is_any():

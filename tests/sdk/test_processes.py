@@ -74,7 +74,7 @@ def assert_same_training(folder, expected):
         torch.testing.assert_close(
             found.state_dict()[key], value, rtol=2e-3, atol=2e-4, msg=lambda t, k=key: f"{k}: {t}"
         )
-    for key in ("l0", "dead_share"):
+    for key in ("l0", "silent_share"):
         assert found.info.metrics[key] == pytest.approx(first.info.metrics[key], rel=1e-2, abs=1e-3)
     for ours, theirs in zip(*(json.loads((f / "history.json").read_text()) for f in (folder, expected)), strict=True):
         assert ours == pytest.approx(theirs, rel=5e-3, abs=1e-3)

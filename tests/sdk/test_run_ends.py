@@ -295,7 +295,7 @@ def test_a_sweep_ends_in_a_table(tmp_path):
     from crosscoders.training.sweep import sweep_table
 
     head, first, _ = sweep_table(found, {"loss.k": [1, 2]})
-    assert head.split() == ["loss.k", "EV", "base/x", "EV", "chat/x", "L0", "dead", "folder"]
+    assert head.split() == ["loss.k", "EV", "base/x", "EV", "chat/x", "L0", "silent", "folder"]
     assert first.startswith("1 ") and first.endswith("k=1")
 
 

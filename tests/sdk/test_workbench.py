@@ -13,6 +13,7 @@ from crosscoders import (
     Edit,
     LatentGroup,
     Message,
+    ModelChoice,
     Site,
     SiteError,
     Study,
@@ -112,14 +113,14 @@ def test_tokens_are_escaped_and_reprs_are_short(study):
         assert len(repr(shown)) < 300, repr(shown)
 
 
-def test_density_and_dead_are_counts_over_the_tokens(study):
+def test_density_and_silent_are_counts_over_the_tokens(study):
     f_BF = torch.cat([study.crosscoder.encode(batch.x_BX).dense() for batch in study.batches()])
     frame = study.density().to_pandas().set_index("latent")
     for j in range(study.crosscoder.num_latents):
         assert frame["firings"][j] == int((f_BF[:, j] > 0).sum())
         assert frame["density"][j] == pytest.approx(float((f_BF[:, j] > 0).double().mean()))
         assert frame["max"][j] == pytest.approx(float(f_BF[:, j].max()))
-    assert study.dead() == [j for j in range(f_BF.shape[1]) if not (f_BF[:, j] > 0).any()]
+    assert study.silent() == [j for j in range(f_BF.shape[1]) if not (f_BF[:, j] > 0).any()]
     assert frame["density"].is_monotonic_decreasing
 
 
@@ -293,7 +294,7 @@ def test_ablation_by_hand(study):
 
 
 def test_ablating_what_is_never_active_changes_nothing(study):
-    silent = {**dict.fromkeys(study.dead(), "ablate"), 0: ("scale", 1.0)}
+    silent = {**dict.fromkeys(study.silent(), "ablate"), 0: ("scale", 1.0)}
     steered = study.steer(silent)
     torch.testing.assert_close(steered.logits(PHRASE), study.steer({}).logits(PHRASE), rtol=1e-4, atol=1e-4)
     assert study.ablate([0]).kl_N.shape[0] == study.patch("chat", "base", [0]).kl_N.shape[0]
@@ -323,6 +324,17 @@ def test_a_patch_by_hand(study):
     assert "kl_without" in found.to_pandas()
     with pytest.raises(AnalysisError, match="no model 'q'"):
         study.patch("q", "base")
+
+
+def test_generating_side_by_side_works_before_anything_else_was_run():
+    """The first run of a model finds out about its points and positions; it must not change what is going on."""
+    first = shared_study()
+    fresh = {key: ModelChoice.of("transformers", model=f"tiny-pair/{key}").build() for key in ("base", "chat")}
+    study = Study(first.crosscoder, fresh, Texts(), activations=first.activations, num_tokens=48)
+    prompts = ["Return the sum", PHRASE]
+    assert study.steer({0: "ablate"}).generate(prompts, max_new_tokens=3) == first.steer({0: "ablate"}).generate(
+        prompts, max_new_tokens=3
+    )
 
 
 # -- measure

@@ -32,7 +32,7 @@ class Fidelity:
         self.options = options
 
     def run(self, study: Study) -> Report:
-        """Explained variance, L0, dead latents; cross-entropy and KL clean, spliced, zero- and mean-ablated."""
+        """Explained variance, L0, silent latents; cross-entropy and KL clean, spliced, zero- and mean-ablated."""
         study = study.with_tokens(self.options.num_tokens) if self.options.num_tokens else study
         metrics = study.evaluate()
         table, errors = metrics.table(), metrics.mean_squared_error
@@ -44,7 +44,7 @@ class Fidelity:
                 columns=("site", "explained variance", "mean squared error"),
                 rows=[(site, value, errors[site]) for site, value in metrics.explained_variance.items()],
                 note=f"Over {metrics.num_tokens} tokens with the inference gate: L0 {metrics.l0:.2f}, "
-                f"{metrics.dead_share:.1%} of latents active on none of them.",
+                f"{metrics.silent_share:.1%} of latents silent, that is, active on none of them.",
             )
         ]
         if metrics.spliced:
@@ -57,7 +57,7 @@ class Fidelity:
         data: dict[str, object] = {
             "num_tokens": metrics.num_tokens,
             "l0": metrics.l0,
-            "dead_share": metrics.dead_share,
+            "silent_share": metrics.silent_share,
             "explained_variance": dict(metrics.explained_variance),
             "mean_squared_error": dict(metrics.mean_squared_error),
             "spliced": {site: dict(numbers) for site, numbers in metrics.spliced.items()},

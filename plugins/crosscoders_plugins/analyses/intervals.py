@@ -48,19 +48,19 @@ def jackknife(statistic: Callable[[Tensor], Tensor], num_blocks: int, weight_GF:
 
     `weight_GF` is how much of each latent lies in each block. Blocks are joined in pairs while neighbours agree.
     """
-    whole = statistic(torch.ones(1, num_blocks, dtype=torch.float64))[0]
+    whole = statistic(weight_GF.new_ones(1, num_blocks))[0]
     joined = 1
     while True:
         block_G = torch.arange(num_blocks) // joined
         count = int(block_G[-1]) + 1
-        left_RG = 1 - (block_G[None, :] == torch.arange(count)[:, None]).double()
+        left_RG = 1 - (block_G[None, :] == torch.arange(count)[:, None]).to(weight_GF)
         deviation_RF = torch.cat([statistic(part) for part in torch.split(left_RG, 8)]) - whole
         if count // 2 < FEWEST_BLOCKS or _agreement(deviation_RF, weight_GF) <= MOST_AGREEMENT:
             break
         joined *= 2
     centred_RF = deviation_RF - deviation_RF.mean(dim=0)
     error = ((count - 1) / count * centred_RF.square().sum(dim=0)).sqrt()
-    mass_RF = torch.zeros(count, weight_GF.shape[1], dtype=torch.float64).index_add_(0, block_G, weight_GF)
+    mass_RF = weight_GF.new_zeros(count, weight_GF.shape[1]).index_add_(0, block_G, weight_GF)
     effective = mass_RF.sum(dim=0).square() / mass_RF.square().sum(dim=0).clamp_min(1e-300)
     return Estimate(whole, error, (effective - 1).clamp_min(1.0))
 

@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from crosscoders import Crosscoder, Latents
-from crosscoders.authoring import row_dots
+from crosscoders.authoring import accumulator, precise, row_dots
 
 from .intervals import Estimate, jackknife
 
@@ -87,25 +87,25 @@ class FirstHalf:
 
     def __init__(self, rows: list[SiteRows]) -> None:
         self.rows, self.num_tokens = rows, 0
-        F, device = rows[0].row_FD.shape[0], rows[0].row_FD.device
-        self.sum_F = torch.zeros(F, dtype=torch.float64, device=device)
+        F, kept = rows[0].row_FD.shape[0], accumulator(rows[0].row_FD.device)
+        self.sum_F = torch.zeros(F, **kept)
         self.square_F = torch.zeros_like(self.sum_F)
         self.left_FD = [torch.zeros_like(site.row_FD) for site in rows]
         self.beyond_FD = [torch.zeros_like(site.row_FD) for site in rows]
-        self.mean_D = [torch.zeros(site.width, dtype=torch.float64, device=device) for site in rows]
-        self.moment_DD = [torch.zeros(site.width, site.width, dtype=torch.float64, device=device) for site in rows]
+        self.mean_D = [torch.zeros(site.width, **kept) for site in rows]
+        self.moment_DD = [torch.zeros(site.width, site.width, **kept) for site in rows]
 
     def add(self, latents: Latents, parts: list[tuple[Tensor, Tensor, Tensor]]) -> None:
         """Add some tokens: their latents and, for each site, ε, z and x."""
         self.num_tokens += latents.num_tokens
-        f_N = latents.value_N.double()
-        self.sum_F.index_add_(0, latents.latent_N, f_N)
-        self.square_F.index_add_(0, latents.latent_N, f_N.square())
+        f_N = precise(latents.value_N)
+        add_rows(self.sum_F, latents.latent_N, f_N)
+        add_rows(self.square_F, latents.latent_N, f_N.square())
         for s, (left_BD, z_BD, _) in enumerate(parts):
             self.left_FD[s] += sums_by_latent(latents, left_BD)
             self.beyond_FD[s] += sums_by_latent(latents, z_BD)
-            self.mean_D[s] += z_BD.double().sum(dim=0)
-            self.moment_DD[s] += (z_BD.T @ z_BD).double()
+            self.mean_D[s] += precise(z_BD).sum(dim=0)
+            self.moment_DD[s] += precise(z_BD.T @ z_BD)
 
     def directions(self) -> list[Directions]:
         """For each site, of every latent that fired. Other latents count away from home alone: at home a latent has a
@@ -113,13 +113,13 @@ class FirstHalf:
         N = max(1, self.num_tokens)
         mean_F, found = self.sum_F / N, []
         variance_F = (self.square_F / N - mean_F.square()).clamp_min(1e-30)
-        own = [site.row_FD.double() + self.left_FD[s].double() / self.square_F.clamp_min(1e-30)[:, None]
+        own = [precise(site.row_FD) + precise(self.left_FD[s]) / self.square_F.clamp_min(1e-30)[:, None]
                for s, site in enumerate(self.rows)]  # fmt: skip
-        home_F = torch.stack([site.row_FD.norm(dim=1) / site.width**0.5 for site in self.rows]).argmax(dim=0)
+        home_F = torch.stack([precise(site.row_FD.norm(dim=1)) / site.width**0.5 for site in self.rows]).argmax(dim=0)
         for s, site in enumerate(self.rows):
-            mean_D, d_FD, kappa_F = self.mean_D[s] / N, site.row_FD.double(), site.beyond_F.double()
+            mean_D, d_FD, kappa_F = self.mean_D[s] / N, precise(site.row_FD), precise(site.beyond_F)
             S_DD = self.moment_DD[s] / N - mean_D[:, None] * mean_D
-            c_FD = self.beyond_FD[s].double() / N - mean_F[:, None] * mean_D
+            c_FD = precise(self.beyond_FD[s]) / N - mean_F[:, None] * mean_D
             ridge = max(RIDGE, site.width / N) * float(S_DD.diagonal().mean()) + 1e-12
             inverse_DD = torch.linalg.inv(S_DD + ridge * torch.eye(site.width, dtype=S_DD.dtype, device=S_DD.device))
             others_FD = c_FD - (kappa_F * variance_F)[:, None] * d_FD
@@ -128,9 +128,9 @@ class FirstHalf:
             elsewhere_F = (explained_F >= REBUILT**2) & (home_F != s)
             v_FD = own[s] + elsewhere_F[:, None] * others_FD / variance_F[:, None]
             norm_F = v_FD.norm(dim=1).clamp_min(1e-30)
-            kind = site.row_FD.dtype
-            found.append(Directions(readout_FD.to(kind), (v_FD / norm_F[:, None]).to(kind),
-                                    home_F, elsewhere_F))  # fmt: skip
+            rows_FD = site.row_FD
+            found.append(Directions(readout_FD.to(rows_FD), (v_FD / norm_F[:, None]).to(rows_FD),
+                                    home_F.to(rows_FD.device), elsewhere_F))  # fmt: skip
         return found
 
 
@@ -187,18 +187,18 @@ class SecondHalf:
 
     def add(self, latents: Latents, block_B: Tensor, parts: list[tuple[Tensor, Tensor, Tensor]]) -> None:
         """Add some tokens: their latents, the block of each, and for each site ε, z and x."""
-        f_N, F = latents.value_N.double(), latents.num_latents
+        f_N, F = precise(latents.value_N), latents.num_latents
         slot_N = block_B[latents.token_N] * F + latents.latent_N
-        self._add("tokens", block_B, torch.ones_like(block_B, dtype=torch.float64), ())
+        self._add("tokens", block_B, torch.ones_like(block_B, dtype=f_N.dtype), ())
         self._add("firings", slot_N, torch.ones_like(f_N), (F,))
         self._add("sum", slot_N, f_N, (F,))
         self._add("square", slot_N, f_N.square(), (F,))
         for s, (left_BD, z_BD, x_BD) in enumerate(parts):
-            self._add(f"mean {s}", block_B, z_BD.double(), (z_BD.shape[1],))
-            self._add(f"mean x {s}", block_B, x_BD.double(), (x_BD.shape[1],))
-            dots_N = row_dots(x_BD, self.directions[s].unit_FD, latents).double()
+            self._add(f"mean {s}", block_B, precise(z_BD), (z_BD.shape[1],))
+            self._add(f"mean x {s}", block_B, precise(x_BD), (x_BD.shape[1],))
+            dots_N = precise(row_dots(x_BD, self.directions[s].unit_FD, latents))
             self._add(f"x {s}", slot_N, f_N * dots_N, (F,))
-            moment = (z_BD.T @ z_BD).double()
+            moment = precise(z_BD.T @ z_BD)
             self.sums[f"moment {s}"] = self.sums.get(f"moment {s}", torch.zeros_like(moment)) + moment
             tables = {
                 "own": self.directions[s].unit_FD,
@@ -209,7 +209,7 @@ class SecondHalf:
                 if table is not None:
                     for kind, rows_BD in (("left", left_BD), ("beyond", z_BD)):
                         if (name, kind) != ("readout", "left"):
-                            dots_N = row_dots(rows_BD, table, latents).double()
+                            dots_N = precise(row_dots(rows_BD, table, latents))
                             self._add(f"{name} {kind} {s}", slot_N, f_N * dots_N, (F,))
 
     @property
@@ -230,9 +230,8 @@ class SecondHalf:
 
     def _add(self, name: str, slot_N: Tensor, value_N: Tensor, shape: tuple[int, ...]) -> None:
         if name not in self.sums:
-            self.sums[name] = torch.zeros(self.num_blocks, *shape, dtype=torch.float64, device=slot_N.device)
-        flat = self.sums[name].view(-1, *value_N.shape[1:])
-        flat.index_add_(0, slot_N, value_N)
+            self.sums[name] = torch.zeros(self.num_blocks, *shape, **accumulator(slot_N.device))
+        add_rows(self.sums[name].view(-1, *value_N.shape[1:]), slot_N, value_N)
 
     def presence(self) -> Presence:
         """Strengths, correlations and cosines with errors."""
@@ -266,7 +265,7 @@ class SecondHalf:
                              G, weight_GF)  # fmt: skip
 
         ratios = [ratio(s) for s in S]
-        strength_F = at_home(torch.ones(1, G, dtype=torch.float64))[0]
+        strength_F = at_home(weight_GF.new_ones(1, G))[0]
         return Presence(
             firings_F=sums["firings"].sum(dim=0).long(),
             square_F=sums["square"].sum(dim=0),
@@ -284,29 +283,29 @@ class SecondHalf:
         site = self.rows[s]
         return Along(
             sums=sums,
-            own_F=(site.row_FD * table_FD).sum(dim=1).double().cpu(),
-            beyond_F=site.beyond_F.double().cpu(),
-            elsewhere_F=self.directions[s].elsewhere_F.double().cpu(),
+            own_F=precise((site.row_FD * table_FD).sum(dim=1)).cpu(),
+            beyond_F=precise(site.beyond_F).cpu(),
+            elsewhere_F=precise(self.directions[s].elsewhere_F).cpu(),
             left_GF=sums.get(f"{name} left {s}"),
             product_GF=sums[f"{name} beyond {s}"],
-            total_GF=sums[f"mean {s}"] @ table_FD.double().cpu().T,
+            total_GF=sums[f"mean {s}"] @ precise(table_FD).cpu().T,
             scale=site.width**-0.5,
         )
 
     def _activations(self, s: int, sums: dict[str, Tensor]) -> Along:
         """The activations along the fitted directions; nothing in them is the latent's own part to be taken out."""
         unit_FD = self.directions[s].unit_FD
-        none_F = torch.zeros(len(unit_FD), dtype=torch.float64)
+        none_F = sums["sum"].new_zeros(len(unit_FD))
         return Along(
             sums=sums, own_F=none_F, beyond_F=none_F, elsewhere_F=none_F, left_GF=None, product_GF=sums[f"x {s}"],
-            total_GF=sums[f"mean x {s}"] @ unit_FD.double().cpu().T, scale=self.rows[s].width**-0.5,
+            total_GF=sums[f"mean x {s}"] @ precise(unit_FD).cpu().T, scale=self.rows[s].width**-0.5,
         )  # fmt: skip
 
     def _spread(self, s: int, readout: Along, sums: dict[str, Tensor]) -> Tensor:
         """Variance over the whole half of what the readout gives without the latent's own part, (F,)."""
-        one = torch.ones(1, len(sums["tokens"]), dtype=torch.float64)
+        one = sums["tokens"].new_ones(1, len(sums["tokens"]))
         covariance_1F, variance_1F = readout.moments(one)
-        w_FD = self.directions[s].readout_FD.double().cpu()
+        w_FD = precise(self.directions[s].readout_FD).cpu()
         N = sums["tokens"].sum()
         mean_D = sums[f"mean {s}"].sum(dim=0) / N
         S_DD = sums[f"moment {s}"] / N - mean_D[:, None] * mean_D
@@ -359,6 +358,11 @@ class Along:
         """Of f with z·u, whose variance is given, (R, F)."""
         covariance_RF, variance_RF = self.moments(weight_RG)
         return covariance_RF / (spread_F * variance_RF).sqrt()
+
+
+def add_rows(sums: Tensor, index_N: Tensor, value_N: Tensor) -> None:
+    """Add values to the rows of `sums` numbered by `index_N`, wherever the sums are kept."""
+    sums.index_add_(0, index_N.to(sums.device), value_N.to(sums))
 
 
 def beyond(latents: Latents, site: SiteRows) -> Tensor:

@@ -10,13 +10,14 @@ p_after / p_before of each token.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from attrs import field, frozen
 from attrs.validators import and_, ge, gt, le
 from torch import Tensor
 
-from crosscoders import ModelAdapter
+from crosscoders import Decoder
 from crosscoders.authoring import accumulator, drawn, left_padded, precise
 
 
@@ -65,10 +66,20 @@ class Samples:
     """Mean negative log-likelihood per token under the model before fine-tuning, in nats, (rows,)."""
 
 
+class Answers(Protocol):
+    """What can answer: a model adapter, or one that runs changed."""
+
+    def decoder(self) -> Decoder:
+        """See `ModelAdapter`."""
+
+    def end_tokens(self) -> frozenset[int]:
+        """See `ModelAdapter`."""
+
+
 @torch.no_grad()
 def sample(
-    after: ModelAdapter,
-    before: ModelAdapter,
+    after: Answers,
+    before: Answers,
     prompts: Sequence[Sequence[int]],
     *,
     alpha: float,

@@ -15,14 +15,14 @@ from attrs import frozen
 from torch import Tensor
 
 from crosscoders import Crosscoder, Latents
-from crosscoders.authoring import row_dots
+from crosscoders.authoring import accumulator, precise, row_dots
 
-from .presence import sums_by_latent
+from .presence import add_rows, sums_by_latent
 
 
 @frozen(eq=False)
 class ScalingSums:
-    """Float64 sums per block of neighbouring rows (G), latent (F) and site (M); index 0 of K: activation, 1:
+    """Sums per block of neighbouring rows (G), latent (F) and site (M); index 0 of K: activation, 1:
     reconstruction."""
 
     site_names: tuple[str, ...]
@@ -46,7 +46,7 @@ class ScalingSums:
 
     def betas(self, weight_RG: Tensor | None = None) -> dict[str, Tensor]:
         """β of every target, (F, M), or (R, F, M) for R reweightings of the blocks; NaN for latents that never fire."""
-        weights = torch.ones(1, len(self.squares_GF), dtype=torch.float64) if weight_RG is None else weight_RG
+        weights = self.squares_GF.new_ones(1, len(self.squares_GF)) if weight_RG is None else weight_RG
         squares = torch.einsum("rg,gf->rf", weights, self.squares_GF)[..., None]
         sums = torch.einsum("rg,gf->rf", weights, self.sums_GF)[..., None]
         products = torch.einsum("rg,gkfm->krfm", weights, self.products_GKFM)
@@ -67,12 +67,12 @@ class ScalingAccumulator:
         width = crosscoder.written.subset([reference]).width
         self.crosscoder, self.reference = crosscoder, reference
         self.names = tuple(site.name for site in crosscoder.written.sites if site.width == width)
-        self.rows_FD = crosscoder.decoder_rows(reference).detach().double()
+        self.rows_FD = crosscoder.decoder_rows(reference).detach()
         F, device = crosscoder.num_latents, self.rows_FD.device
-        self.products = torch.zeros(num_blocks, 2, F, len(self.names), dtype=torch.float64, device=device)
-        self.squares = torch.zeros(num_blocks, F, dtype=torch.float64, device=device)
+        self.products = torch.zeros(2, len(self.names), num_blocks * F, **accumulator(device))
+        self.squares = torch.zeros(num_blocks * F, **accumulator(device))
         self.sums = torch.zeros_like(self.squares)
-        self.vector_FD = torch.zeros_like(self.rows_FD, dtype=torch.float32)
+        self.vector_FD = torch.zeros_like(self.rows_FD)
         self.firings_F = torch.zeros(F, dtype=torch.int64, device=device)
         self.num_tokens = 0
 
@@ -82,40 +82,38 @@ class ScalingAccumulator:
         targets = [self.crosscoder.written.unpack(t) for t in (x_BX, r_BX)]
         self.num_tokens += latents.num_tokens
         self.firings_F += torch.bincount(latents.latent_N, minlength=F)
-        f_N = latents.value_N.double()
+        f_N = precise(latents.value_N)
         slot_N = block_B[latents.token_N] * F + latents.latent_N
-        self.squares.view(-1).index_add_(0, slot_N, f_N.square())
-        self.sums.view(-1).index_add_(0, slot_N, f_N)
+        add_rows(self.squares, slot_N, f_N.square())
+        add_rows(self.sums, slot_N, f_N)
         for m, name in enumerate(self.names):
             for k, target in enumerate(targets):
-                dots_N = f_N * row_dots(target[name].double(), self.rows_FD, latents)
-                _add(self.products[:, k, :, m], slot_N, dots_N)
+                dots_N = precise(row_dots(target[name], self.rows_FD, latents))
+                add_rows(self.products[k, m], slot_N, f_N * dots_N)
         self.vector_FD += sums_by_latent(latents, targets[0][self.reference])
 
     def result(self) -> ScalingSums:
         """The sums so far."""
-        crosscoder, rows_FD = self.crosscoder, self.rows_FD
+        crosscoder, F = self.crosscoder, self.crosscoder.num_latents
+        rows_FD = precise(self.rows_FD)
         norm_F = rows_FD.square().sum(dim=1)
-        bias = crosscoder.written.unpack(crosscoder.b_dec_X.detach().double())
-        own_FM = torch.stack([(crosscoder.decoder_rows(n).double() * rows_FD).sum(dim=1) for n in self.names], dim=1)
+        bias = crosscoder.written.unpack(precise(crosscoder.b_dec_X.detach()))
+        own = [(precise(crosscoder.decoder_rows(name).detach()) * rows_FD).sum(dim=1) for name in self.names]
+        products_GKFM = self.products.view(2, len(self.names), -1, F).permute(2, 0, 3, 1)
+        squares_GF = self.squares.view(-1, F)
         # β of a random direction of the same norm has mean 0 and this standard deviation.
-        spread_F = self.vector_FD.double().norm(dim=1) / (
-            self.squares.sum(dim=0) * norm_F.sqrt() * rows_FD.shape[1] ** 0.5
+        spread_F = precise(self.vector_FD).norm(dim=1) / (
+            squares_GF.sum(dim=0) * norm_F.sqrt() * rows_FD.shape[1] ** 0.5
         )
         return ScalingSums(
             site_names=self.names,
             reference=self.reference,
-            products_GKFM=(self.products / norm_F[:, None]).cpu(),
-            squares_GF=self.squares.cpu(),
+            products_GKFM=(products_GKFM / norm_F[:, None]).cpu(),
+            squares_GF=squares_GF.cpu(),
             firings_F=self.firings_F.cpu(),
             bias_FM=torch.stack([rows_FD @ bias[name] for name in self.names], dim=1).div(norm_F[:, None]).cpu(),
-            own_FM=own_FM.detach().div(norm_F[:, None]).cpu(),
-            sums_GF=self.sums.cpu(),
+            own_FM=torch.stack(own, dim=1).div(norm_F[:, None]).cpu(),
+            sums_GF=self.sums.view(-1, F).cpu(),
             random_F=(NormalDist().inv_cdf(0.95) * spread_F).cpu(),
             num_tokens=self.num_tokens,
         )
-
-
-def _add(sums_GF: Tensor, slot_N: Tensor, value_N: Tensor) -> None:
-    flat = torch.zeros(sums_GF.numel(), dtype=torch.float64, device=sums_GF.device).index_add_(0, slot_N, value_N)
-    sums_GF += flat.view_as(sums_GF)

@@ -80,8 +80,11 @@ def decide(presence: Presence, rows: Sequence[SiteRows], *, min_firings: int, fa
     p_specific_F = p_absent_FS.masked_fill(~away_FS, 0.0).max(dim=1).values
     specific_F = _of_live(p_specific_F, live_F, false_discoveries)
     present_FS, absent_FS = found(p_present_FS), found(p_absent_FS)
-    p_rotated_FS = torch.stack([_p_rotated(presence.cosine[s], home_F) for s in S], dim=1)
-    rotated_FS = found(torch.where(present_FS, p_rotated_FS, torch.ones_like(p_rotated_FS)))
+    p_rotated_FS = torch.ones_like(p_present_FS)
+    for s in S:
+        if (cosine := presence.cosine[s]) is not None:
+            p_rotated_FS[:, s] = cosine.p_below(ALONG)
+    rotated_FS = found(torch.where(present_FS, p_rotated_FS, 1.0))
     p_weaker_FS = torch.stack([presence.ratio[s].p_below(MOSTLY) for s in S], dim=1)
     borrowed_FS = _borrowed(rotated_FS, presence, live_F)
     present_FS &= ~borrowed_FS
@@ -149,10 +152,6 @@ def _of_live(p_F: Tensor, live_F: Tensor, rate: float) -> Tensor:
     flags_F = torch.zeros_like(live_F)
     flags_F[live_F] = discoveries(p_F[live_F], rate)
     return flags_F
-
-
-def _p_rotated(cosine: Estimate | None, home_F: Tensor) -> Tensor:
-    return torch.ones(len(home_F), dtype=torch.float64) if cosine is None else cosine.p_below(ALONG)
 
 
 def _value(cosine: Estimate | None) -> Tensor:

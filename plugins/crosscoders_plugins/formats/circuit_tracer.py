@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from crosscoders import CheckpointError, CheckpointFormat, Crosscoder
-from crosscoders.authoring import Answers, Blueprint, GatePlan, GroupPlan, Slot, Source
+from crosscoders.authoring import Answers, Blueprint, GatePlan, GroupPlan, Question, Slot, Source
 
-from .common import hook_site, threshold
+from .common import hook_site, threshold, unsaid_gate
 from .thresholds import raw_thresholds
 
 CONFIG = "config.yaml"
@@ -186,16 +186,25 @@ class CircuitTracerPlt(_CircuitTracer):
                 )
             )
         common = self._common(self._config(source), len(files), width, "transcoder_set")
+        gate = GatePlan(name="jumprelu")
+        questions: list[Question] = []
         if key not in files[0]:
-            said = "no thresholds: relu, as its own loader takes them; had they been trained with topk, k is in no file"
-            common["assumed"] = (*common["assumed"], said)
+            gate, questions = unsaid_gate(
+                answers, "the files have no thresholds, and those of a relu and of a topk are alike", latents
+            )
         return Blueprint(
             **common,
             family=f"transcoders, one for each of {len(files)} layers",
             groups=groups,
             decoder_bias={f"out.{n}": (file["b_dec"].load,) for n, file in enumerate(files)},
             skip={(f"in.{n}", f"out.{n}"): file["W_skip"][:] for n, file in enumerate(files) if "W_skip" in file},
-            gate=GatePlan(name="jumprelu" if key in files[0] else "relu"),
+            gate=gate,
+            questions=questions,
+            warnings=(
+                "its own topk keeps the k largest even below 0; latents here are never below 0, so those are off",
+            )
+            if gate.name == "topk"
+            else (),
             dtype=files[0]["W_enc"].dtype,
             size=sum(tensor.size for file in files for tensor in file.values()),
         )

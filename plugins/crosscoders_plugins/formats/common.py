@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from crosscoders import CheckpointError
-from crosscoders.authoring import Source, TensorFile, Vector, View
+from crosscoders.authoring import Answers, GatePlan, Question, Source, TensorFile, Vector, View
 
 _HOOKS = {
     "hook_resid_post": "",
@@ -53,6 +53,15 @@ def integer(config: Mapping[str, Any], key: str, path: str, *, least: int = 1) -
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise CheckpointError(f"{path} should have a whole number from {least} on at '{key}', not {value!r}")
     return value
+
+
+def unsaid_gate(answers: Answers, why: str, latents: int) -> tuple[GatePlan, list[Question]]:
+    """The gate where no file says it: relu, as libraries take such files, unless topk and its k are answered."""
+    gate = Question(key="gate", text=why, example="topk", assumed="relu", choices=("relu", "topk"))
+    if answers.to(gate) == "relu":
+        return GatePlan(), [gate]
+    k = Question(key="k", text="no file says how many latents each token keeps in a group", example=min(32, latents))
+    return GatePlan(name="topk", k=answers.to(k), by="activation", per_group=True), [gate, k]
 
 
 def only_weights(source: Source, *suffixes: str) -> str:

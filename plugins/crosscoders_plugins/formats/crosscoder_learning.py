@@ -270,9 +270,8 @@ def _gate(
         questions = [
             Question(key=key, text=f"the file does not say the {key} of its code normalisation MIXED", example=value)
             for key, value in zip(keys, (1.0, 0.1), strict=True)
-            if key not in answers.others
         ]
-        divisor = (float(answers.others.get("alpha_sae", 1.0)), float(answers.others.get("alpha_cc", 0.1)))
+        divisor = (float(answers.to(questions[0])), float(answers.to(questions[1])))
         return GatePlan(name="jumprelu", divisor=divisor), threshold, questions, [], ""
     return GatePlan(name="jumprelu", divisor=(1.0, 0.0) if code == "SAE" else (0.0, 0.0)), threshold, [], [], ""
 

@@ -12,9 +12,9 @@ from typing import Any
 from torch import Tensor
 
 from crosscoders import CheckpointError, CheckpointFormat
-from crosscoders.authoring import Answers, Blueprint, GatePlan, GroupPlan, Rows, Slot, Source, TensorFile
+from crosscoders.authoring import Answers, Blueprint, GatePlan, GroupPlan, Question, Rows, Slot, Source, TensorFile
 
-from .common import ones, threshold
+from .common import integer, ones, threshold, unsaid_gate
 from .standardise import Columns, standardised
 
 CONFIG, WEIGHTS = "config.yaml", "checkpoint.safetensors"
@@ -40,6 +40,11 @@ class CrosslayerTranscoder(CheckpointFormat):
         layers, width, latents = file["encoder.W"].shape
         cross = "decoder.W" not in file
         gate, bounds, refused, tensors = _gate(file, init, layers, latents)
+        questions: list[Question] = []
+        if not config and not tensors:
+            gate, questions = unsaid_gate(
+                answers, f"there is no {CONFIG}, and the weights of a relu and of a topk are alike", latents
+            )
         decoders = [f"decoder.W_{t}" for t in range(layers)] if cross else ["decoder.W"]
         statistics = [name for name in file if "standardizer." in name]
         file.take("encoder.W", "encoder.b", "decoder.b", *decoders, *tensors, optional=tuple(statistics))
@@ -87,7 +92,10 @@ class CrosslayerTranscoder(CheckpointFormat):
             dtype=file["encoder.W"].dtype,
             size=sum(tensor.size for tensor in file.values()),
             config={CONFIG: config} if config else {},
-            assumed=() if config else (f"no {CONFIG}: sizes and the activation are those of the tensors",),
+            questions=questions,
+            assumed=()
+            if config
+            else (f"no {CONFIG}: sizes are those of the tensors, and standardisers were folded in",),
             refused=refused,
         )
         return standardised(blueprint, inputs, outputs)
@@ -125,9 +133,7 @@ def _gate(
         return GatePlan(name="jumprelu"), bounds, "", tensors
     if activation in ("PerLayerTopK", "TopK"):
         options = init["nonlinearity"].get("init_args", {})
-        k = options.get("k")
-        if not isinstance(k, int):
-            raise CheckpointError(f"{CONFIG} should have a whole number k of the nonlinearity, not {k!r}")
+        k = integer(options if isinstance(options, dict) else {}, "k", CONFIG)
         return GatePlan(name="topk", k=k, by="activation", per_group=activation == "PerLayerTopK"), [], "", tensors
     if activation in ("BatchTopK", "PerLayerBatchTopK"):
         name = next((name for name in tensors if "threshold" in name), "")

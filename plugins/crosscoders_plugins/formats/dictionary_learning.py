@@ -131,7 +131,7 @@ class DictionaryLearning(CheckpointFormat):
 
 
 def _class_name(file: TensorFile, trainer: Mapping[str, Any], answers: Answers) -> tuple[str, list[Question]]:
-    said = answers.others.get("dict_class", trainer.get("dict_class"))
+    said = trainer.get("dict_class")
     if said is not None and said not in CLASSES:
         raise CheckpointError(f"config.json says dict_class = {said!r}; known are {', '.join(CLASSES)}")
     if said is not None:
@@ -143,7 +143,8 @@ def _class_name(file: TensorFile, trainer: Mapping[str, Any], answers: Answers) 
     if len(fits) == 1:
         return fits[0], []
     text = f"the file does not say of which class it is: {' or '.join(fits)}"
-    return fits[0], [Question(key="dict_class", text=text, example=fits[0])]
+    question = Question(key="dict_class", text=text, example=fits[0], choices=fits)
+    return answers.to(question), [question]
 
 
 def _gate(

@@ -79,18 +79,15 @@ class GemmaScope2(CheckpointFormat):
 
 def _kind(name: str, config: dict[str, Any], answers: Answers, skip: bool = False) -> tuple[str, list[Question]]:
     """Whether it reconstructs what it reads."""
-    known = ("sae", "transcoder")
-    if "kind" in answers.others:
-        if answers.others["kind"] not in known:
-            raise CheckpointError(f"kind must be 'sae' or 'transcoder', not {answers.others['kind']!r}")
-        return str(answers.others["kind"]), []
-    read, written = config.get("hf_hook_point_in"), config.get("hf_hook_point_out")
-    if skip or "transcoder" in name or (read and written and read != written):
-        return "transcoder", []
-    if read or re.search(r"resid_post|attn_out|mlp_out|-res\b|-att\b|-mlp\b", name):
-        return "sae", []
     text = "neither files nor folder names say whether it is a sparse autoencoder or a transcoder"
-    return "sae", [Question(key="kind", text=text, example="sae")]
+    question = Question(key="kind", text=text, example="sae", choices=("sae", "transcoder"))
+    if "kind" not in answers.others:
+        read, written = config.get("hf_hook_point_in"), config.get("hf_hook_point_out")
+        if skip or "transcoder" in name or (read and written and read != written):
+            return "transcoder", []
+        if read or re.search(r"resid_post|attn_out|mlp_out|-res\b|-att\b|-mlp\b", name):
+            return "sae", []
+    return answers.to(question), [question]
 
 
 def _layer(name: str) -> str:
@@ -205,13 +202,12 @@ def _layers(name: str, source: Source, config: dict[str, Any], answers: Answers)
 
 
 def _several(name: str, answers: Answers) -> tuple[str, list[Question]]:
-    if "kind" in answers.others:
-        return str(answers.others["kind"]), []
-    for kind in ("crosscoder", "clt"):
+    text = "no folder name says whether it is a cross-layer transcoder ('clt') or a weakly causal crosscoder"
+    question = Question(key="kind", text=text, example="clt", choices=("clt", "crosscoder"))
+    for kind in () if "kind" in answers.others else ("crosscoder", "clt"):
         if re.search(rf"(?:^|[/:]){kind}(?:[/_]|$)", name):
             return kind, []
-    text = "no folder name says whether it is a cross-layer transcoder ('clt') or a weakly causal crosscoder"
-    return "clt", [Question(key="kind", text=text, example="clt")]
+    return answers.to(question), [question]
 
 
 def _several_slots(name: str, kind: str, count: int, width: int) -> list[Slot]:

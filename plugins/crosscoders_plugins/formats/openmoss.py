@@ -174,7 +174,7 @@ def _scales(
     config: dict[str, Any], file: TensorFile, slots: list[Slot]
 ) -> tuple[dict[str, float], tuple[str, ...], str]:
     """Scales, slots without one, and why there can be none. Norms that were never set are saved as chance has them."""
-    how = config.get("norm_activation", "inference")
+    how = config.get("norm_activation", "dataset-wise")
     if how == "inference":
         return {}, (), ""
     if how != "dataset-wise":

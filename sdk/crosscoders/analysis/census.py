@@ -8,6 +8,7 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
+from ..devices import accumulator, precise
 from ..errors import AnalysisError
 from ..reports import Table
 from .passes import StudyBatch
@@ -20,21 +21,21 @@ class Census:
     firings_F: Tensor
     """Tokens on which each latent is active, int64."""
     sum_F: Tensor
-    """Sum of its activations, float64."""
+    """Sum of its activations."""
     max_F: Tensor
     """Its largest activation."""
     num_tokens: int
 
     @property
-    def dead(self) -> list[int]:
+    def silent(self) -> list[int]:
         """Latents active on no token."""
-        dead: list[int] = (self.firings_F == 0).nonzero().squeeze(1).tolist()
-        return dead
+        silent: list[int] = (self.firings_F == 0).nonzero().squeeze(1).tolist()
+        return silent
 
     def table(self) -> Table:
         """`latent`, `density`, `firings`, `mean_active` (mean activation where active), `max`, densest first."""
         order = self.firings_F.argsort(descending=True, stable=True)
-        density = self.firings_F.double() / max(1, self.num_tokens)
+        density = precise(self.firings_F) / max(1, self.num_tokens)
         mean = self.sum_F / self.firings_F.clamp_min(1)
         columns = (order, density[order], self.firings_F[order], mean[order], self.max_F[order])
         return Table(
@@ -49,7 +50,7 @@ class Census:
 def census(batches: Iterable[StudyBatch], num_latents: int) -> Census:
     """Count over `batches`."""
     firings_F = torch.zeros(num_latents, dtype=torch.int64)
-    sum_F = torch.zeros(num_latents, dtype=torch.float64)
+    sum_F = torch.zeros(num_latents, **accumulator(firings_F.device))
     max_F = torch.zeros(num_latents)
     num_tokens = 0
     for batch in batches:
@@ -57,7 +58,7 @@ def census(batches: Iterable[StudyBatch], num_latents: int) -> Census:
         num_tokens += latents.num_tokens
         latent_N, value_N = latents.latent_N.cpu(), latents.value_N.cpu()
         firings_F += torch.bincount(latent_N, minlength=num_latents)
-        sum_F.index_add_(0, latent_N, value_N.double())
+        sum_F.index_add_(0, latent_N, precise(value_N))
         max_F.scatter_reduce_(0, latent_N, value_N, "amax")
     if not num_tokens:
         raise AnalysisError("the study has no tokens that count")

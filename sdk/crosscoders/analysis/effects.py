@@ -9,6 +9,7 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
+from ..devices import precise
 from ..errors import AnalysisError
 from ..models.adapter import Edit, ModelAdapter
 from ..models.predictions import Piece, pieces
@@ -41,19 +42,19 @@ class Effect:
     @property
     def kl(self) -> float:
         """Mean of `kl_N`."""
-        return float(self.kl_N.double().mean())
+        return float(precise(self.kl_N).mean())
 
     @property
     def loss_increase(self) -> float:
         """Mean of changed less clean loss, nats per token."""
-        return float((self.loss_N - self.loss_clean_N).double().mean())
+        return float(precise(self.loss_N - self.loss_clean_N).mean())
 
     @property
     def recovered(self) -> float:
         """Of a patch: 1 − KL(clean ‖ patched) / KL(clean ‖ patched with no latent), means of both."""
         if self.kl_without_N is None:
             raise AnalysisError("only a patch recovers something; this is an ablation")
-        return 1 - self.kl / float(self.kl_without_N.double().mean())
+        return 1 - self.kl / float(precise(self.kl_without_N).mean())
 
     def __repr__(self) -> str:
         tail = "" if self.kl_without_N is None else f", recovered {self.recovered:.3f}"
@@ -116,7 +117,7 @@ def effect_of(
     columns: list[list[Tensor]] = []
     for batch in batches:
         for piece in pieces(run[1], run[0], batch.tokens):
-            clean_NV = piece.clean_NV if reference is None else _clean(piece, reference)
+            clean_NV = piece.clean_NV if reference is None else clean_of(piece, reference[1])
             logp = [piece.changed(each) for each in edits(batch, piece.rows)]
             place_N2 = piece.predicts_BT.nonzero().cpu()
             place_N2[:, 0] += piece.rows.start + batch.first_sequence
@@ -132,6 +133,7 @@ def effect_of(
     return Effect(title, place_N2, token_N, next_N, kl_N, loss_clean_N, loss_N, without, run[1])
 
 
-def _clean(piece: Piece, reference: tuple[str, ModelAdapter]) -> Tensor:
-    logits_BTV = reference[1].logits(piece.tokens)
+def clean_of(piece: Piece, adapter: ModelAdapter) -> Tensor:
+    """log p of another model, of one vocabulary, where the piece's model predicts, (N, V)."""
+    logits_BTV = adapter.logits(piece.tokens)
     return logits_BTV[piece.predicts_BT.to(logits_BTV.device)].float().log_softmax(dim=-1)

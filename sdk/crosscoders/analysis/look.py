@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..crosscoder.latents import Latents
 from ..crosscoder.module import Crosscoder
+from ..devices import accumulator, precise
 from ..errors import AnalysisError, CrosscodersError
 from ..models.adapter import ModelAdapter, ReadsOut
 from ..models.tokens import TokenBatch
@@ -130,13 +131,15 @@ def find(phrase: TokenLatents, batches: Iterable[StudyBatch], seen: Census, *, c
     """
     latents, F = phrase.latents, phrase.latents.num_latents
     peak_F = torch.zeros(F).scatter_reduce_(0, latents.latent_N, latents.value_N, "amax")
-    total_F = torch.zeros(F, dtype=torch.float64).index_add_(0, latents.latent_N, latents.value_N.double())
+    total_F = torch.zeros(F, **accumulator(seen.firings_F.device)).index_add_(
+        0, latents.latent_N, precise(latents.value_N)
+    )
     reached_F = torch.zeros(F, dtype=torch.int64)
     for batch in batches:
         latent_N, value_N = batch.latents.latent_N.cpu(), batch.latents.value_N.cpu()
         hit_N = (value_N >= peak_F[latent_N]) & (peak_F[latent_N] > 0)
         reached_F += torch.bincount(latent_N[hit_N], minlength=F)
-    surprise_F = -((1 + reached_F.double()) / (1 + seen.num_tokens)).log2()
+    surprise_F = -((1 + precise(reached_F)) / (1 + seen.num_tokens)).log2()
     lift_F = (total_F / latents.num_tokens) / (seen.sum_F / seen.num_tokens)
     score_F = peak_F * phrase.score_norm_F
     order = torch.arange(F)[peak_F > 0]

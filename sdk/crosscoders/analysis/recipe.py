@@ -13,11 +13,11 @@ from typing import Any
 import attrs
 from attrs import field, frozen
 
-from ..checkpoints.local import addresses, local_strings, recorded_strings
 from ..crosscoder.module import Crosscoder
 from ..errors import AnalysisError
 from ..plugins.choices import Choice, ModelChoice, TokenSourceChoice, structure
 from ..plugins.registry import Registry
+from ..privacy.local import addresses, local_strings, recorded_strings
 
 KEPT = ("name", "dtype", "attention")
 """Options that stay where another model takes a recorded one's place by its name alone."""

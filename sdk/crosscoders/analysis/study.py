@@ -28,13 +28,14 @@ from ..plugins.registry import Registry, get_registry
 from ..reports import Example, Examples, Report, Table
 from ..training.evaluate import Metrics, evaluate
 from ..training.fidelity import spliced_losses
-from .act import Steered, change_effect, patch_effect, sites_of
+from .act import Steered, change_effect, sites_of
 from .census import Census, census
 from .effects import Effect
 from .examples import activity
 from .inputs import Input, token_rows
 from .look import TokenLatents, find, logit_effects, token_latents
 from .passes import MEMORY, Passes, StudyBatch, version_of
+from .patching import Amplified, Arm, Patching, patch_effect
 from .recipe import StudyRecipe
 
 
@@ -204,9 +205,13 @@ class Study:
         """
         return self._census().table()
 
-    def dead(self) -> list[int]:
-        """Latents that are active on none of the study's tokens."""
-        return self._census().dead
+    def silent(self) -> list[int]:
+        """Latents that are active on none of the study's tokens.
+
+        Training calls *dead* what was not selected for a whole window of the run (`training.dead_after_tokens`); a
+        latent that is silent here need not be.
+        """
+        return self._census().silent
 
     # -- act ----------------------------------------------------------------------------------------------------
 
@@ -258,17 +263,35 @@ class Study:
         from the source's own predictions; `recovered` is the share of it that the latents take away. With all latents
         and `with_error`, which adds the rest of the difference, source's layers give the source itself.
         """
-        for key in (source, target):
-            self.adapter(key)
         if latents is not None:
             _checked(self.crosscoder, latents)
-        return patch_effect(self, source, target, latents, upper=upper, with_error=with_error, given=given)
+        return patch_effect(Patching.of(self, source, target, upper), Arm(latents, with_error), given)
+
+    def amplify(
+        self,
+        latents: Sequence[int] | None = None,
+        *,
+        alpha: float,
+        before: str | None = None,
+        after: str | None = None,
+    ) -> Amplified:
+        """The model after fine-tuning with α times more of what some latents (None: all) do otherwise in it.
+
+        At the points that both models write, x + α Σ_j f_j (d_j^after − d_j^before) takes the place of the activations
+        x, while it answers (`generate`) or reads a text (`logits`). `before` and `after` are the models of the first
+        and the last site if nothing is said.
+        """
+        if latents is not None:
+            _checked(self.crosscoder, latents)
+        sites = self.crosscoder.sites
+        return Amplified(Patching.of(self, after or sites[-1].model, before or sites[0].model), alpha, latents)
 
     # -- measure ------------------------------------------------------------------------------------------------
 
     def evaluate(self) -> Metrics:
-        """Reconstruction, L0 and dead latents on the study's tokens, and what each model loses with the reconstruction
-        in the place of its activations: cross-entropy and KL, clean, spliced, zero- and mean-ablated."""
+        """Reconstruction, L0 and silent latents on the study's tokens, and what each model loses where the
+        reconstruction takes the place of its activations: cross-entropy and KL, clean, spliced, zero- and
+        mean-ablated."""
         crosscoder = self.crosscoder
         columns = crosscoder.layout.columns(crosscoder.written.names)
         total_X = torch.zeros(crosscoder.written.width, **accumulator(crosscoder.device))

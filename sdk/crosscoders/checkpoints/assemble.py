@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -75,7 +76,7 @@ def assemble(
         _fill(W, slice(0, W.shape[1]), rows, W.shape[0], ALONE)
     _set_scales(crosscoder, blueprint, answers, sites)
     crosscoder.gate = _gate(crosscoder, blueprint, processes).to(crosscoder.device)
-    for text in blueprint.warnings:
+    for text in [*blueprint.warnings, *assumptions(blueprint, answers), *_unasked(blueprint, answers)]:
         warnings.warn(text, UserWarning, stacklevel=2)
     return crosscoder.eval()
 
@@ -95,18 +96,41 @@ def _require(blueprint: Blueprint, answers: Answers) -> None:
             f"the file does not say which sites its slots {', '.join(map(described, missing))} are; "
             f"say it by sites={{{example}}}"
         )
-    for question in blueprint.questions:
-        raise UnansweredError(f"{question.text}; say it by answers={{'{question.key}': {question.example!r}}}")
+    needed = [question for question in answers.open(blueprint.questions) if question.assumed is None]
+    if needed:
+        texts = "; ".join(question.text for question in needed)
+        answered = [(question.key, question.example) for question in needed]
+        raise UnansweredError(f"{texts}; say it by answers={dict(answered)}")
+
+
+def assumptions(blueprint: Blueprint, answers: Answers) -> list[str]:
+    """What was not said and not answered, and is taken as the library's own loader takes it."""
+    return [
+        f"{question.text}; taken as {question.assumed!r}, and answers={{'{question.key}': {question.example!r}}} says "
+        "otherwise"
+        for question in answers.open(blueprint.questions)
+        if question.assumed is not None
+    ]
+
+
+def _unasked(blueprint: Blueprint, answers: Answers) -> list[str]:
+    asked = [question.key for question in blueprint.questions]
+    unknown = [key for key in answers.others if key not in asked]
+    what = f"asked are {', '.join(asked)}" if asked else "nothing is asked"
+    return [f"answers= names {', '.join(unknown)}, but of this {blueprint.family} {what}"] if unknown else []
 
 
 def examples(slots: Sequence[Slot]) -> dict[str, str]:
-    """An answer for each slot, several layers as one with a star where that says the same."""
+    """An answer for each slot, no two alike; several layers as one with a star where that says the same."""
     found: dict[str, str] = {}
     for slot in slots:
         number = slot.key.rpartition(".")[2]
         starred = slot.key[: -len(number)] + "*", slot.example.replace(f"layers.{number}.", "layers.*.")
-        star = len(slots) > 2 and number.isdigit() and number != slot.key and "*" in starred[1]
-        found |= dict([starred]) if star else {slot.key: slot.example}
+        if len(slots) > 2 and number.isdigit() and number != slot.key and "*" in starred[1]:
+            found |= dict([starred])
+        else:
+            taken = slot.example in found.values()
+            found[slot.key] = f"model/{re.sub('[^A-Za-z0-9_.-]', '-', slot.key)}" if taken else slot.example
     return found
 
 
@@ -124,6 +148,9 @@ def _sites(blueprint: Blueprint, answers: Answers) -> dict[str, Site]:
 
 def _check_shapes(blueprint: Blueprint) -> None:
     """Before anything is read or allocated."""
+    gate, sizes = blueprint.gate, [group.num_latents for group in blueprint.groups]
+    if gate.name == "topk" and gate.k > (min(sizes) if gate.per_group else sum(sizes)):
+        raise CheckpointError(f"k is {gate.k}, and there are {blueprint.num_latents} latents in {len(sizes)} groups")
     widths = {slot.key: slot.width for slot in blueprint.slots}
     blocks: list[tuple[Rows, tuple[int, int]]] = []
     for group in blueprint.groups:

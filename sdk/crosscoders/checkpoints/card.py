@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from jinja2 import Environment
 
+from ..privacy.local import published
 from ..reports.figures import histogram
-from .local import published
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,8 +57,8 @@ Activations go in raw; each site's scale is stored with the weights.
 {%- endfor %}
 {% if metrics %}
 Held-out tokens: {{ number("num_tokens", form=".0f") }}, with the inference gate: L0 {{ number("l0", form=".2f") }},
-latents active on none of them {{ number("dead_share", form=".1%") }}. Explained variance is a ratio of sums over
-the whole set.
+silent latents (active on none of them) {{ number("silent_share", form=".1%") }}. Explained variance is a ratio of sums
+over the whole set.
 {% endif %}
 {%- if spliced %}
 With the reconstruction in the place of the activations, nats per token; *recovered* is

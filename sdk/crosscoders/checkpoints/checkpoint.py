@@ -23,9 +23,9 @@ from ..devices import find_device
 from ..errors import CheckpointError, CrosscodersError, PluginError, listed
 from ..plugins.choices import ArchitectureChoice, structure
 from ..plugins.registry import Registry, get_registry
+from ..privacy.local import published
 from ..processes import ALONE, Processes
 from .description import CONFIG, FORMAT, check_unchanged, description_checksum, read_config, sites_of
-from .local import published
 from .own import forget, recall, remember
 from .tensors import StoredTensors, link_tensors, save_tensors, shared_folder
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from hashlib import file_digest, sha1
 from pathlib import Path
 from typing import Any
 
+from attrs import field, frozen
+
+from ..converters import as_tuple
 from ..errors import CheckpointError
+from ..privacy.local import path_strings
 from .card import with_metadata
 from .checkpoint import CARD, CONFIG, WEIGHTS, load_crosscoder
-from .local import path_strings
 
 FILES = (CONFIG, f"{WEIGHTS}*.safetensors", f"{WEIGHTS}.safetensors.index.json", CARD, "figures/*", "report.html")
 
@@ -100,19 +103,25 @@ def _is_whole(path: Path) -> bool:
     return True
 
 
+@frozen(kw_only=True)
+class Publication:
+    """How a crosscoder is published: where in the repository, and what the head of its card says."""
+
+    private: bool = False
+    """Of a repository that is made."""
+    tag: str = ""
+    branch: str = ""
+    """Made if it is missing; empty for the main one."""
+    create_pr: bool = False
+    """Open a pull request instead of committing."""
+    licence: str = ""
+    datasets: tuple[str, ...] = field(default=(), converter=as_tuple)
+    base_models: tuple[str, ...] = field(default=(), converter=as_tuple)
+    commit_message: str = "Upload crosscoder"
+
+
 def push_folder(
-    folder: Path,
-    repo_id: str,
-    *,
-    private: bool = False,
-    tag: str = "",
-    branch: str = "",
-    create_pr: bool = False,
-    licence: str = "",
-    datasets: Sequence[str] = (),
-    base_models: Sequence[str] = (),
-    commit_message: str = "Upload crosscoder",
-    token: str | bool | None = None,
+    folder: Path, repo_id: str, publication: Publication | None = None, *, token: str | bool | None = None
 ) -> str:
     """Upload the folder of a saved crosscoder in one commit, creating the repository if it is missing.
 
@@ -130,30 +139,29 @@ def push_folder(
             f"{folder} names paths of this machine, such as {paths[0]}; load the crosscoder and save it again, which "
             "leaves them out"
         )
-    if create_pr and (tag or branch):
+    how = publication or Publication()
+    if how.create_pr and (how.tag or how.branch):
         raise CheckpointError("a pull request has no branch or tag of its own: leave out branch= and tag=")
     api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as scratch:
-        published = _publishable(folder, Path(scratch), licence, datasets, base_models)
+        published = _publishable(folder, Path(scratch), how)
         with _client(f"could not push to '{repo_id}'"):
-            api.create_repo(repo_id, private=private, exist_ok=True)
-            if branch:
-                api.create_branch(repo_id, branch=branch, exist_ok=True)
+            api.create_repo(repo_id, private=how.private, exist_ok=True)
+            if how.branch:
+                api.create_branch(repo_id, branch=how.branch, exist_ok=True)
             commit = api.create_commit(
                 repo_id,
                 operations=published,
-                commit_message=commit_message,
-                revision=branch or None,
-                create_pr=create_pr,
+                commit_message=how.commit_message,
+                revision=how.branch or None,
+                create_pr=how.create_pr,
             )
-            if tag:
-                api.create_tag(repo_id, tag=tag, revision=commit.oid, exist_ok=False)
-    return str(commit.pr_url if create_pr else commit.commit_url)
+            if how.tag:
+                api.create_tag(repo_id, tag=how.tag, revision=commit.oid, exist_ok=False)
+    return str(commit.pr_url if how.create_pr else commit.commit_url)
 
 
-def _publishable(
-    folder: Path, scratch: Path, licence: str, datasets: Sequence[str], base_models: Sequence[str]
-) -> list[Any]:
+def _publishable(folder: Path, scratch: Path, how: Publication) -> list[Any]:
     """What a commit adds: the files, the card with what is said here, weights in the Hub's ordinary form."""
     from huggingface_hub import CommitOperationAdd
 
@@ -169,8 +177,8 @@ def _publishable(
         files = {name: path for name, path in files.items() if not name.startswith(f"{WEIGHTS}")}
         save_ordinary(scratch, WEIGHTS, load_crosscoder(folder).state_dict())
         files |= {path.name: path for path in scratch.iterdir()}
-    if licence or datasets or base_models:
-        card = scratch / "card.md"
-        card.write_text(with_metadata((folder / CARD).read_text(encoding="utf-8"), licence, datasets, base_models))
+    if how.licence or how.datasets or how.base_models:
+        card, text = scratch / "card.md", (folder / CARD).read_text(encoding="utf-8")
+        card.write_text(with_metadata(text, how.licence, how.datasets, how.base_models), encoding="utf-8")
         files[CARD] = card
     return [CommitOperationAdd(path_in_repo=name, path_or_fileobj=str(path)) for name, path in files.items()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -17,40 +18,17 @@ from .output import say
 @click.option("--private", is_flag=True, help="Make a new repository private.")
 @click.option("--tag", default="", help="Tag the commit.")
 @click.option("--branch", default="", help="Push to this branch, made if it is missing.")
-@click.option("--pull-request", is_flag=True, help="Open a pull request instead of committing.")
+@click.option("--pull-request", "create_pr", is_flag=True, help="Open a pull request instead of committing.")
 @click.option("--licence", default="", help="Licence in the card, such as apache-2.0.")
 @click.option("--dataset", "datasets", multiple=True, help="Dataset in the card; repeatable.")
 @click.option("--base-model", "base_models", multiple=True, help="Base model in the card; repeatable.")
-@click.option("--message", default="Upload crosscoder", show_default=True, help="Commit message.")
-def push(
-    folder: Path,
-    repo_id: str,
-    private: bool,
-    tag: str,
-    branch: str,
-    pull_request: bool,
-    licence: str,
-    datasets: tuple[str, ...],
-    base_models: tuple[str, ...],
-    message: str,
-) -> None:
+@click.option("--message", "commit_message", default="Upload crosscoder", show_default=True, help="Commit message.")
+def push(folder: Path, repo_id: str, **options: Any) -> None:
     """Push a saved crosscoder to the Hub."""
-    from ..checkpoints.hub import push_folder
+    from ..checkpoints.hub import Publication, push_folder
 
     with user_errors():
-        url = push_folder(
-            folder,
-            repo_id,
-            private=private,
-            tag=tag,
-            branch=branch,
-            create_pr=pull_request,
-            licence=licence,
-            datasets=datasets,
-            base_models=base_models,
-            commit_message=message,
-        )
-        say(url)
+        say(push_folder(folder, repo_id, Publication(**options)))
 
 
 @click.command()
@@ -82,13 +60,15 @@ def pull(repo_id: str, folder: Path, revision: str | None, subfolder: str) -> No
 def info(name: str, revision: str | None, as_json: bool) -> None:
     """Describe a saved crosscoder without loading its weights or models."""
     from ..checkpoints.description import number_at, read_config
-    from ..checkpoints.foreign import inspection_data, inspection_text
+    from ..checkpoints.inspection import inspection_data, inspection_text
     from ..checkpoints.pretrained import Place, open_pretrained
 
     with user_errors():
-        found = open_pretrained(Place(name=str(_folder(name) or name), revision=revision))
+        found, answers = open_pretrained(Place(name=str(_folder(name) or name), revision=revision))
         if not isinstance(found, Path):
-            say(json.dumps(inspection_data(found), indent=2) if as_json else inspection_text(found, name))
+            plan, given = found.inspect(answers), ("--revision", revision) if revision else ()
+            data = json.dumps(inspection_data(plan, answers), indent=2) if as_json else ""
+            say(data or inspection_text(plan, name, answers, given))
             return
         config = read_config(found)
     if as_json:

@@ -111,4 +111,4 @@ def _say_metrics(crosscoder: Any) -> None:
     for site, value in metrics["explained_variance"].items():
         why = metrics.get("undefined", {}).get(site)
         say(f"explained variance  {site:30s} {f'undefined: {why}' if why else f'{value:.4f}'}")
-    say(f"L0 {metrics['l0']:.2f}   dead {metrics['dead_share']:.1%}   on {metrics['num_tokens']} held-out tokens")
+    say(f"L0 {metrics['l0']:.2f}   silent {metrics['silent_share']:.1%}   on {metrics['num_tokens']} held-out tokens")

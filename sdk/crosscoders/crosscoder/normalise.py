@@ -67,7 +67,7 @@ class Normaliser(nn.Module):
         """Set the scales that are unknown from raw activations of all sites: √D / mean‖x‖."""
         self.layout.check(x_BX)
         for name in self.unknown:
-            x_BD = x_BX[..., self.layout.slices[name]].double()
+            x_BD = precise(x_BX[..., self.layout.slices[name]])
             mean_norm = float(x_BD.norm(dim=-1).mean())
             if not 0 < mean_norm < float("inf"):
                 raise SiteError(f"the mean norm at site {name} must be positive and finite, not {mean_norm}")

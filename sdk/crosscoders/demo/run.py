@@ -58,7 +58,7 @@ def demo(
     explained = ", ".join(f"{site} {value:.4f}" for site, value in metrics["explained_variance"].items())
     say(
         f"Held out, inference gate: explained variance {explained}; L0 {metrics['l0']:.2f}; "
-        f"latents never active {metrics['dead_share']:.1%}."
+        f"silent latents {metrics['silent_share']:.1%}."
     )
     say("Analysing on held-out text.")
     study = Study(

@@ -192,7 +192,7 @@ class SequenceReader:
             tokens = self._tokenize(document)
         except DocumentError as error:
             if document.origin and document.origin.bad_rows == "skip":
-                self.documents.skip(place, str(error))
+                self.documents.skip(document.origin, str(error))
                 return None
             raise ConfigError(f"{place}: {error}") from error
         return Opened(number, document, tokens) if len(tokens.ids) else None

@@ -111,3 +111,27 @@ def curves(
         axes.set_yscale("log")
     axes.legend(fontsize=8)
     return Drawing(figure)
+
+
+def forest(groups: Mapping[str, Mapping[str, tuple[float, float, float]]], *, xlabel: str) -> Drawing:
+    """Draw a dot with its interval, (value, low, high), for each label of each named group, labels downwards."""
+    figure, axes = _axes(xlabel, "")
+    labels = list(dict.fromkeys(label for values in groups.values() for label in values))
+    figure.set_figheight(1.0 + 0.26 * max(3, len(labels)))
+    for number, (name, values) in enumerate(groups.items()):
+        shift = (number - (len(groups) - 1) / 2) * 0.5 / max(1, len(groups))
+        places = [labels.index(label) + shift for label in values]
+        middle, low, high = (list(column) for column in zip(*values.values(), strict=True))
+        reach = [
+            [m - a if math.isfinite(a) else 0.0 for m, a in zip(middle, low, strict=True)],
+            [b - m if math.isfinite(b) else 0.0 for m, b in zip(middle, high, strict=True)],
+        ]
+        axes.errorbar(
+            middle, places, xerr=reach, fmt="o", markersize=4, linewidth=1.2, label=name,
+            color=COLOURS[number % len(COLOURS)],
+        )  # fmt: skip
+    axes.set_yticks(range(len(labels)), labels, fontsize=8)
+    axes.invert_yaxis()
+    if len(groups) > 1:
+        axes.legend(fontsize=8)
+    return Drawing(figure)

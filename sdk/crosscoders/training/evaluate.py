@@ -28,8 +28,8 @@ class Metrics:
     `undefined` says why."""
     l0: float
     """Mean number of active latents per token."""
-    dead_share: float
-    """Share of the latents that are active on no token of the set."""
+    silent_share: float
+    """Share of the latents that are silent: active on no token of the set."""
     mean_squared_error: Mapping[str, float]
     """Mean over tokens of ‖x−x̂‖² at each written site, in raw units."""
     num_tokens: int
@@ -43,7 +43,7 @@ class Metrics:
     def __repr__(self) -> str:
         explained = ", ".join(f"{site} {value:.4f}" for site, value in self.explained_variance.items())
         return (
-            f"Metrics(explained variance {explained}; L0 {self.l0:.2f}; dead {self.dead_share:.1%}; "
+            f"Metrics(explained variance {explained}; L0 {self.l0:.2f}; silent {self.silent_share:.1%}; "
             f"{self.num_tokens} tokens)"
         )
 
@@ -57,16 +57,16 @@ class Metrics:
                 self.explained_variance.get(site),
                 self.mean_squared_error.get(site),
                 self.l0,
-                self.dead_share,
+                self.silent_share,
                 *(self.spliced.get(site, {}).get(kind) for kind in kinds),
             )
             for site in dict.fromkeys([*self.explained_variance, *self.spliced])
         ]
         return Table(
             title="Fidelity",
-            columns=("site", "explained_variance", "mean_squared_error", "l0", "dead_share", *kinds),
+            columns=("site", "explained_variance", "mean_squared_error", "l0", "silent_share", *kinds),
             rows=rows,
-            note=f"Over {self.num_tokens} tokens, with the inference gate. L0 and dead latents are of the whole "
+            note=f"Over {self.num_tokens} tokens, with the inference gate. L0 and silent latents are of the whole "
             "crosscoder; cross-entropy and KL are nats per token.",
         )
 
@@ -123,7 +123,7 @@ def evaluate(crosscoder: Crosscoder, batches: Iterable[Tensor], *, processes: Pr
             name: float("nan") if name in constant else 1 - by_site[name] / float(variance[name]) for name in by_site
         },
         l0=float(sums[-2]) / num_tokens,
-        dead_share=float(processes.over_shards(precise(fired_F == 0).mean())) / processes.num_shards,
+        silent_share=float(processes.over_shards(precise(fired_F == 0).mean())) / processes.num_shards,
         mean_squared_error={name: value / num_tokens for name, value in by_site.items()},
         num_tokens=num_tokens,
         undefined=dict.fromkeys(constant, "its activations are constant over the evaluation tokens"),

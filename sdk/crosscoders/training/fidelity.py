@@ -72,11 +72,11 @@ def spliced_losses(
     """
     chosen = splices(crosscoder, adapters)
     sums: dict[str, Tensor] = {}
-    silent: set[str] = set()
+    encoders: set[str] = set()
     means = crosscoder.written.unpack(mean_X)
     for batch in batches:
         values = _values(crosscoder, batch, means)
-        for key in sorted({name.partition("/")[0] for names in chosen.values() for name in names} - silent):
+        for key in sorted({name.partition("/")[0] for names in chosen.values() for name in names} - encoders):
             mine = {label: names for label, names in chosen.items() if names[0].partition("/")[0] == key}
             try:
                 for piece in pieces(adapters[key], key, batch.tokens):
@@ -84,7 +84,7 @@ def spliced_losses(
                         found = _one_piece(piece, key, names, batch, values)
                         sums[label] = sums[label] + found if label in sums else found
             except ConfigError:
-                silent.add(key)  # an encoder
+                encoders.add(key)
     names_of_sums = ["count", "ce_clean", *(f"{kind}_{way}" for way in WAYS for kind in ("ce", "kl"))]
     results = {}
     for label in chosen:

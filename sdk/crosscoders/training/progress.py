@@ -34,6 +34,8 @@ class StepReport:
     explained_variance: Mapping[str, float]
     """Explained variance of each written site on this batch."""
     dead_share: float
+    """Share of the latents that are dead: not selected within the run's dead window, whose length is
+    `TrainingConfig.dead_after`."""
     lr: float
     grad_norm: float
     fired_F: Tensor

@@ -15,11 +15,12 @@ from torch import Tensor
 from ..checkpoints.tensors import StoredTensors, save_tensors, shared_folder
 from ..errors import CheckpointError
 from ..files import disk_errors, partial_path
+from ..privacy.configs import recorded, recorded_like
 from .continuing import OtherRunError, check_same_run
 from .stored_state import check_state, check_table, read_sealed, sealed
 from .trainer import Trainer
 
-FORMAT = 2
+FORMAT = 3
 
 
 def save_state(
@@ -47,7 +48,7 @@ def save_state(
     with shared_folder(target, trainer.processes) as partial:
         save_tensors(partial, "state", tensors, _sharding(trainer), trainer.processes)
         if trainer.processes.shard == 0:
-            state = {"format": FORMAT, "step": trainer.step_number, "config": config, "position": position}
+            state = {"format": FORMAT, "step": trainer.step_number, "config": recorded(config), "position": position}
             # Sealed as it will be read: with lists for tuples.
             plain = sealed(json.loads(json.dumps(state)))
             (partial / "state.json").write_text(json.dumps(plain, indent=1), encoding="utf-8")
@@ -94,7 +95,7 @@ def load_state(
     if state.get("format") != FORMAT:
         raise OtherRunError(f"the checkpoint {path} has format {state.get('format')}; this version reads {FORMAT}")
     check_table(state, path)
-    check_same_run(f"the checkpoint {path}", state["config"], config, state["step"])
+    check_same_run(f"the checkpoint {path}", state["config"], recorded_like(state["config"], config), state["step"])
     check_state(tensors, trainer, path)
     trainer.crosscoder.load_state_dict(_part(tensors, "crosscoder."))
     trainer.loss.load_state_dict(_part(tensors, "loss."))

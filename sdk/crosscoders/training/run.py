@@ -24,6 +24,7 @@ from ..errors import CheckpointError, ConfigError, CrosscodersError, TrainingErr
 from ..files import disk_errors, first_difference, write_whole
 from ..losses.loss import Loss
 from ..plugins.registry import Registry
+from ..privacy.configs import recorded, recorded_like
 from ..processes import Processes
 from .config import RunConfig
 from .continuing import longer_by
@@ -174,7 +175,7 @@ class TrainingRun:
             save_crosscoder(self.crosscoder, folder, registry=self.registry, weights_are_there=done)
         if self.processes.is_main:
             write_whole(self.config.output / HISTORY, json.dumps(self.history, indent=1))
-            finished = {"config": self._identity(), "evaluated": metrics is not None}
+            finished = {"config": recorded(self._identity()), "evaluated": metrics is not None}
             write_whole(self.config.output / FINISHED, json.dumps(finished, indent=1))
         self.processes.wait()
 
@@ -205,7 +206,7 @@ class TrainingRun:
         path = self.config.output / FINISHED
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            same = first_difference(content["config"], json.loads(json.dumps(self._identity()))) is None
+            same = first_difference(content["config"], recorded_like(content["config"], self._identity())) is None
             evaluated = bool(content["evaluated"])
             if not same:
                 return None
@@ -246,7 +247,7 @@ class TrainingRun:
         """Metrics of the inference gate as training stands now."""
         self.set_gate()
         metrics = evaluate(self.crosscoder, held_out, processes=self.processes)
-        numbers = {"evaluation/l0": metrics.l0, "evaluation/dead_share": metrics.dead_share}
+        numbers = {"evaluation/l0": metrics.l0, "evaluation/silent_share": metrics.silent_share}
         numbers |= {f"evaluation/explained_variance/{k}": v for k, v in metrics.explained_variance.items()}
         self._log(numbers, self.trainer.step_number)
         return metrics

@@ -110,10 +110,10 @@ def sweep_rows(found: Mapping[Path, Crosscoder], values: Mapping[str, Sequence[A
 
 
 def sweep_table(found: Mapping[Path, Crosscoder], values: Mapping[str, Sequence[Any]]) -> list[str]:
-    """The same as lines: swept values, explained variance at each site, L0, dead latents."""
+    """The same as lines: swept values, explained variance at each site, L0, silent latents."""
     rows = sweep_rows(found, values)
     sites = list(dict.fromkeys(site for row in rows for site in row["metrics"]["explained_variance"]))
-    head = [*values, *(f"EV {site}" for site in sites), "L0", "dead", "folder"]
+    head = [*values, *(f"EV {site}" for site in sites), "L0", "silent", "folder"]
     cells = [head]
     for row in rows:
         explained = (row["metrics"]["explained_variance"].get(site) for site in sites)
@@ -122,7 +122,7 @@ def sweep_table(found: Mapping[Path, Crosscoder], values: Mapping[str, Sequence[
                 *(str(value) for value in row["values"].values()),
                 *("–" if value is None else f"{value:.4f}" for value in explained),
                 f"{row['metrics']['l0']:.2f}",
-                f"{row['metrics']['dead_share']:.1%}",
+                f"{row['metrics']['silent_share']:.1%}",
                 row["folder"],
             ]
         )
