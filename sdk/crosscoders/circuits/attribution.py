@@ -87,7 +87,7 @@ def attribution_graph(
     )
     with tqdm(total=budget + len(wanted), desc="attribution", disable=not progress, leave=False) as bar:
         _Visit(explained, store, wanted, position, budget, batch_size, bar).run()
-    graph = _assembled(explained, store, wanted, position, _record(model, settings))
+    graph = _assembled(explained, store, wanted, position, readout.vocabulary_size, _record(model, settings))
     store.forget()
     return graph
 
@@ -168,7 +168,12 @@ class _Visit:
 
 
 def _assembled(
-    explained: ExplainedPrompt, store: RowStore, targets: Sequence[Target], position: int, record: dict[str, Any]
+    explained: ExplainedPrompt,
+    store: RowStore,
+    targets: Sequence[Target],
+    position: int,
+    vocabulary_size: int,
+    record: dict[str, Any],
 ) -> AttributionGraph:
     """The rows in the order of nodes, without the columns of latents that were not visited."""
     rows, latents = Rows.joined(store.parts), explained.latents
@@ -203,6 +208,7 @@ def _assembled(
         left_out_M=torch.from_numpy(left_out_M).float(),
         total_M=total_M,
         num_layers=explained.model.num_layers,
+        vocabulary_size=vocabulary_size,
         num_active=active,
         record=record,
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from attrs import evolve, field, frozen
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -68,6 +69,7 @@ class AttributionGraph:
     total_M: Tensor
     """Pre-activation less the encoder's bias; the target's value less the output embedding's bias."""
     num_layers: int
+    vocabulary_size: int
     num_active: int
     """Active latents of the prompt; more than are nodes where `max_nodes` says so."""
     record: Mapping[str, Any] = field(factory=dict)
@@ -157,6 +159,25 @@ class AttributionGraph:
             edge_threshold=edge_threshold,
         )
 
+    def pruned(self, *, node_threshold: float = 0.8, edge_threshold: float = 0.98) -> AttributionGraph:
+        """The graph of what stays; what the edges that go had given is in `left_out_M`, so that rows still add up."""
+        kept = self.prune(node_threshold=node_threshold, edge_threshold=edge_threshold)
+        keep_M = kept.nodes_M.copy()
+        keep_M[self.errors] = True  # errors keep their places, with or without edges
+        nodes = np.flatnonzero(keep_M)
+        gone_M = np.asarray((self.edges_MM.astype(np.float64) - kept.edges_MM.astype(np.float64)).sum(axis=1)).ravel()
+        rows = torch.from_numpy(nodes)
+        latents = rows[rows < self.num_latents]
+        return evolve(
+            self,
+            latent_n3=self.latent_n3[latents],
+            value_n=self.value_n[latents],
+            edges_MM=kept.edges_MM[nodes][:, nodes].tocsr(),
+            constant_M=self.constant_M[rows],
+            left_out_M=(self.left_out_M.double() + torch.from_numpy(gone_M))[rows].float(),
+            total_M=self.total_M[rows],
+        )
+
     def gap(self) -> float:
         """How far rows are from adding up, at most: |Σ edges + constant + left out − total| / max(1, Σ|terms|).
 
@@ -238,4 +259,4 @@ class AttributionGraph:
 
 
 _TENSORS = ("latent_n3", "value_n", "constant_M", "left_out_M", "total_M")
-_PLAIN = ("ids", "texts", "cuts", "position", "num_layers", "num_active", "record")
+_PLAIN = ("ids", "texts", "cuts", "position", "num_layers", "vocabulary_size", "num_active", "record")
