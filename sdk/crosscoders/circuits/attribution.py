@@ -202,6 +202,7 @@ def _assembled(
             GraphTarget(t.label, t.kind, t.weight, t.token, float(total_M[first + k]) + t.constant)
             for k, t in enumerate(targets)
         ],
+        target_KD=torch.stack([target.vector_D.cpu() for target in targets]),
         position=position,
         edges_MM=edges_MM,
         constant_M=constant_M,

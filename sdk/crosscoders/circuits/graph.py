@@ -58,6 +58,8 @@ class AttributionGraph:
     """Layer, position and index (within the layer) of the latents."""
     value_n: Tensor
     targets: list[GraphTarget]
+    target_KD: Tensor
+    """Directions of the targets at `final`; (K, 0) in graphs read from files that do not hold them."""
     position: int
     """Where the targets are."""
     edges_MM: Any
@@ -258,5 +260,5 @@ class AttributionGraph:
             raise AnalysisError(f"{folder} is not a whole graph: {error}") from error
 
 
-_TENSORS = ("latent_n3", "value_n", "constant_M", "left_out_M", "total_M")
+_TENSORS = ("latent_n3", "value_n", "target_KD", "constant_M", "left_out_M", "total_M")
 _PLAIN = ("ids", "texts", "cuts", "position", "num_layers", "vocabulary_size", "num_active", "record")

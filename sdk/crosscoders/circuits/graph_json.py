@@ -190,6 +190,7 @@ class _Reader:
             latent_n3=torch.tensor(index_n3, dtype=torch.int64).reshape(-1, 3),
             value_n=torch.tensor([float(node.get("activation") or 0.0) for node in self.latents]),
             targets=self._targets(),
+            target_KD=torch.zeros(len(self.logits), 0),
             position=int(self.own.get("position", max(node["ctx_idx"] for node in self.logits))),
             edges_MM=edges_MM,
             constant_M=columns["constant"],

@@ -18,7 +18,7 @@ from ..crosscoder.latents import Latents
 from ..crosscoder.module import Crosscoder
 from ..errors import AnalysisError
 from ..models.adapter import Edit, ModelAdapter
-from ..models.linear import Linearisable
+from ..models.linear import FINAL, Linearisable
 from ..models.tokens import TokenBatch
 from ..reports import Table
 from .latent_sets import LatentSet, decoder_biases, latent_sets, layer_of, skip_maps
@@ -188,7 +188,7 @@ class Explaining:
     def __init__(self, model: ReplacementModel, keep_T: Tensor) -> None:
         self.model, self.keep_T = model, keep_T
         self.latents: list[Latents] = []
-        """Of each set, at the tokens that count, in the order of `ReplacementModel.sets`."""
+        """Of each set, at the tokens that count, in the order of `ReplacementModel.sets`, as they are encoded."""
         self.found: dict[str, Tensor] = {}
         """Activations (T, D) in fp32 at the points seen so far."""
         self._sums: dict[str, Tensor] = {}
@@ -201,12 +201,12 @@ class Explaining:
         """Edits of a forward pass over one row.
 
         `put` gets each point that is cut and its activation (T, D) in fp32, and returns what is to be there. `change`
-        may replace the latents of a set once they are encoded.
+        says, from the latents of a set as they are encoded, which are written in their place.
         """
         model = self.model
         reads = {one.read for one in model.sets} | {read for maps in model.skips.values() for read in maps}
         edits = []
-        for point in sorted({*reads, *model.cuts}, key=model.points.index):
+        for point in sorted({*reads, *model.cuts, FINAL}, key=model.points.index):
 
             def at(activation: Tensor, point: str = point) -> Tensor:
                 self.found[point] = activation[0].float()
@@ -223,10 +223,9 @@ class Explaining:
     def _encode(self, one: LatentSet, change: Callable[[LatentSet, Latents], Latents] | None) -> None:
         latents = one.encode(self.found[one.read])
         latents = latents.select(self.keep_T[latents.token_N])
-        if change is not None:
-            latents = change(one, latents)
         self.latents.append(latents)
-        for point, block_TD in one.write(latents).items():
+        written = latents if change is None else change(one, latents)
+        for point, block_TD in one.write(written).items():
             self._sums[point] = self._sums[point] + block_TD if point in self._sums else block_TD
 
     def skipped(self, point: str) -> Tensor | float:
@@ -236,9 +235,13 @@ class Explaining:
             total = total + self.found[read].to(W) @ W.T
         return total  # type: ignore[no-any-return]
 
+    def added(self, point: str) -> Tensor | float:
+        """What latents write at a point, (T, D); 0 where none does."""
+        return self._sums.get(point, 0.0)
+
     def written(self, point: str) -> Tensor:
         """The reconstruction at a point, (T, D): latents, bias and skip."""
-        return self._sums[point] + self.model.biases[point] + self.skipped(point)
+        return self.added(point) + self.model.biases[point] + self.skipped(point)
 
     def errors(self, point: str) -> Tensor:
         """What the reconstruction leaves over at a point, (T, D)."""
