@@ -70,6 +70,17 @@ def test_every_reference_loads(kind, name):
     assert spec.config.load().__doc__
 
 
+def test_every_option_says_what_it_means():
+    from crosscoders.demo import DemoConfig
+    from crosscoders.plugins.options import options_of
+
+    offers = [offer for kind in KINDS for offer in get_registry().catalog(kind).offers]
+    classes = {offer.config_class() for offer in offers} | {crosscoders.RunConfig, DemoConfig}
+    options = [(cls.__name__, option) for cls in classes for option in options_of(cls)]
+    assert len(options) > 200
+    assert [(name, option.name) for name, option in options if not option.meaning.endswith(".")] == []
+
+
 @pytest.mark.parametrize("hook", sorted(hook for hook, _ in KINDS.values()))
 def test_every_hook_is_documented_with_its_signature(hook):
     signature = (

@@ -8,9 +8,9 @@ from .analysis.compare import match as match
 from .analysis.effects import Effect as Effect
 from .analysis.look import TokenLatents as TokenLatents
 from .analysis.passes import StudyBatch as StudyBatch
-from .analysis.study import Analysis as Analysis
+from .analysis.running import Analysis as Analysis
+from .analysis.running import analyse as analyse
 from .analysis.study import Study as Study
-from .analysis.study import analyse as analyse
 from .checkpoints.foreign import check_export as check_export
 from .checkpoints.foreign import export as export
 from .checkpoints.formats import CheckpointFormat as CheckpointFormat
@@ -60,6 +60,9 @@ from .errors import (
 )
 from .errors import (
     DocumentError as DocumentError,
+)
+from .errors import (
+    LatentError as LatentError,
 )
 from .errors import (
     PluginError as PluginError,
@@ -161,6 +164,9 @@ from .plugins.choices import (
     LossTermChoice as LossTermChoice,
 )
 from .plugins.choices import (
+    MetricChoice as MetricChoice,
+)
+from .plugins.choices import (
     ModelChoice as ModelChoice,
 )
 from .plugins.choices import (
@@ -182,6 +188,9 @@ from .plugins.specs import (
     CheckpointFormatSpec as CheckpointFormatSpec,
 )
 from .plugins.specs import (
+    CommandSpec as CommandSpec,
+)
+from .plugins.specs import (
     GateSpec as GateSpec,
 )
 from .plugins.specs import (
@@ -192,6 +201,9 @@ from .plugins.specs import (
 )
 from .plugins.specs import (
     LossTermSpec as LossTermSpec,
+)
+from .plugins.specs import (
+    MetricSpec as MetricSpec,
 )
 from .plugins.specs import (
     ModelAdapterSpec as ModelAdapterSpec,
@@ -235,8 +247,10 @@ from .training.config import TrainingConfig as TrainingConfig
 from .training.evaluate import Metrics as Metrics
 from .training.evaluate import evaluate as evaluate
 from .training.harvesting import harvest as harvest
-from .training.progress import Observer as Observer
-from .training.progress import RunView as RunView
+from .training.metric import EvaluationBatch as EvaluationBatch
+from .training.metric import Metric as Metric
+from .training.observers import Observer as Observer
+from .training.observers import RunView as RunView
 from .training.progress import StepReport as StepReport
 from .training.runner import Runner as Runner
 from .training.runner import train as train

@@ -5,6 +5,7 @@ CrosscodersError
 │   └── DocumentError     a document that a model cannot read
 ├── PluginError       a plugin that is missing, broken, or ambiguous
 ├── SiteError         a site that no model has, or activations that do not fit the sites
+├── LatentError       a latent that a crosscoder does not have, or a change of one that means nothing
 ├── CheckpointError   a saved crosscoder or run that is damaged, incomplete, or in an unknown format
 │   └── UnansweredError   another library's checkpoint that does not say something, and nobody answered
 ├── CacheError        an activation cache that is damaged, unfinished, or made from another config
@@ -89,6 +90,10 @@ class PluginError(CrosscodersError, LookupError):
 
 class SiteError(CrosscodersError, ValueError):
     """A site does not exist in its model, or a tensor does not fit its sites."""
+
+
+class LatentError(CrosscodersError, ValueError):
+    """A crosscoder has no such latent, or a change of it means nothing."""
 
 
 class CheckpointError(CrosscodersError, ValueError):

@@ -83,6 +83,23 @@ def test_problems_say_what_is_possible(change, message):
         RunConfig.from_dict(synthetic_run("out", **change))
 
 
+@pytest.mark.parametrize(
+    ("change", "command"),
+    [
+        ({"loss": {"kk": 3}}, "loss batchtopk"),
+        ({"loss": {"k": "3"}}, "loss batchtopk"),
+        ({"loss": {"terms": [{"name": "auxk", "weigth": 1.0}]}}, "loss-term auxk"),
+        ({"architecture": {"num_latents": -1}}, "architecture acausal"),
+        ({"training": {"lr": -1.0}}, "run"),
+        ({"sitess": []}, "run"),
+    ],
+)
+def test_problems_with_options_point_to_the_command_that_lists_them(change, command):
+    with pytest.raises(ConfigError) as error:
+        RunConfig.from_dict(synthetic_run("out", **change))
+    assert str(error.value).endswith(f"see `crosscoders components {command}`")
+
+
 def test_several_problems_are_one_per_line_and_the_first_five():
     wrong = {f"option_{i}": i for i in range(9)}
     with pytest.raises(ConfigError) as error:

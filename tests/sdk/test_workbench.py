@@ -11,6 +11,7 @@ from crosscoders import (
     Chat,
     Crosscoder,
     Edit,
+    LatentError,
     LatentGroup,
     Message,
     ModelChoice,
@@ -176,9 +177,9 @@ def test_directions_are_in_raw_units(study):
             crosscoder.direction(7, site), written[site][1] - written[site][0], atol=1e-5, rtol=1e-4
         )
     assert crosscoder.direction([7, 0], SITES[0]).shape == (2, 192)
-    with pytest.raises(SiteError, match="no latent 48"):
+    with pytest.raises(LatentError, match="no latent 48"):
         crosscoder.direction(48, SITES[0])
-    with pytest.raises(AnalysisError, match="no latent 48"):
+    with pytest.raises(LatentError, match="no latent 48"):
         study.examples([48])
 
 
@@ -224,9 +225,9 @@ def test_edits_of_latents_by_hand(study, change):
 def test_edits_say_what_they_need(study):
     with pytest.raises(SiteError, match=r"also depend on base/layers\.1, chat/layers\.1"):
         Edit.latents(study.crosscoder, {0: "ablate"}, site="chat/layers.2")
-    with pytest.raises(SiteError, match="no latent 99"):
+    with pytest.raises(LatentError, match="no latent 99"):
         Edit.latents(study.crosscoder, {99: 1.0}, site="chat/layers.2")
-    with pytest.raises(SiteError, match="'ablated' of latent 0 is none of"):
+    with pytest.raises(LatentError, match="'ablated' of latent 0 is none of"):
         study.steer({0: "ablated"})
     with pytest.raises(AnalysisError, match="of one model"):
         study.steer({0: 1.0}, sites=["base/layers.1", "chat/layers.1"])

@@ -137,17 +137,17 @@ class Amplification:
     ) -> Arm:
         if before.vocabulary() != after.vocabulary():
             raise AnalysisError(f"the models of the arm '{label}' have different vocabularies, so logits do not match")
-        samples = self._samples(after, before, questions, alpha, seed=study.seed, device=study.crosscoder.device)
+        samples = self._samples(study, after, before, questions, alpha)
         texts = [after.text(ids) for ids in samples.ids]
         asked = [self._question(questions, i) for i in range(len(texts))]
         nll = float(samples.nll_after.mean()), float(samples.nll_before.mean())
         return Arm(label, alpha, texts, *nll, self.hits.flags(asked, texts))
 
     def _samples(
-        self, after: ModelAdapter, before: ModelAdapter, questions: list[str], alpha: float, *, seed: int, device: Any
+        self, study: Study, after: ModelAdapter, before: ModelAdapter, questions: list[str], alpha: float
     ) -> Samples:
         # Use the same seed at every α, so that the arms differ only in α.
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(study.seed)
         prompts = [after.prompt(q) for q in questions for _ in range(self.options.samples_per_prompt)]
         parts = [
             sample(
@@ -157,9 +157,9 @@ class Amplification:
                 alpha=alpha,
                 config=self.options.sampling,
                 generator=generator,
-                device=device,
+                device=study.crosscoder.device,
             )
-            for start in range(0, len(prompts), self.options.batch_rows)
+            for start in study.watch(range(0, len(prompts), self.options.batch_rows), f"answers at α = {alpha:g}")
         ]
         return Samples(
             [ids for part in parts for ids in part.ids],

@@ -10,12 +10,11 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import attrs
 from attrs import field, frozen
 
 from ..crosscoder.module import Crosscoder
-from ..errors import AnalysisError
-from ..plugins.choices import Choice, ModelChoice, TokenSourceChoice, structure
+from ..errors import AnalysisError, CrosscodersError, PluginError
+from ..plugins.choices import Choice, ModelChoice, TokenSourceChoice, parts_of, structure
 from ..plugins.registry import Registry
 from ..privacy.local import addresses, local_strings, recorded_strings
 
@@ -34,6 +33,8 @@ class StudyRecipe:
     """The token source: a table, or the source itself."""
     recorded: frozenset[str] = field()
     """What of these is the checkpoint's word: keys of models, and `tokens`."""
+    needs: list[dict[str, str]] = field(factory=list)
+    """What the checkpoint says of the components of other distributions."""
 
     @classmethod
     def of(cls, crosscoder: Crosscoder, models: Mapping[str, Any] | None = None, tokens: Any = None) -> StudyRecipe:
@@ -62,7 +63,8 @@ class StudyRecipe:
                 "(--models and --tokens)"
             )
         recorded = {*(theirs.keys() - ours.keys()), *(() if tokens else ("tokens",))}
-        return cls({**theirs, **ours}, tokens_used, frozenset(recorded))
+        needs = crosscoder.info.needs if crosscoder.info else []
+        return cls({**theirs, **ours}, tokens_used, frozenset(recorded), needs)
 
     def lines(self) -> list[str]:
         """What is going to be read, a line for each model and the tokens."""
@@ -97,24 +99,36 @@ class StudyRecipe:
     def _declared(self, key: str, choice: Any, registry: Registry) -> Iterator[tuple[str, str]]:
         """What components say that they read here, by a method `local_reads` of their options."""
         kind: type[Choice] = TokenSourceChoice if key == "tokens" else ModelChoice
-        for options in _configs(structure(choice, kind, registry=registry)):
+        try:
+            made = structure(choice, kind, registry=registry)
+        except CrosscodersError as error:
+            name = str(choice.get("name", "")).rpartition(":")[2]
+            of = [each for each in self.needs if each["component"] == f"{kind.kind} '{name}'"]
+            if not of:
+                raise
+            raise PluginError(
+                f"{error}; by the checkpoint it is of the distribution '{of[0]['distribution']}' version "
+                f"'{of[0]['version']}' (plugin '{of[0]['plugin']}')"
+            ) from error
+        for options in parts_of(made):
             declare = getattr(options, "local_reads", None)
             if callable(declare):
                 yield from (("", str(what)) for what in declare())
 
 
-def _configs(value: Any) -> Iterator[Any]:
-    """A config and all those within it."""
-    if attrs.has(type(value)):
-        yield value
-        for each in attrs.fields(type(value)):
-            yield from _configs(getattr(value, each.name))
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _configs(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _configs(item)
+def recorded_metrics(crosscoder: Crosscoder) -> list[Mapping[str, Any]]:
+    """The further metrics of a crosscoder's recipe; `AnalysisError` where they would read files of this machine."""
+    info = crosscoder.info
+    tables = info.recipe.get("metrics", []) if info else []
+    if not isinstance(tables, list | tuple) or not all(isinstance(table, Mapping) for table in tables):
+        raise AnalysisError("the recipe of this crosscoder is malformed: its metrics are not a list of tables")
+    for table in tables if info and not info.own else ():
+        if local_strings(table) or addresses(table) or recorded_strings(table):
+            raise AnalysisError(
+                f"the metric {_shown(table)} of this crosscoder's recipe would read what only who trained it has; pass "
+                "metrics= of your own, [] for none"
+            )
+    return list(tables)
 
 
 def _in_place_of(recorded: Any, model: Any) -> Any:

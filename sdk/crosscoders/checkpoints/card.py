@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,6 +47,16 @@ latents = crosscoder.encode({ {%- for site in sites %}"{{ site.name }}": ...{{ "
 ```
 
 Activations go in raw; each site's scale is stored with the weights.
+{%- if loading or training %}
+
+**Needs**
+{%- for what, entries in (("to be loaded", loading), ("to be trained again", training)) if entries %}
+{{- "; " if not loop.first }} {{ what }}:
+{%- for each in entries %}
+{{- "," if not loop.first }} `{{ each.distribution }}` {{ each.version }} ({{ each.component }})
+{%- endfor %}
+{%- endfor %}.
+{%- endif %}
 
 | site | width | scale |{% if metrics %} explained variance | mean squared error |{% endif %}
 |---|---|---|{% if metrics %}---|---|{% endif %}
@@ -69,6 +79,13 @@ With the reconstruction in the place of the activations, nats per token; *recove
 {%- for site in spliced %}
 | `{{ site }}` |{% for name in losses.values() %} {{ number("spliced", site, name) }} |{% endfor %}
 {%- endfor %}
+{% endif %}
+{%- if metrics.further %}
+| further metric | value |
+|---|---|
+{%- for metric, values in metrics.further.items() %}{% for name in values %}
+| `{{ metric }}`: {{ name }} | {{ number("further", metric, name) }} |
+{%- endfor %}{% endfor %}
 {% endif %}
 {%- for name in figures %}
 ![{{ name }}](figures/{{ name }}.png)
@@ -100,6 +117,7 @@ Weights that another library trained, read from its format `{{ info.origin.forma
 {{ packing[info.reading.packing] }}
 {%- if info.reading.passes %} The token source was read to its end {{ info.reading.passes }} times.{% endif %}
 {%- if info.reading.skipped %} {{ info.reading.skipped }} bad rows of it were skipped.{% endif %}
+{%- if info.reading.stopped %} Training was {{ info.reading.stopped }}.{% endif %}
 {% endif %}
 {%- if recipe %}
 ## Recipe
@@ -123,6 +141,8 @@ _LOSSES = {
     "KL recovered, mean": "1-kl_spliced/kl_mean",
 }
 """Columns of the card, and what the metrics call them."""
+LOADED = ("architecture ", "gate ")
+"""Components without which a crosscoder cannot be loaded."""
 PACKING = {
     "apart": "Rows hold several documents, each read by the models as if it were alone.",
     "single": "Each row holds one document or a part of one.",
@@ -131,8 +151,11 @@ PACKING = {
 """How documents share rows, for people."""
 
 
-def write_card(crosscoder: Crosscoder, norms_FS: Tensor, folder: Path) -> None:
-    """Write `README.md` and `figures/` for `crosscoder` into `folder`; `norms_FS` are its latents' decoder norms."""
+def write_card(crosscoder: Crosscoder, norms_FS: Tensor, needs: Sequence[Mapping[str, str]], folder: Path) -> None:
+    """Write `README.md` and `figures/` for `crosscoder` into `folder`.
+
+    `norms_FS` are its latents' decoder norms, `needs` the components of other distributions.
+    """
     info = crosscoder.info
     assert info is not None
     recipe, models = published(info.recipe, info.models)
@@ -171,6 +194,8 @@ def write_card(crosscoder: Crosscoder, norms_FS: Tensor, folder: Path) -> None:
         figures=[name],
         # The Hub links to base models by id; local folders and the shipped pair have no page there.
         models=models,
+        loading=[each for each in needs if each["component"].startswith(LOADED)],
+        training=[each for each in needs if not each["component"].startswith(LOADED)],
         base_models=sorted({m["model"] for m in models.values() if _is_hub_id(str(m.get("model", "")))}),
         recipe=json.dumps(recipe, indent=2) if recipe else "",
     )

@@ -16,7 +16,7 @@ import torch
 
 from ..crosscoder.build import build_crosscoder
 from ..crosscoder.gates import check_gate, describe_gate, gate_from_config
-from ..crosscoder.info import CheckpointInfo
+from ..crosscoder.info import CheckpointInfo, need
 from ..crosscoder.module import Crosscoder
 from ..crosscoder.sites import Site
 from ..devices import find_device
@@ -64,7 +64,7 @@ def save_crosscoder(
             if weights_are_there:
                 forget(folder / CONFIG)
             (partial / CONFIG).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-            write_card(crosscoder, norms_FS.cpu().float(), partial)
+            write_card(crosscoder, norms_FS.cpu().float(), description.get("needs", []), partial)
     if processes.shard == 0:
         remember(folder / CONFIG, crosscoder.info)
     return folder
@@ -87,6 +87,7 @@ def describe(crosscoder: Crosscoder, *, registry: Registry | None = None) -> dic
         "metrics": _without_nan(info.metrics),
         "recipe": recipe,
         "reading": info.reading,
+        **({"needs": needs} if (needs := _needs(crosscoder, registry or get_registry())) else {}),
         "made_with": info.made_with,
         **({"origin": info.origin} if info.origin else {}),
     }
@@ -95,6 +96,21 @@ def describe(crosscoder: Crosscoder, *, registry: Registry | None = None) -> dic
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"this crosscoder's info cannot be written as JSON: {error}") from error
     return {**plain, "checksum": description_checksum(plain)}
+
+
+def _needs(crosscoder: Crosscoder, registry: Registry) -> list[dict[str, str]]:
+    """What loading this crosscoder, or training it again, needs of other distributions."""
+    info = crosscoder.info
+    assert info is not None
+    architecture = {
+        "component": f"architecture '{info.architecture['name']}'",
+        **{key: info.architecture[key] for key in ("plugin", "distribution", "version")},
+    }
+    gate = describe_gate(crosscoder.gate, registry=registry)["name"]
+    gates = [need(offer) for offer in registry.gates.offers if offer.qualified_name == gate]
+    ours = architecture["distribution"] == "crosscoders"
+    entries = [*([] if ours else [architecture]), *gates, *info.needs]
+    return list({(each["component"], each["plugin"]): each for each in entries}.values())
 
 
 def _without_nan(value: Any) -> Any:
@@ -139,6 +155,7 @@ def load_crosscoder(
     info = CheckpointInfo(
         **{key: config[key] for key in ("architecture", "loss", "models", "recipe", "metrics", "made_with")},
         reading=config.get("reading", {}),
+        needs=config.get("needs", []),
         origin=config.get("origin", {}),
     )
     crosscoder.info = recall(folder / CONFIG, info)
@@ -173,8 +190,16 @@ def _build(
             made = build_crosscoder(choice, sites, registry=registry)
             made.gate = gate_from_config(config["gate"], registry=registry)
             expected = made.state_dict()
-    except CheckpointError:
-        raise
+    except CheckpointError as error:
+        plugin, _, gate = config["gate"]["name"].rpartition(":")
+        if not plugin or not isinstance(error.__cause__, PluginError):
+            raise
+        known = [each for each in config.get("needs", []) if each["component"] == f"gate '{gate}'"]
+        by = f" of the distribution '{known[0]['distribution']}' version '{known[0]['version']}'" if known else ""
+        raise PluginError(
+            f"{folder} has the gate '{gate}' of the plugin '{plugin}'{by}, which is not loaded here; if you trust that "
+            f"distribution, install it and try again\n  {error}"
+        ) from error
     except (CrosscodersError, RuntimeError, TypeError, OverflowError) as error:  # torch's, of impossible sizes
         raise CheckpointError(
             f"the config of the architecture '{name}' in {folder} does not fit what is installed; it was saved by "

@@ -31,7 +31,7 @@ def is_folder(name: str | Path) -> bool:
 
 
 @contextmanager
-def _client(doing: str) -> Iterator[None]:
+def hub_client(doing: str) -> Iterator[None]:
     """The Hub's client raises anything from bare RuntimeErrors to its transport's own kinds: all are one of ours."""
     try:
         yield
@@ -56,7 +56,7 @@ def download(
 
     prefix = f"{subfolder.strip('/')}/" if subfolder else ""
     where = f"'{repo_id}'" + (f" at revision '{revision}'" if revision else "")
-    with _client(f"{where} is not a folder here and could not be fetched from the Hub"):
+    with hub_client(f"{where} is not a folder here and could not be fetched from the Hub"):
         folder = Path(
             snapshot_download(
                 repo_id,
@@ -145,7 +145,7 @@ def push_folder(
     api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as scratch:
         published = _publishable(folder, Path(scratch), how)
-        with _client(f"could not push to '{repo_id}'"):
+        with hub_client(f"could not push to '{repo_id}'"):
             api.create_repo(repo_id, private=how.private, exist_ok=True)
             if how.branch:
                 api.create_branch(repo_id, branch=how.branch, exist_ok=True)

@@ -17,9 +17,10 @@ from ..plugins.specs import ReleaseSpec
 from ..processes import ALONE, Processes
 from .blueprint import Answers, Blueprint
 from .checkpoint import CONFIG, load_crosscoder, save_crosscoder
-from .description import read_config
+from .description import checked_config, read_config
 from .foreign import Foreign, NothingFitsError, find
-from .hub import Publication, download, is_folder, push_folder
+from .hub import Publication as Publication  # noqa: PLC0414  `push_to_hub` knows this module alone
+from .hub import download, is_folder, push_folder
 from .source import Source
 
 
@@ -45,15 +46,8 @@ class Place:
             local_files_only=self.local_files_only,
         )
 
-    def own_folder(self, source: Source) -> Path | None:
-        """The folder, fetched if need be, where these are files of ours; else None."""
-        if CONFIG not in source:
-            return None
-        try:
-            if source.json(CONFIG).get("library") != "crosscoders":
-                return None
-        except CheckpointError:
-            return None
+    def own_folder(self, source: Source) -> Path:
+        """The folder of files of ours, fetched if need be."""
         if is_folder(self.name):
             return Path(self.name) / self.subfolder
         subfolder = source.root
@@ -129,11 +123,32 @@ def open_pretrained(
     """The folder of a checkpoint of ours, or a foreign one of a known format; and the answers, a release's included."""
     place, answers, format = _from_release(place, answers or Answers(), format, registry)
     source = place.source()
-    own = None if format else place.own_folder(source)
-    if own is not None:
-        return own, answers
+    if not format and _is_own(source):
+        return place.own_folder(source), answers
+    return _foreign(place, source, format, registry), answers
+
+
+def describe_pretrained(place: Place, *, registry: Registry | None = None) -> tuple[dict[str, Any] | Foreign, Answers]:
+    """`config.json` of a checkpoint of ours, of which no other file is fetched, or a foreign one and the answers."""
+    place, answers, format = _from_release(place, Answers(), "", registry)
+    source = place.source()
+    if format or not _is_own(source):
+        return _foreign(place, source, format, registry), answers
+    if is_folder(place.name):
+        return read_config(place.own_folder(source)), answers
+    return checked_config(source.json(CONFIG), source.name), answers
+
+
+def _is_own(source: Source) -> bool:
     try:
-        return find(source, format=format, registry=registry), answers
+        return CONFIG in source and source.json(CONFIG).get("library") == "crosscoders"
+    except CheckpointError:
+        return False
+
+
+def _foreign(place: Place, source: Source, format: str, registry: Registry | None) -> Foreign:
+    try:
+        return find(source, format=format, registry=registry)
     except CheckpointError as fault:
         _as_our_own(place, fault)
         raise

@@ -274,16 +274,16 @@ class HubStore(Store):
         local_files_only: bool,
     ) -> None:
         from huggingface_hub import HfApi, snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+        from .hub import hub_client
 
         super().__init__()
         self.name, self.repository, self._token, self._cache = repository, repository, token, cache_dir
         self._local: Path | None = None
         self._asked = revision
         self._fetched: dict[str, Path] = {}
-        self._errors = (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, ValueError)
-        self._api = HfApi(token=token)
-        try:
+        where = f"'{repository}'" + (f" at revision '{revision}'" if revision else "")
+        with hub_client(f"{where} is not a folder here and could not be fetched from the Hub"):
             if local_files_only:
                 self._local = Path(
                     snapshot_download(repository, revision=revision, cache_dir=cache_dir, local_files_only=True)
@@ -291,14 +291,9 @@ class HubStore(Store):
                 self.revision = self._local.name
                 self.files = FolderStore(self._local).files
             else:
-                info = self._api.model_info(repository, revision=revision)
+                info = HfApi(token=token).model_info(repository, revision=revision)
                 self.revision = info.sha or revision or "main"
                 self.files = tuple(sorted(sibling.rfilename for sibling in info.siblings or ()))
-        except self._errors as error:
-            where = f"'{repository}'" + (f" at revision '{revision}'" if revision else "")
-            raise CheckpointError(
-                f"{where} is not a folder here and could not be fetched from the Hub: {error}"
-            ) from error
         self.record = {"repository": repository, "revision": self.revision}
 
     def path(self, name: str) -> Path:
@@ -307,9 +302,9 @@ class HubStore(Store):
         if name not in self._fetched:
             from huggingface_hub import hf_hub_download
 
-            from .hub import check_digest
+            from .hub import check_digest, hub_client
 
-            try:
+            with hub_client(f"{name} of '{self.repository}' could not be fetched"):
                 path = Path(
                     hf_hub_download(
                         self.repository,
@@ -320,8 +315,6 @@ class HubStore(Store):
                         cache_dir=self._cache,
                     )
                 )
-            except self._errors as error:
-                raise CheckpointError(f"{name} of '{self.repository}' could not be fetched: {error}") from error
             check_digest(self.repository, path)
             self._fetched[name] = path
         return self._fetched[name]

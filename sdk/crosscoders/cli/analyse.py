@@ -11,6 +11,7 @@ import click
 
 from ..errors import ConfigError
 from .boundary import quiet_libraries, user_errors
+from .options import quiet_option
 from .output import say
 from .places import opened, source_options
 
@@ -39,6 +40,7 @@ DEFAULT_TOKENS = 65_536
 @click.option("--device", default="auto", show_default=True, help="Where to compute; auto takes a GPU if there is one.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--output", default="analysis", show_default=True, type=click.Path(path_type=Path))
+@quiet_option
 @source_options
 def analyse(
     name: str,
@@ -49,6 +51,7 @@ def analyse(
     device: str,
     seed: int,
     output: Path,
+    quiet: bool,
     **options: Any,
 ) -> None:
     """Analyse a crosscoder (folder or Hub id, of any known format) and write report.html and report.json.
@@ -57,8 +60,9 @@ def analyse(
     --trust-recipe.
     """
     quiet_libraries()
-    from ..analysis.study import AnalysesFailed, Study
-    from ..analysis.study import analyse as run
+    from ..analysis.running import AnalysesFailed
+    from ..analysis.running import analyse as run
+    from ..analysis.study import Study
     from ..devices import find_device
     from ..reports import save_page
 
@@ -76,6 +80,7 @@ def analyse(
             num_tokens=numbers[0] if numbers else DEFAULT_TOKENS,
             seed=seed,
             trust_recipe=trust_recipe,
+            quiet=quiet,
             say=lambda line: say(f"reads {line}"),
         )
         if options["scales"] == ("estimate",):

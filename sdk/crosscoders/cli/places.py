@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from ..errors import ConfigError
 
 if TYPE_CHECKING:
     from ..checkpoints.blueprint import Answers
@@ -38,6 +41,18 @@ def source_options(command: F) -> F:
     for option in reversed(OPTIONS):
         command = option(command)
     return command
+
+
+def local_folder(name: str) -> Path | None:
+    """The folder of that name; None where it may be a Hub id. `ConfigError` where only a folder can be meant."""
+    from ..checkpoints.hub import is_folder
+
+    folder = Path(name)
+    if is_folder(name):
+        return folder
+    if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        raise ConfigError(f"{name} is a file, not a folder" if folder.exists() else f"there is no folder {name}")
+    return None
 
 
 def pairs(texts: tuple[str, ...], option: str) -> dict[str, str]:

@@ -10,6 +10,7 @@ import click
 
 from .boundary import user_errors
 from .output import say
+from .places import local_folder
 
 
 @click.command()
@@ -56,27 +57,34 @@ def pull(repo_id: str, folder: Path, revision: str | None, subfolder: str) -> No
 @click.command()
 @click.argument("name")
 @click.option("--revision", help="Branch, tag or commit on the Hub.")
+@click.option("--subfolder", default="", help="Folder in the repository; NAME may also be owner/name:folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print config.json.")
-def info(name: str, revision: str | None, as_json: bool) -> None:
-    """Describe a saved crosscoder without loading its weights or models."""
-    from ..checkpoints.description import number_at, read_config
+def info(name: str, revision: str | None, subfolder: str, as_json: bool) -> None:
+    """Describe a saved crosscoder without loading its weights or models; of the Hub only config.json is fetched."""
+    from ..checkpoints.description import number_at
     from ..checkpoints.inspection import inspection_data, inspection_text
-    from ..checkpoints.pretrained import Place, open_pretrained
+    from ..checkpoints.pretrained import Place, describe_pretrained
 
     with user_errors():
-        found, answers = open_pretrained(Place(name=str(_folder(name) or name), revision=revision))
-        if not isinstance(found, Path):
-            plan, given = found.inspect(answers), ("--revision", revision) if revision else ()
+        place = Place(name=str(local_folder(name) or name), subfolder=subfolder, revision=revision)
+        config, answers = describe_pretrained(place)
+        if not isinstance(config, dict):
+            given = [
+                *(["--revision", revision] if revision else []),
+                *(["--subfolder", subfolder] if subfolder else []),
+            ]
+            plan = config.inspect(answers)
             data = json.dumps(inspection_data(plan, answers), indent=2) if as_json else ""
             say(data or inspection_text(plan, name, answers, given))
             return
-        config = read_config(found)
     if as_json:
         say(json.dumps(config, indent=2))
         return
     architecture = config["architecture"]
     say(f"{config['num_latents']} latents, architecture {architecture['name']}, gate {config['gate']['name']}")
     say(f"made by {architecture['distribution']} {architecture['version']} (plugin '{architecture['plugin']}')")
+    for each in config.get("needs", []):
+        say(f"needs {each['distribution']} {each['version']} (plugin '{each['plugin']}') for the {each['component']}")
     for site in config["sites"]:
         explained = number_at(config["metrics"], "explained_variance", site["name"])
         tail = f"   explained variance {explained:.4f}" if explained is not None else ""
@@ -93,16 +101,10 @@ def info(name: str, revision: str | None, as_json: bool) -> None:
     l0 = number_at(config["metrics"], "l0")
     if l0 is not None:
         say(f"L0 {l0:.2f}")
-
-
-def _folder(name: str) -> Path | None:
-    """The folder of that name; None where it may be a Hub id. `ConfigError` where only a folder can be meant."""
-    from ..checkpoints.hub import is_folder
-    from ..errors import ConfigError
-
-    folder = Path(name)
-    if is_folder(name):
-        return folder
-    if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
-        raise ConfigError(f"{name} is a file, not a folder" if folder.exists() else f"there is no folder {name}")
-    return None
+    further = config["metrics"].get("further")
+    for metric, values in further.items() if isinstance(further, dict) else ():
+        for part in values if isinstance(values, dict) else ():
+            value = number_at(values, part)
+            say(f"{metric}: {part} {'undefined' if value is None else f'{value:.4g}'}")
+    if stopped := config.get("reading", {}).get("stopped"):
+        say(f"training was {stopped}")

@@ -85,8 +85,7 @@ class Shareable:
 
         `licence`, `datasets` and `base_models` go into the card's head.
         """
-        from ..checkpoints.hub import Publication
-        from ..checkpoints.pretrained import push_pretrained
+        from ..checkpoints.pretrained import Publication, push_pretrained
 
         publication = Publication(
             private=private,

@@ -30,5 +30,6 @@ class DemoConfig:
     num_prompts: int = 200
     """Number of held-out questions that amplification answers, five times each."""
     seed: int = 0
+    """Seed of the training and of the analyses."""
     output: Path = field(default=Path("demo"), converter=Path)
     """The folder for everything that the demo writes."""

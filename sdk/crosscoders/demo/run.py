@@ -13,7 +13,8 @@ from typing import Any
 from attrs import frozen
 
 from ..activations import LiveActivations
-from ..analysis.study import Study, analyse
+from ..analysis.running import analyse
+from ..analysis.study import Study
 from ..crosscoder.module import Crosscoder
 from ..errors import ConfigError
 from ..models.adapter import ModelAdapter
@@ -69,6 +70,7 @@ def demo(
         num_tokens=config.study_tokens,
         seed=config.seed,
         reading=live.reading,
+        quiet=False,
     )
     patterns = TINY_PATTERNS if config.chat == TINY_CHAT else {}
     reports = analyse(

@@ -27,11 +27,13 @@ from .specs import (
     AnalysisSpec,
     ArchitectureSpec,
     CheckpointFormatSpec,
+    CommandSpec,
     ComponentSpec,
     GateSpec,
     Lazy,
     LossSpec,
     LossTermSpec,
+    MetricSpec,
     ModelAdapterSpec,
     ObserverSpec,
     ReleaseSpec,
@@ -50,6 +52,8 @@ KINDS: Mapping[str, tuple[str, type[ComponentSpec]]] = {
     "checkpoint format": ("crosscoders_checkpoint_formats", CheckpointFormatSpec),
     "gate": ("crosscoders_gates", GateSpec),
     "observer": ("crosscoders_observers", ObserverSpec),
+    "metric": ("crosscoders_metrics", MetricSpec),
+    "command": ("crosscoders_commands", CommandSpec),
     "release": ("crosscoders_pretrained", ReleaseSpec),
 }
 """The hook and the record class of each kind of component."""
@@ -58,6 +62,11 @@ MOST_RECORDS = 1000
 """Records that one hook may yield; more are a fault, not an offer."""
 OURS = {"crosscoders-plugins": "crosscoders_plugins", "crosscoders-adapters": "crosscoders_adapters"}
 """Entry-point names that no other distribution may take, and what they stand for."""
+
+
+def component_command(kind: str, name: str = "") -> str:
+    """The command that lists the components of a kind, or the options of one."""
+    return " ".join(filter(None, ("crosscoders components", kind.replace(" ", "-"), name)))
 
 
 @frozen
@@ -114,6 +123,12 @@ class Offer(Generic[S]):
         except Exception as error:  # third-party code
             raise PluginError(f"{self} could not be built: {worded(error)}") from error
         return check_product(made, [product.load() for product in self.spec.products], str(self))
+
+    def reference(self) -> Any:
+        """What `build` names, where that is the component itself; `PluginError` names the plugin where it is not."""
+        return check_product(
+            self._loaded(self.spec.build), [product.load() for product in self.spec.products], str(self)
+        )
 
     def _loaded(self, reference: Lazy[Any]) -> Any:
         try:
@@ -349,6 +364,16 @@ class Registry:
     def observers(self) -> Catalog[ObserverSpec]:
         """Every run observer on offer."""
         return self.catalog("observer")
+
+    @property
+    def metrics(self) -> Catalog[MetricSpec]:
+        """Every further metric on offer."""
+        return self.catalog("metric")
+
+    @property
+    def commands(self) -> Catalog[CommandSpec]:
+        """Every command that plugins add to the command line."""
+        return self.catalog("command")
 
     @property
     def releases(self) -> Catalog[ReleaseSpec]:

@@ -20,7 +20,7 @@ NEVER_PATHS = frozenset(
     ("adapter", "attention", "chat_column", "class", "column", "dtype", "name", "revision", "split", "subset")
 )
 """Options that name no file, so that a folder which happens to be called `main` or `train` changes nothing."""
-NAMING_FILES = ("models", "tokens", "observers", "initialisation")
+NAMING_FILES = ("models", "tokens", "observers", "metrics", "initialisation")
 """Parts of a run's config whose strings may name files."""
 _RECORDED = re.compile(r"local (folder|file|path)( \(sha256 [0-9a-f]{16}\))?")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-import matplotlib
+import matplotlib.image
+import numpy as np
 from attrs import frozen
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 COLOURS = ("#2f6fb3", "#d1603d", "#4a9a5b", "#8a63a8", "#b58a2c", "#4aa3a8", "#b34f7a", "#6b6b6b")
@@ -25,16 +25,23 @@ class Drawing:
         """The drawing as SVG text; equal drawings give equal text."""
         buffer = io.BytesIO()
         with matplotlib.rc_context({"svg.hashsalt": "crosscoders", "svg.fonttype": "none"}):
-            FigureCanvasSVG(self.figure)
             self.figure.savefig(buffer, format="svg", metadata={"Date": None})
         return buffer.getvalue().decode()[len('<?xml version="1.0" encoding="utf-8" standalone="no"?>') :].strip()
+
+    def save_png(self, path: Path) -> None:
+        """Write the drawing as PNG."""
+        path.write_bytes(self.png())
 
     def png(self) -> bytes:
         """The drawing as PNG bytes, at twice the nominal resolution."""
         buffer = io.BytesIO()
-        FigureCanvasAgg(self.figure)
         self.figure.savefig(buffer, format="png", dpi=160)
         return buffer.getvalue()
+
+    def pixels(self) -> np.ndarray:
+        """The drawing as an image: (height, width, 3) of uint8, red, green and blue."""
+        image = matplotlib.image.imread(io.BytesIO(self.png()), format="png")
+        return (255 * image[..., :3]).round().astype(np.uint8)
 
 
 def _axes(xlabel: str, ylabel: str) -> tuple[Figure, matplotlib.axes.Axes]:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 from attrs import frozen
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..crosscoder.module import Crosscoder
 from ..processes import Processes
 
 
@@ -28,7 +25,9 @@ class StepReport:
     step: int
     """The number of steps done, including this one."""
     loss: float
+    """The sum of the terms."""
     terms: Mapping[str, float]
+    """Each term of the loss, a mean over the tokens of the global batch."""
     l0: float
     """Mean number of active latents per token, as selected in training."""
     explained_variance: Mapping[str, float]
@@ -37,7 +36,9 @@ class StepReport:
     """Share of the latents that are dead: not selected within the run's dead window, whose length is
     `TrainingConfig.dead_after`."""
     lr: float
+    """Learning rate of this step."""
     grad_norm: float
+    """Norm of the whole gradient before clipping."""
     fired_F: Tensor
     """Boolean mask of the latents that are active on at least one token of the batch."""
 
@@ -52,24 +53,3 @@ class StepReport:
             **{f"loss/{name}": value for name, value in self.terms.items()},
             **{f"explained_variance/{name}": value for name, value in self.explained_variance.items()},
         }
-
-
-@frozen(eq=False)
-class RunView:
-    """What an observer sees of a run. It is for reading only."""
-
-    crosscoder: Crosscoder
-    output: Path
-    total_steps: int
-    is_main: bool
-
-
-@runtime_checkable
-class Observer(Protocol):
-    """Watches a training run; it is called in every process."""
-
-    def step_end(self, run: RunView, report: StepReport) -> None:
-        """Called after each optimizer step; the report's tensors are detached and not yet synchronised."""
-
-    def run_end(self, run: RunView) -> None:
-        """Called after the last step and the final evaluation."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ..activations import Calibration
 from ..checkpoints.checkpoint import load_crosscoder, save_crosscoder
 from ..crosscoder.build import build_crosscoder
 from ..crosscoder.gates import check_gate, describe_gate
-from ..crosscoder.info import CheckpointInfo, component_record
+from ..crosscoder.info import CheckpointInfo, component_record, needs_of
 from ..crosscoder.initialise import initialise
 from ..crosscoder.module import Crosscoder
 from ..crosscoder.sites import SiteLayout
@@ -26,10 +27,13 @@ from ..losses.loss import Loss
 from ..plugins.registry import Registry
 from ..privacy.configs import recorded, recorded_like
 from ..processes import Processes
+from ..reports.figures import Drawing
 from .config import RunConfig
 from .continuing import longer_by
 from .evaluate import Metrics, evaluate
-from .progress import RunView, StepReport, say
+from .metric import build_metrics
+from .observers import Observers
+from .progress import StepReport, say
 from .resume import load_state, prune, save_state, saved_steps
 from .trainer import Trainer
 
@@ -65,8 +69,8 @@ class TrainingRun:
             self.crosscoder, self.loss, config.training, accelerator=accelerator, processes=processes
         )
         self._check_gate()
-        self.view = RunView(self.crosscoder, config.output, config.training.num_steps, processes.is_main)
-        self.observers = [choice.build(registry=registry) for choice in config.observers]
+        self.metrics = build_metrics(config.metrics, registry=registry)
+        self.observers = Observers(config.observers, self.crosscoder, config, processes, registry, self._observed)
         self.history: list[dict[str, float]] = []
         self._untracked = False
         self.recorded_reading: dict[str, Any] = {}
@@ -175,7 +179,7 @@ class TrainingRun:
             save_crosscoder(self.crosscoder, folder, registry=self.registry, weights_are_there=done)
         if self.processes.is_main:
             write_whole(self.config.output / HISTORY, json.dumps(self.history, indent=1))
-            finished = {"config": recorded(self._identity()), "evaluated": metrics is not None}
+            finished = {"config": recorded(self._identity()), "evaluated": metrics is not None, **self._chosen()}
             write_whole(self.config.output / FINISHED, json.dumps(finished, indent=1))
         self.processes.wait()
 
@@ -186,20 +190,20 @@ class TrainingRun:
         held_out: Iterable[Tensor],
         spliced: Callable[[Crosscoder], Mapping[str, Mapping[str, float]]],
     ) -> None:
-        """Evaluate what `write` has saved, write it with its metrics, tell the observers.
+        """Evaluate what `write` has saved, write it with its metrics, tell the observers of the end.
 
         `TrainingError` where something of that fails, which says that the crosscoder is safe.
         """
         try:
-            metrics = self.evaluate(held_out)
-            self.write(models, reading, attrs.evolve(metrics, spliced=spliced(self.crosscoder)))
+            metrics = attrs.evolve(self._evaluated(held_out), spliced=spliced(self.crosscoder))
+            self.write(models, reading, metrics)
         except Exception as error:
             raise self._after_training("evaluation", error) from error
-        for choice, observer in zip(self.config.observers, self.observers, strict=True):
-            try:
-                observer.run_end(self.view)
-            except Exception as error:
-                raise self._after_training(f"the observer '{choice.name}'", error) from error
+        try:
+            self.observers.evaluation_end(self.trainer.step_number, metrics)
+            self.observers.run_end(self.trainer.step_number)
+        except Exception as error:
+            raise self._after_training("an observer", error) from error
 
     def finished(self) -> tuple[Crosscoder, bool] | None:
         """The crosscoder of an earlier call that trained this run to its end, and whether it was evaluated too."""
@@ -207,11 +211,15 @@ class TrainingRun:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             same = first_difference(content["config"], recorded_like(content["config"], self._identity())) is None
-            evaluated = bool(content["evaluated"])
+            chosen = json.loads(json.dumps(self._chosen()))
+            evaluated = bool(content["evaluated"]) and content.get("metrics", []) == chosen["metrics"]
             if not same:
                 return None
             folder = self.config.output / "crosscoder"
             crosscoder = load_crosscoder(folder, registry=self.registry, processes=self.processes)
+            ended = crosscoder.info is not None and "stopped" in crosscoder.info.reading
+            if ended and content["observers"] != chosen["observers"]:
+                return None  # what an observer has ended goes on without it
         except (OSError, ValueError, KeyError, TypeError, CrosscodersError):
             return None
         return crosscoder, evaluated
@@ -219,7 +227,7 @@ class TrainingRun:
     def adopt(self, crosscoder: Crosscoder) -> None:
         """Be the run that has trained `crosscoder`, as `finished` found it."""
         self.crosscoder, self.trained = crosscoder.to(self.accelerator.device), True
-        self.view = RunView(crosscoder, self.config.output, self.config.training.num_steps, self.processes.is_main)
+        self.trainer.step_number = self.config.training.num_steps
         self.recorded_reading = dict(crosscoder.info.reading) if crosscoder.info else {}
         try:
             self.history = json.loads((self.config.output / HISTORY).read_text(encoding="utf-8"))
@@ -239,16 +247,19 @@ class TrainingRun:
         report = self.trainer.step(micro_batches)
         if report.step % self.config.training.log_every == 0 or report.step == self.config.training.num_steps:
             self._log(report.scalars(), report.step)
-        for observer in self.observers:
-            observer.step_end(self.view, report)
+        self.observers.step_end(report.step, report)
         return report
 
-    def evaluate(self, held_out: Iterable[Tensor]) -> Metrics:
-        """Metrics of the inference gate as training stands now."""
+    def evaluate(self, held_out: Iterable[Tensor]) -> None:
+        """Record metrics of the inference gate as training stands now."""
+        self.observers.evaluation_end(self.trainer.step_number, self._evaluated(held_out))
+
+    def _evaluated(self, held_out: Iterable[Tensor]) -> Metrics:
         self.set_gate()
-        metrics = evaluate(self.crosscoder, held_out, processes=self.processes)
+        metrics = evaluate(self.crosscoder, held_out, metrics=self.metrics, processes=self.processes)
         numbers = {"evaluation/l0": metrics.l0, "evaluation/silent_share": metrics.silent_share}
         numbers |= {f"evaluation/explained_variance/{k}": v for k, v in metrics.explained_variance.items()}
+        numbers |= {f"evaluation/{m}/{name}": value for m, of in metrics.further.items() for name, value in of.items()}
         self._log(numbers, self.trainer.step_number)
         return metrics
 
@@ -257,16 +268,38 @@ class TrainingRun:
         if not self.trained:
             self.crosscoder.gate = self.loss.gate().to(self.crosscoder.device)
 
+    def _observed(self, step: int, numbers: Mapping[str, float], figures: Mapping[str, Any]) -> None:
+        """Record what an observer logs."""
+        if numbers:
+            self._log(numbers, step)
+        for name, figure in figures.items():
+            path = self.config.output / "figures" / f"{name.replace('/', '-')}-{step:08d}.png"
+            with disk_errors(path.parent):
+                path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, Drawing(figure).save_png)
+            if self.config.trackers:
+                self._track_figure(self.prefix + name, figure, step)
+
     def _log(self, numbers: Mapping[str, float], step: int) -> None:
         self.history.append({"step": step, **numbers})
         if self.config.trackers:
             self._track({self.prefix + name: value for name, value in numbers.items()}, step)
 
     def _track(self, numbers: Mapping[str, float], step: int) -> None:
+        self._tracked(lambda: self.accelerator.log(dict(numbers), step=step), step)
+
+    def _track_figure(self, name: str, figure: Any, step: int) -> None:
+        images_NHWC = Drawing(figure).pixels()[None]
+        for tracker in self.accelerator.trackers:
+            if hasattr(tracker, "log_images"):
+                form = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+                self._tracked(partial(tracker.log_images, {name: images_NHWC}, step=step, **form), step)
+
+    def _tracked(self, log: Callable[[], Any], step: int) -> None:
         try:
-            self.accelerator.log(dict(numbers), step=step)
+            log()
         except Exception as error:
-            # A run of days does not end because a server cannot be reached; `history.json` has the numbers too.
+            # A run of days does not end because a server cannot be reached; its folder has the numbers too.
             if not self._untracked:
                 say(f"trackers: step {step} was not logged: {type(error).__name__}: {error}", self.processes)
             self._untracked = True
@@ -284,13 +317,19 @@ class TrainingRun:
             recipe=recipe,
             reading=dict(reading),
             metrics=attrs.asdict(metrics) if metrics else {},
+            needs=needs_of(self.config, self.registry),
             own=True,
         )
+
+    def _chosen(self) -> dict[str, Any]:
+        """What the config has watch and measure the run, beside `_identity`."""
+        data = self.config.to_dict()
+        return {key: data[key] for key in ("observers", "metrics")}
 
     def _identity(self) -> dict[str, Any]:
         """The config that a resumed run must share: everything but where it writes and what observes it."""
         data = self.config.to_dict()
-        for key in ("output", "trackers", "observers", "cache", "models_device"):
+        for key in ("output", "trackers", "observers", "metrics", "requires", "cache", "models_device"):
             del data[key]
         for key in ("save_every", "keep_checkpoints", "evaluate_every", "log_every", "shards"):
             del data["training"][key]

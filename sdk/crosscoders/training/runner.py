@@ -24,7 +24,7 @@ from .launch import accelerator_of, start_trackers
 from .lock import locked, refuse_if_locked
 from .progress import StepReport, say
 from .run import FINISHED, TrainingRun
-from .stopping import StopRequest
+from .stopping import BY_OBSERVER, StopRequest
 
 
 class Runner:
@@ -86,14 +86,22 @@ class Runner:
                     run.adopt(crosscoder)
                 if all(evaluated for _, evaluated in finished):
                     outputs = ", ".join(str(run.config.output) for run in self.runs)
-                    say(f"{outputs}: finished already, at step {self.config.training.num_steps}", self.processes)
+                    stopped = self.runs[0].recorded_reading.get("stopped")
+                    end = f" ({stopped})" if stopped else f", at step {self.config.training.num_steps}"
+                    say(f"{outputs}: finished already{end}", self.processes)
                     return self.crosscoder
             try:
                 if len(finished) < len(self.runs):
                     self._train(resume)
                 for run in self.runs:
                     reading = self._reading or run.recorded_reading
+                    if not self._reading:
+                        run.observers.run_start(self.config.training.num_steps, run.crosscoder)
                     run.conclude(self.source.models, reading, self._held_out(), self._spliced)
+            except BaseException as error:
+                for run in self.runs:
+                    run.observers.failure(error)
+                raise
             finally:
                 # `end_training` would also destroy the process group, and no second run could follow.
                 for tracker in self.accelerator.trackers:
@@ -109,6 +117,8 @@ class Runner:
         stream = self._stream(resume)
         start_trackers(self.accelerator, self.config)
         step = self.runs[0].trainer.step_number
+        for run in self.runs:
+            run.observers.run_start(step, run.crosscoder)
         batches = iter(stream)
         if self.config.activations.pack is True and self.source.packing == "single" and not self.quiet:
             say(
@@ -116,7 +126,7 @@ class Runner:
                 self.processes,
             )
         try:
-            first = self._first_batch(batches, step)
+            first, saved, ended = self._first_batch(batches, step), step, dict[str, str]()
             with self._bar("training", step) as bar, StopRequest() as stop:
                 while step < training.num_steps:
                     micro_batches = first or self._micro_batches(batches, step)
@@ -126,19 +136,26 @@ class Runner:
                     bar.update(training.batch_size)
                     if step % training.log_every == 0 or step == training.num_steps:
                         bar.set_postfix_str(_summary(reports, stream.read_so_far))
-                    if training.evaluate_every and step % training.evaluate_every == 0:
+                    if training.evaluate_every and step % training.evaluate_every == 0 and step < training.num_steps:
                         for run in self.runs:
                             run.evaluate(self._held_out())
-                    signal_number = stop.agreed(self.processes, self.accelerator.device)
-                    if signal_number or (training.save_every and step % training.save_every == 0):
+                    reasons = [run.observers.stopped for run in self.runs if run.observers.stopped]
+                    wish = stop.agreed(self.processes, self.accelerator.device, asked=bool(reasons))
+                    if wish or (training.save_every and step % training.save_every == 0):
                         self._save(stream)
-                    if signal_number and step < training.num_steps:
-                        raise TrainingStopped(step, signal_number)
-            self._reading = {"packing": self.source.packing, **stream.read_so_far}
+                        saved = step
+                    if wish > BY_OBSERVER and step < training.num_steps:
+                        raise TrainingStopped(step, wish)
+                    if wish == BY_OBSERVER and step < training.num_steps:
+                        by = reasons[0] if reasons else "an observer in another process"
+                        ended = {"stopped": f"stopped at step {step} of {training.num_steps} by {by}"}
+                        say(ended["stopped"], self.processes)
+                        break
+            self._reading = {"packing": self.source.packing, **stream.read_so_far, **ended}
             for run in self.runs:
                 run.set_gate()
                 run.write(self.source.models, self._reading)
-            if training.save_every and step % training.save_every:
+            if training.save_every and saved < step:
                 # So that a run of more tokens can go on from the end of this one.
                 self._save(stream)
             for run in self.runs:

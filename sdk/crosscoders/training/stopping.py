@@ -17,6 +17,8 @@ from ..processes import Processes
 ECHO = 1.0
 """Seconds in which the same wish may come twice: a terminal and a launcher both pass it on."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+BY_OBSERVER = 1
+"""What all agree on where no signal came, but an observer asks for an end; every signal's number is larger."""
 
 
 class StopRequest:
@@ -41,11 +43,13 @@ class StopRequest:
     ) -> None:
         self._restore()
 
-    def agreed(self, processes: Processes, device: torch.device) -> int:
-        """The signal that some process got, the same on all of them; 0 for none. All call this after the same step."""
-        if processes.world == 1:
-            return self.signal_number
-        return int(processes.most(torch.tensor(self.signal_number, device=device)))
+    def agreed(self, processes: Processes, device: torch.device, *, asked: bool) -> int:
+        """The signal that some process got, or `BY_OBSERVER` where some process was `asked`, the same on all of them.
+
+        0 for neither. All call this after the same step.
+        """
+        mine = self.signal_number or (BY_OBSERVER if asked else 0)
+        return mine if processes.world == 1 else int(processes.most(torch.tensor(mine, device=device)))
 
     def _take(self, number: int, frame: FrameType | None) -> None:
         if self.signal_number and time.monotonic() - self._came < ECHO:
