@@ -6,7 +6,7 @@ import torch
 import transformers
 
 from circuit_models import NAMES, PROMPT, SIZES, Tokenizer, clt, models, tiny, transcoder
-from crosscoders import AnalysisError, Edit, SiteError
+from crosscoders import AnalysisError, Edit, LatentError
 from crosscoders.circuits.attribution import attribution_graph
 from crosscoders.circuits.graph_fidelity import graph_fidelity, total_effects
 from crosscoders.circuits.interventions import Intervention, intervene
@@ -171,10 +171,10 @@ def test_what_is_not_there_is_refused():
         ({"mode": "constrained"}, AnalysisError, "layers are given with mode='constrained'"),
         ({"layers": [0]}, AnalysisError, "layers are given with"),
         ({"mode": "constrained", "layers": [3]}, AnalysisError, "no layer 3; the model has 3"),
-        ({"interventions": [Intervention(0, 12, "ablate")]}, AnalysisError, "no latent 12 that reads layer 0"),
+        ({"interventions": [Intervention(0, 12, "ablate")]}, LatentError, "no latent 12 that reads layer 0"),
         ({"interventions": [Intervention(0, 1, "ablate", 7)]}, AnalysisError, "no position 7"),
         ({"interventions": [Intervention(0, 1, "ablate", 0)]}, AnalysisError, "do not count at position 0"),
-        ({"interventions": [Intervention(0, 1, "double", 1)]}, SiteError, "'double'"),
+        ({"interventions": [Intervention(0, 1, "double", 1)]}, LatentError, "'double'"),
     ):
         with pytest.raises(error, match=message):
             intervene(model, PROMPT, **{"interventions": [one], **options})

@@ -66,3 +66,11 @@ def test_scores_are_the_same():
     replacement, completeness = oracle()["scores"].tolist()
     assert found.replacement_score == pytest.approx(replacement, abs=1e-6)
     assert found.completeness_score == pytest.approx(completeness, abs=1e-6)
+
+
+def test_what_is_passed_on_does_not_name_folders_of_this_machine(tmp_path):
+    from crosscoders import save_graph
+
+    save_graph(graph(), tmp_path / "out")
+    for path in (tmp_path / "out").rglob("*.*"):
+        assert str(DATA).encode() not in path.read_bytes() and str(tmp_path).encode() not in path.read_bytes()

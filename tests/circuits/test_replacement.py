@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from circuit_models import I0, I1, I2, M0, M1, M2, NAMES, PROMPT, clt, models, tiny, transcoder, wired
-from crosscoders import AnalysisError, SiteError, TopKGate
+from crosscoders import AnalysisError, LatentError, SiteError, TopKGate
 from crosscoders.circuits.replacement import ReplacementModel
 
 
@@ -57,7 +57,7 @@ def test_latents_are_numbered_within_the_layer_that_they_read():
     assert [(one.layer, one.first, one.size) for one in model.sets] == [(0, 0, 6), (0, 6, 6), (1, 0, 6), (1, 6, 6)]
     one, local = model.set_of(1, 8)
     assert one.read == I1 and local == 2
-    with pytest.raises(AnalysisError, match="no latent 12 that reads layer 1; there are 12 of layer 0, 12 of layer 1"):
+    with pytest.raises(LatentError, match="no latent 12 that reads layer 1; there are 12 of layer 0, 12 of layer 1"):
         model.set_of(1, 12)
 
 

@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from ..analysis.inputs import Input
 from ..errors import AnalysisError
 from ..models.linear import FINAL
+from ..privacy.local import published
 from .graph import AttributionGraph, GraphTarget
 from .influence import influence, shares
 from .prompt import ExplainedPrompt
@@ -217,7 +218,9 @@ def _assembled(
 
 def _record(model: ReplacementModel, settings: dict[str, Any]) -> dict[str, Any]:
     made = [one.info.architecture.get("name", "") if one.info else "" for one in model.crosscoders]
-    return {"model": model.adapter.describe(), "architectures": made, "settings": settings}
+    # Graphs and pages are passed on: what names something of this machine stays here.
+    _, described = published({}, {"model": model.adapter.describe()})
+    return {**described, "architectures": made, "settings": settings}
 
 
 def _fingerprint(explained: ExplainedPrompt, targets: Sequence[Target], position: int) -> str:

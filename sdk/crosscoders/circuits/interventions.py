@@ -81,8 +81,8 @@ def intervene(
     """Run one prompt with latents changed.
 
     `layers` are those that `constrained` constrains. Where the mode is not `direct`, which holds everything,
-    `hold_attention` says whether attention patterns are those of the clean run. `AnalysisError` for latents and
-    positions that are not there.
+    `hold_attention` says whether attention patterns are those of the clean run. `LatentError` and `AnalysisError`
+    for latents and positions that are not there.
     """
     if mode not in get_args(Mode):
         raise AnalysisError(f"mode should be one of {', '.join(get_args(Mode))}, not {shown(mode)}")

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..analysis.inputs import Input, documents_of
 from ..crosscoder.latents import Latents
 from ..crosscoder.module import Crosscoder
-from ..errors import AnalysisError
+from ..errors import AnalysisError, LatentError
 from ..models.adapter import Edit, ModelAdapter
 from ..models.linear import FINAL, Linearisable
 from ..models.tokens import TokenBatch
@@ -60,7 +60,7 @@ class ReplacementModel:
         return 1 + max(layer_of(point) for point in self.points if point.startswith("layers."))
 
     def set_of(self, layer: int, index: int) -> tuple[LatentSet, int]:
-        """The set that has latent `index` of `layer`, and the latent's number in it; `AnalysisError` if there is none.
+        """The set that has latent `index` of `layer`, and the latent's number in it; `LatentError` if there is none.
 
         Latents are numbered within the layer that they read.
         """
@@ -68,7 +68,7 @@ class ReplacementModel:
             if one.layer == layer and one.first <= index < one.first + one.size:
                 return one, index - one.first
         there = {one.layer: one.first + one.size for one in self.sets}
-        raise AnalysisError(
+        raise LatentError(
             f"there is no latent {index} that reads layer {layer}; there are "
             + ", ".join(f"{count} of layer {number}" for number, count in sorted(there.items()))
         )

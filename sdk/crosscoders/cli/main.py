@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from .analyse import analyse
+from .attribute import attribute
 from .components import components, plugins
 from .demo import demo
 from .init import init
@@ -27,6 +28,7 @@ for _command in (
     harvest,
     sweep,
     analyse,
+    attribute,
     info,
     inspect,
     convert,
