@@ -41,7 +41,6 @@ MIXED = {"alpha_sae": 0.6, "alpha_cc": 0.4}
 OTHERS = {
     "cr_plt/topk_skip": {"gate": "topk", "k": 4},
     "gs1/transcoder_npz": {"kind": "transcoder"},
-    "jk/btk_norm_mixed_hub": MIXED,
     "sf/btk_norm_mixed_pt": MIXED,
 }
 """What files do not say, beside sites and scales."""
@@ -79,12 +78,12 @@ def cases(folder):
     return sorted(path.parent.relative_to(folder).as_posix() for path in Path(folder).glob("*/*/golden.safetensors"))
 
 
-def load(case, **options):
-    """The crosscoder of a case, whatever it does not say answered."""
+def load(case, *, files=None, **options):
+    """The crosscoder of a case, whatever it does not say answered; `files` may stand in for its own."""
     options.setdefault("normalisation", "none")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        return Crosscoder.from_pretrained(case / "files", **answered(case), **options)
+        return Crosscoder.from_pretrained(files or case / "files", **answered(case, files), **options)
 
 
 def others(case):
@@ -92,9 +91,9 @@ def others(case):
     return OTHERS.get(case.parent.name + "/" + case.name, {})
 
 
-def answered(case):
+def answered(case, files=None):
     """All that a user of the case would answer."""
-    plan = find(Source.of(case / "files")).inspect(Answers(others=others(case)))
+    plan = find(Source.of(files or case / "files")).inspect(Answers(others=others(case)))
     sites = {slot.key: "model/" + slot.key.replace(" ", "-") for slot in plan.unnamed}
     return {"sites": sites, "answers": others(case)}
 

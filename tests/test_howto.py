@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from crosscoders import RunConfig, train
+from crosscoders import ConfigError, RunConfig, train
 from study_of_texts import Texts, adapters
 
 ROOT = Path(__file__).parent.parent
@@ -65,6 +65,26 @@ def test_every_recipe_runs_and_is_short(trained, monkeypatch):
     assert names["direction"].shape == (192,)
     torch.testing.assert_close(names["logits"], names["study"].steer({181: 8.0}).logits("Return the sum of a list"))
     assert len(names["scaling"].to_pandas()) == 192
+
+
+def test_a_model_that_reads_no_text_is_trained_on_and_studied(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(compile(blocks("other-models.md")[0].replace("60_000", "15_000"), "other-models.md", "exec"), names)
+    metrics = names["study"].evaluate()
+    assert min(metrics.explained_variance.values()) > 0.5 and metrics.spliced == {}
+    assert "latent 3" in capsys.readouterr().out
+    page = (ROOT / "docs" / "howto" / "other-models.md").read_text()
+    with pytest.raises(ConfigError) as caught:
+        names["study"].steer({3: 4.0}).generate([5])
+    assert str(caught.value) in " ".join(page.split())
+    with pytest.raises(
+        ConfigError, match=r"the loss of the model 'vit' needs a model that gives logits .* lacks logits"
+    ):
+        names["study"].ablate([3])
+    with pytest.raises(ConfigError, match=r"a document of the kind Text needs a model that reads text"):
+        names["study"].latents("a text")
+    assert len(names["study"].latents([32, 33, 34]).to_pandas()) > 0
 
 
 def test_the_how_to_on_own_tensors_runs(trained, monkeypatch):

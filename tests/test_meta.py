@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 import crosscoders
 from crosscoders import get_registry
 from crosscoders.plugins.hookspecs import CrosscodersSpecs
-from crosscoders.plugins.registry import KINDS
+from crosscoders.plugins.kinds import KINDS
 
 ROOT = Path(__file__).parent.parent
 ADAPTER_TESTS = {
@@ -20,6 +21,7 @@ ADAPTER_TESTS = {
 }
 
 
+@cache
 def suites_in_tests():
     """Names of components that a conformance suite is subclassed for, by the suite's base."""
     found = set()
@@ -35,6 +37,11 @@ def suites_in_tests():
                 found |= {(base, name) for base in bases for name in named}
                 found |= {(base, node.name) for base in bases}
     return found
+
+
+@cache
+def pages():
+    return [page.read_text() for page in (ROOT / "docs").rglob("*.md")]
 
 
 SUITES = {
@@ -57,7 +64,7 @@ def test_every_component_runs_its_suite_and_has_a_docs_page(kind, name):
         return  # data: tests of the table look at all of them
     elif kind != "checkpoint format":  # those are made in a loop, which a test of theirs compares with the registry
         assert (SUITES[kind], name) in suites_in_tests()
-    assert any(f"`{name}`" in page.read_text() for page in (ROOT / "docs").rglob("*.md")), f"no docs page names {name}"
+    assert any(f"`{name}`" in page for page in pages()), f"no docs page names {name}"
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PLUGIN = ROOT / "examples" / "crosscoders-example-plugin"
 
+pytestmark = pytest.mark.slow
+
 
 def run(*command, fails=False, **environment):
     clean = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "CROSSCODERS_STRICT_PLUGINS")}
@@ -97,6 +99,7 @@ def test_the_plugin_is_listed_with_its_distribution(with_plugin):
         ("loss", "log_penalty"),
         ("loss", "shared_budget"),
         ("model adapter", "random_walk"),
+        ("model adapter", "waves"),
         ("analysis", "alive"),
         ("gate", "margin"),
         ("observer", "plateau"),

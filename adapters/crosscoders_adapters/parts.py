@@ -50,6 +50,8 @@ class LayerParts:
     attention: Part | None = None
     mlp: Part | None = None
     mlp_input: nn.Module | None = None
+    normed_after: bool = False
+    """Whether a norm follows each sum of residual stream and part, as in BERT, rather than stand before the part."""
     reason: str = ""
     """Why attention and MLP are left out, where they are."""
 
@@ -139,7 +141,7 @@ def _of_layer(layer: nn.Module, config: Any, trace: _Trace) -> LayerParts:
             return LayerParts(_times(first, factors[0]), _times(second, factors[1]), mlp_input)
     norms = [each for module in _norms(layer) if (each := trace.get(module)) and each.input_TD is not None]
     if attention and mlp and _normed_after(call, attention[0][1], mlp[0][1], norms, tolerance):
-        return LayerParts(attention[0][0], mlp[0][0], mlp_input)
+        return LayerParts(attention[0][0], mlp[0][0], mlp_input, normed_after=True)
     # A layer with only one of the two: between them lies what some norm reads.
     between = [each.input_TD for each in norms if each.input_TD is not None]
     if attention and not mlp:

@@ -59,8 +59,7 @@ class TransformersAdapter(Linearises):
         """
         unwrapped: Any = getattr(model, "get_base_model", lambda: model)
         model = unwrapped()
-        causal = hasattr(model, "lm_head") or hasattr(model, "embed_out")
-        return cls(TransformersConfig(model=name), Loaded(model, tokenizer, causal))
+        return cls(TransformersConfig(model=name), Loaded(model, tokenizer, _is_causal(model)))
 
     def _attach(self, model: Any, tokenizer: Any, causal: bool) -> None:
         self.model, self.tokenizer, self.causal = model.eval().requires_grad_(False), tokenizer, causal
@@ -417,6 +416,14 @@ def _commit(options: TransformersConfig) -> str | None:
     name = f"{place.subfolder}/config.json".lstrip("/")
     cached = try_to_load_from_cache(place.source, name, revision=place.revision)
     return Path(cached[: -len(name) - 1]).name if isinstance(cached, str) else None
+
+
+def _is_causal(model: nn.Module) -> bool:
+    """Whether a model has a head for the next token: by its class or, where that is somebody's own, by the head."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    names = {cls.__name__ for cls in type(model).__mro__}
+    return bool(names & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())) or hasattr(model, "lm_head")
 
 
 def _text_config(config: Any) -> Any:

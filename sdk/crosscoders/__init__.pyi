@@ -116,8 +116,12 @@ from .losses.loss import (
 )
 from .models.adapter import Decoder as Decoder
 from .models.adapter import Edit as Edit
+from .models.adapter import Generates as Generates
+from .models.adapter import GivesLogits as GivesLogits
+from .models.adapter import LanguageModel as LanguageModel
 from .models.adapter import ModelAdapter as ModelAdapter
 from .models.adapter import ReadsOut as ReadsOut
+from .models.adapter import ReadsText as ReadsText
 from .models.documents import (
     BadRow as BadRow,
 )
@@ -235,6 +239,12 @@ from .plugins.specs import (
 )
 from .reports.parts import (
     Context as Context,
+)
+from .reports.parts import (
+    Entries as Entries,
+)
+from .reports.parts import (
+    Entry as Entry,
 )
 from .reports.parts import (
     Example as Example,

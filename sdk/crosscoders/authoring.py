@@ -17,7 +17,18 @@ from .devices import accumulator, precise
 from .kernels import batch_topk, row_dots
 from .losses.auxk import auxk
 from .losses.selection import BatchSelectionConfig, BatchSelectionLoss, SelectionConfig, SelectionLoss
+from .models.capabilities import (
+    generates,
+    gives_logits,
+    language_model,
+    lays_out_chats,
+    reads_text,
+    token_texts,
+    tokenized,
+    vocabulary_of,
+)
 from .models.context import longest_context
+from .models.predictions import Piece, pieces, puts
 from .processes import Processes
 
 __all__ = [
@@ -33,6 +44,7 @@ __all__ = [
     "GroupPlan",
     "PatchedTokens",
     "Patching",
+    "Piece",
     "Processes",
     "Question",
     "Rows",
@@ -51,9 +63,19 @@ __all__ = [
     "drawn",
     "find_candidates",
     "find_candidates_by_bf16",
+    "generates",
+    "gives_logits",
+    "language_model",
+    "lays_out_chats",
     "left_padded",
     "longest_context",
     "patched",
+    "pieces",
     "precise",
+    "puts",
+    "reads_text",
     "row_dots",
+    "token_texts",
+    "tokenized",
+    "vocabulary_of",
 ]

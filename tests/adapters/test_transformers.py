@@ -14,6 +14,7 @@ from crosscoders import (
     Edit,
     Message,
     ModelChoice,
+    ReadsText,
     Site,
     SiteError,
     Text,
@@ -265,7 +266,7 @@ def test_half_precision_is_linearised():
 
 
 class TestBert(ModelAdapterSuite):
-    has_logits = False
+    capabilities = (ReadsText,)
 
     @pytest.fixture
     def adapter(self):

@@ -408,6 +408,34 @@ def test_what_a_format_cannot_hold_is_said_beforehand(format_name, made, reason,
     assert not (tmp_path / "out").exists()
 
 
+def test_thresholds_below_zero_do_not_let_negative_latents_through(tmp_path):
+    """Behind a relu they are those of a relu; where a library has none they are refused, and never written."""
+    files = DATA / "saelens" / "jumprelu_nosub" / "files"
+    tensors = load_file(files / "sae_weights.safetensors")
+    tensors["threshold"] = -tensors["threshold"].abs()
+    save_file(tensors, tmp_path / "sae_weights.safetensors")
+    (tmp_path / "cfg.json").write_bytes((files / "cfg.json").read_bytes())
+    made, x_BD = Crosscoder.from_pretrained(tmp_path), torch.randn(20, 8)
+    assert torch.equal(made.encode(x_BD).dense() > 0, made.pre_activations(x_BD) > 0)
+    export(made, tmp_path / "out", "saelens")
+    assert bool((load_file(tmp_path / "out" / "sae_weights.safetensors")["threshold"] == 0).all())
+    folder = tmp_path / "plt"
+    folder.mkdir()
+    for path in (DATA / "cr_plt" / "jump_relu_skip" / "files").iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    tensors = load_file(folder / "layer_1.safetensors")
+    save_file({**tensors, "activation_function.threshold": torch.full((12,), -1.0)}, folder / "layer_1.safetensors")
+    with pytest.raises(CheckpointError, match="layer_1.safetensors has 12 thresholds below 0"):
+        load(folder.parent, files=folder)
+
+
+def test_layers_are_numbered_from_zero_and_that_is_said(tmp_path):
+    made = random_crosscoder("transcoder", (Site("m/layers.4.mlp_input", 6), Site("m/layers.4.mlp", 6)), num_latents=8)
+    assert any("layer_0.safetensors is of m/layers.4" in text for text in check_export(made, "circuit_tracer_plt"))
+    with pytest.raises(CheckpointError, match="both read and written"):
+        check_export(random_crosscoder("sae", PAIR[:1], num_latents=8), "circuit_tracer_plt")
+
+
 def test_unknown_normalisation_is_not_written(tmp_path):
     crosscoder = random_crosscoder("acausal", PAIR, num_latents=12)
     crosscoder.normaliser.set_unknown(["base/layers.3"])

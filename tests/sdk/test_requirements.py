@@ -24,7 +24,7 @@ from crosscoders import (
 )
 from crosscoders.cli import main
 from crosscoders.errors import CheckpointError
-from crosscoders.plugins.registry import Provider, SetAside
+from crosscoders.plugins.offers import Provider, SetAside
 from crosscoders.testing import synthetic_run
 
 
@@ -118,7 +118,7 @@ def test_it_is_recorded_and_the_card_says_what_is_needed(tmp_path, registry):
     needs = "`their-dist` 1.2 (gate 'always'); to be trained again: `their-dist` 1.2 (token source 'theirs')"
     assert f"**Needs** to be loaded: {needs}." in card
     shown = CliRunner().invoke(main, ["info", str(saved)]).output
-    assert "needs their-dist 1.2 (plugin 'their-plugin') for the gate 'always'" in shown
+    assert "needs their-dist 1.2 (plugin 'their-plugin'): gate 'always', token source 'theirs'" in shown
     assert Crosscoder.from_pretrained(saved, registry=registry).info.needs == recorded["needs"]
     # Those who lack the plugin are told whose it is, and no command that somebody else's file would have them run.
     with pytest.raises(

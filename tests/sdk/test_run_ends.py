@@ -111,6 +111,7 @@ def test_the_command_exits_with_the_signal(tmp_path, at_step):
     assert found.exit_code == 1 and "'sites.x' names no value: 'sites' is not a table" in found.output
 
 
+@pytest.mark.slow
 def test_processes_agree_on_the_step(planted_run, tmp_path):
     """Only one of two gets the signal; both stop after the same step, and one process goes on."""
     (tmp_path / "stop.py").write_text(

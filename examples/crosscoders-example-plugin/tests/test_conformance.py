@@ -38,6 +38,14 @@ class TestRandomWalk(ModelAdapterSuite):
         return ModelChoice.of("random_walk", width=6).build()
 
 
+class TestWaves(ModelAdapterSuite):
+    capabilities = ()  # it gives activations and nothing else
+
+    @pytest.fixture
+    def adapter(self):
+        return ModelChoice.of("waves").build()
+
+
 class TestAlive(AnalysisSuite):
     name = "alive"
 

@@ -13,7 +13,8 @@ import torch
 from attrs import field, frozen
 from attrs.validators import and_, gt, lt, min_len
 
-from crosscoders import AnalysisError, Figure, ModelAdapter, ModelChoice, Note, Part, Report, Study, Table
+from crosscoders import AnalysisError, Figure, LanguageModel, ModelChoice, Note, Part, Report, Study, Table
+from crosscoders.authoring import language_model
 from crosscoders.reports.figures import curves
 
 from .answers import Hits, by_question, design_effect, held_out_questions
@@ -92,7 +93,7 @@ class Amplification:
         options = self.options
         sites = study.crosscoder.sites
         before_key, after_key = options.before or sites[0].model, options.after or sites[-1].model
-        before, after = study.adapter(before_key), study.adapter(after_key)
+        before, after = (language_model(study.adapter(key), "amplification") for key in (before_key, after_key))
         questions = list(options.prompts) or held_out_questions(study, options.num_prompts)
         arms = [self._arm(study, f"{alpha:g}", after, before, questions, alpha) for alpha in options.alphas]
         strongest = max(options.alphas, key=abs)
@@ -101,7 +102,7 @@ class Amplification:
             label = f"{strongest:g}, {after_key} against itself"
             controls["control"] = self._arm(study, label, after, after, questions, strongest)
         if options.benign is not None:
-            benign = options.benign.build().to(study.crosscoder.device)
+            benign = language_model(options.benign.build().to(study.crosscoder.device), "amplification")
             label = f"{strongest:g}, the benign model against {before_key}"
             controls["benign"] = self._arm(study, label, benign, before, questions, strongest)
         phrases = self._phrases(arms) if options.search else None
@@ -133,7 +134,7 @@ class Amplification:
         return questions[answer // self.options.samples_per_prompt]
 
     def _arm(
-        self, study: Study, label: str, after: ModelAdapter, before: ModelAdapter, questions: list[str], alpha: float
+        self, study: Study, label: str, after: LanguageModel, before: LanguageModel, questions: list[str], alpha: float
     ) -> Arm:
         if before.vocabulary() != after.vocabulary():
             raise AnalysisError(f"the models of the arm '{label}' have different vocabularies, so logits do not match")
@@ -144,7 +145,7 @@ class Amplification:
         return Arm(label, alpha, texts, *nll, self.hits.flags(asked, texts))
 
     def _samples(
-        self, study: Study, after: ModelAdapter, before: ModelAdapter, questions: list[str], alpha: float
+        self, study: Study, after: LanguageModel, before: LanguageModel, questions: list[str], alpha: float
     ) -> Samples:
         # Use the same seed at every α, so that the arms differ only in α.
         generator = torch.Generator().manual_seed(study.seed)

@@ -15,7 +15,7 @@ from attrs import frozen
 from torch import Tensor
 
 from crosscoders import AnalysisError, Edit, StudyBatch, TokenIds
-from crosscoders.authoring import Amplified, Patching, precise
+from crosscoders.authoring import Amplified, Patching, gives_logits, precise, vocabulary_of
 
 from .sampling import amplified
 
@@ -57,7 +57,7 @@ class Reading:
     def of(cls, patching: Patching, alpha: float, answers: Sequence[Answer]) -> Reading:
         """Read some answers."""
         study = patching.study
-        if study.adapter(patching.source).vocabulary() != study.reading.vocabulary():
+        if vocabulary_of(study.adapter(patching.source)) != vocabulary_of(study.reading):
             raise AnalysisError(
                 f"the study's text is read by another tokenizer than that of {patching.source}, so its answers cannot "
                 "be read again"
@@ -90,7 +90,8 @@ class Reading:
 
     def log_probability(self, without: Sequence[int] = ()) -> float:
         """log p of the behaviour's tokens, each after those before it: the sum, mean over answers, in nats."""
-        adapter, batch = self.patching.study.adapter(self.patching.source), self.batch
+        adapter = gives_logits(self.patching.study.adapter(self.patching.source), "attribution")
+        batch = self.batch
         moved = Amplified(self.patching, -1.0, list(without)).moved(batch.x_BTX, batch.keep_BT) if without else {}
         logits_BTV = adapter.logits(batch.tokens, [Edit.add(point, move) for point, move in moved.items()])
         logp_NV = amplified(logits_BTV[self._predicts_BT], self._before_NV, self.alpha).float().log_softmax(dim=-1)
@@ -107,5 +108,5 @@ class Reading:
     @cached_property
     def _before_NV(self) -> Tensor:
         """Logits of the model before fine-tuning there."""
-        before = self.patching.study.adapter(self.patching.target)
+        before = gives_logits(self.patching.study.adapter(self.patching.target), "attribution")
         return before.logits(self.batch.tokens)[self._predicts_BT]

@@ -34,7 +34,7 @@ class Fidelity:
     def run(self, study: Study) -> Report:
         """Explained variance, L0, silent latents; cross-entropy and KL clean, spliced, zero- and mean-ablated."""
         study = study.with_tokens(self.options.num_tokens) if self.options.num_tokens else study
-        metrics = study.evaluate()
+        metrics = study.evaluate([])
         table, errors = metrics.table(), metrics.mean_squared_error
         kinds = list(dict.fromkeys(name for numbers in metrics.spliced.values() for name in numbers))
         losses = [name for name in kinds if name.startswith(("ce_", "kl_"))]

@@ -19,7 +19,7 @@ from attrs import field, frozen
 from attrs.validators import and_, ge, gt, lt, min_len
 
 from crosscoders import AnalysisError, Decoder, Figure, Note, Part, Report, Study, Table
-from crosscoders.authoring import Amplified, Patching
+from crosscoders.authoring import Amplified, Patching, language_model
 from crosscoders.reports.figures import curves
 
 from .answers import by_question, compiled, held_out_questions
@@ -118,7 +118,8 @@ class LatentAmplification:
             raise AnalysisError("no behaviour to attribute: give patterns, regular expressions by name")
         patching = Patching.of(study, options.after or sites[-1].model, options.before or sites[0].model)
         questions = list(options.prompts) or held_out_questions(study, options.num_prompts)
-        asked = [study.adapter(patching.source).prompt(q) for q in questions for _ in range(options.samples_per_prompt)]
+        model = language_model(study.adapter(patching.source), "latent amplification")
+        asked = [model.prompt(q) for q in questions for _ in range(options.samples_per_prompt)]
         plain = self._answers(patching, asked, logit_alpha=0.0)
         shown = self._answers(patching, asked, logit_alpha=options.logit_alpha) if options.logit_alpha else plain
         behaviours = {}
@@ -152,7 +153,8 @@ class LatentAmplification:
     ) -> list[list[int]]:
         """Token ids of the answers to every prompt, with logits and some latents amplified or not."""
         study, rows = patching.study, self.options.batch_rows
-        after, before = study.adapter(patching.source), study.adapter(patching.target)
+        models = (study.adapter(key) for key in (patching.source, patching.target))
+        after, before = (language_model(model, "latent amplification") for model in models)
         acting = Amplified(patching, latent_alpha, list(latents)) if latents and latent_alpha else after
         changed = _Model(acting, after.end_tokens())
         found: list[list[int]] = []
@@ -171,7 +173,7 @@ class LatentAmplification:
         return found
 
     def _rate(self, patching: Patching, pattern: re.Pattern[str], answers: Sequence[Sequence[int]]) -> Rate:
-        adapter = patching.study.adapter(patching.source)
+        adapter = language_model(patching.study.adapter(patching.source), "latent amplification")
         flags = [pattern.search(adapter.text(ids)) is not None for ids in answers]
         limits = by_question(flags, self.options.samples_per_prompt, self.options.confidence)
         return Rate(sum(flags), len(flags), *limits)

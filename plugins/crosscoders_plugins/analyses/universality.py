@@ -110,7 +110,7 @@ class Universality:
             matched.latent_P2[:, 0],
             matched.cosine_P,
         )
-        nearest_F, nearest_ours = _nearest(other, ours), _nearest(ours, other)
+        nearest_F, nearest_ours = nearest(other, ours), nearest(ours, other)
         stitched = self._stitched(study, other)
         kind = []
         for j in range(F):
@@ -251,7 +251,7 @@ def _joint(crosscoder: Crosscoder, names: tuple[str, ...]) -> Tensor:
     return functional.normalize(rows_FX, dim=1)
 
 
-def _nearest(a: Crosscoder, b: Crosscoder) -> Tensor:
+def nearest(a: Crosscoder, b: Crosscoder) -> Tensor:
     """For each latent of a, the largest cosine with one of b, (F,)."""
     names = a.written.names
     ours_FX, theirs_FX = _joint(a, names), _joint(b, names)

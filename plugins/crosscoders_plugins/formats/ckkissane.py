@@ -17,7 +17,7 @@ import torch
 from crosscoders import CheckpointError, CheckpointFormat, Crosscoder
 from crosscoders.authoring import Answers, Blueprint, GatePlan, GroupPlan, Question, Slot, Source, TensorFile, View
 
-from .common import agree, hook_site, integer, only_weights, shapes, site_hook, transposed_warning, unsaid_gate
+from .common import agree, hook_site, integer, only_weights, shapes, site_hook, text, transposed_warning, unsaid_gate
 
 TENSORS = ("W_enc", "W_dec", "b_enc", "b_dec")
 MASKS = ("enc_mask", "dec_mask")
@@ -47,7 +47,7 @@ class Ckkissane(CheckpointFormat):
             )
         file = source.tensors(path)
         file.take(*TENSORS, optional=MASKS)
-        count, width, latents = file["W_enc"].shape
+        count, width, latents = file.shape_of("W_enc", 3)
         file.expect({"W_dec": (latents, count, width), "b_enc": (latents,), "b_dec": (count, width)}, "'W_enc'")
         config_path = _config_path(source, path)
         config: dict[str, Any] = source.json(config_path) if config_path else {}
@@ -63,7 +63,7 @@ class Ckkissane(CheckpointFormat):
             gate, questions = unsaid_gate(
                 answers, "no config says it, and the weights of a relu and of a topk are alike", latents
             )
-        slots, assumed, models = _slots(config, count, width)
+        slots, assumed, models = _slots(config, config_path, count, width)
         W_enc, W_dec = file["W_enc"], file["W_dec"]
         hidden = transposed_warning(W_enc[0].T.load, W_dec[:, 0].load) if width == latents else ()
         numbers = range(count)
@@ -152,8 +152,10 @@ def _config_path(source: Source, weights: str = "") -> str:
     return next((path for path in (*named, "cfg.json", "cc_cfg.json", "config.json") if path in source), "")
 
 
-def _slots(config: dict[str, Any], count: int, width: int) -> tuple[tuple[Slot, ...], tuple[str, ...], dict[str, str]]:
-    hook, model = str(config.get("hook_point", "")), str(config.get("model_name", ""))
+def _slots(
+    config: dict[str, Any], path: str, count: int, width: int
+) -> tuple[tuple[Slot, ...], tuple[str, ...], dict[str, str]]:
+    hook, model = text(config, "hook_point", path), text(config, "model_name", path)
     if count == 2 and hook:
         keys = ("base", "chat")
         slots = tuple(

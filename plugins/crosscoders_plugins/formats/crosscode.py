@@ -14,7 +14,7 @@ import torch
 from crosscoders import CheckpointError, CheckpointFormat
 from crosscoders.authoring import Answers, Blueprint, GatePlan, GroupPlan, Question, Slot, Source, View
 
-from .common import agree, exp, only_weights, unsaid_gate
+from .common import agree, exp, flag, only_weights, table, text, unsaid_gate
 
 CONFIG = "model_cfg.yaml"
 ENCODER, DECODER, BIAS, LOGS = "_W_enc_XiDiL", "_W_dec_LXoDo", "_b_dec_XoDo", "_activation_fn.log_threshold_L"
@@ -47,6 +47,8 @@ class Crosscode(CheckpointFormat):
         file = source.tensors(path)
         config = source.yaml(CONFIG) if CONFIG in source else {}
         W_enc, W_dec = file[ENCODER], file[DECODER]
+        if len(W_enc.shape) not in (2, 3, 4) or len(W_dec.shape) < 2:
+            raise CheckpointError(f"'{ENCODER}' and '{DECODER}' in {path} have shapes {W_enc.shape} and {W_dec.shape}")
         latents, width = W_enc.shape[-1], W_enc.shape[-2]
         kind, refused = _activation(config)
         kind = kind or ("jumprelu" if LOGS in file else "")
@@ -63,10 +65,12 @@ class Crosscode(CheckpointFormat):
         agree(config, CONFIG, {"n_latents": latents, "d_model": width}, path)
         biases = [name for name in ("b_enc_L", BIAS) if name in file]
         for key, name in (("use_encoder_bias", "b_enc_L"), ("use_decoder_bias", BIAS)):
-            if config.get(key, name in file) and name not in file:
+            if flag(config, key, CONFIG, default=False) and name not in file:
                 raise CheckpointError(f"{CONFIG} says {key}, but {path} has no tensor '{name}'")
         expected = [ENCODER, DECODER, *biases, *([LOGS] if kind == "jumprelu" else [])]
         file.take(*expected, optional=(*FOLDED, "W_skip_DPD"))
+        if kind == "jumprelu":
+            file.expect({LOGS: (latents,)}, f"'{ENCODER}'")
         if "b_enc_L" in file:
             file.expect({"b_enc_L": (latents,)}, f"'{ENCODER}'")
         if BIAS in file:
@@ -111,9 +115,8 @@ class Crosscode(CheckpointFormat):
 
 def _activation(config: dict[str, Any]) -> tuple[str, str]:
     """What the config calls it, "" where it does not say, and why it cannot be held."""
-    said = config.get("activation_fn") or {}
-    name = said.get("classname") if isinstance(said, dict) else None
-    if name is None:
+    name = text(table(config, "activation_fn", CONFIG), "classname", CONFIG)
+    if not name:
         return "", ""
     if name not in ACTIVATIONS:
         raise CheckpointError(f"{CONFIG} says an activation of the class {name!r}; known are {', '.join(ACTIVATIONS)}")

@@ -19,6 +19,7 @@ from ..activations import keep_mask
 from ..crosscoder.edits import Change, parsed
 from ..errors import AnalysisError
 from ..models.adapter import Decoder, Edit
+from ..models.capabilities import generates, gives_logits, reads_text, tokenized, vocabulary_of
 from ..models.documents import TokenIds
 from ..models.predictions import moves
 from ..models.tokens import TokenBatch
@@ -26,6 +27,9 @@ from .effects import Effect, effect_of
 from .generate import generate
 from .inputs import Input, prompt_ids
 from .passes import StudyBatch
+
+WHILE = "generating text"
+"""What asks a model for more than activations."""
 
 if TYPE_CHECKING:
     from .study import Study
@@ -86,13 +90,14 @@ class Acting(ABC):
             edits = moves(self.model, batch.tokens, rows, self.moved(batch.x_BTX, batch.keep_BT))
         else:
             edits = self.edits()
-        return self.study.adapter(self.model).logits(partner.tokens if partner else batch.tokens, edits)
+        adapter = gives_logits(self.study.adapter(self.model), "steering")
+        return adapter.logits(partner.tokens if partner else batch.tokens, edits)
 
     def decoder(self) -> Decoder:
         """The changed model reading growing contexts."""
         if self.needs_values:
             return _ValuesDecoder(self)
-        return self.study.adapter(self.model).decoder(self.edits())
+        return generates(self.study.adapter(self.model), WHILE).decoder(self.edits())
 
     def generate(
         self, prompts: Any, *, max_new_tokens: int = 40, temperature: float = 0.0, seed: int = 0
@@ -106,7 +111,7 @@ class Acting(ABC):
         several = isinstance(prompts, list | tuple) and not all(isinstance(item, int) for item in prompts)
         rows = [prompt_ids(prompt, adapter) for prompt in (prompts if several else [prompts])]
         found = self.answers(rows, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
-        texts = [adapter.text(ids) for ids in found]
+        texts = [reads_text(adapter, WHILE).text(ids) for ids in found]
         return texts if several else texts[0]
 
     def answers(
@@ -116,7 +121,7 @@ class Acting(ABC):
         return generate(
             self.decoder(),
             prompts,
-            ends=self.study.adapter(self.model).end_tokens(),
+            ends=generates(self.study.adapter(self.model), WHILE).end_tokens(),
             device=self.study.crosscoder.device,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
@@ -169,7 +174,8 @@ class _ValuesDecoder:
         study = steered.study
         self.steered, self.study = steered, study
         models = {site.model for site in study.crosscoder.sites}
-        alien = [key for key in models if study.adapter(key).vocabulary() != study.adapter(steered.model).vocabulary()]
+        own = vocabulary_of(study.adapter(steered.model))
+        alien = [key for key in models if vocabulary_of(study.adapter(key)) != own]
         if alien:
             raise AnalysisError(
                 f"while generating, latents' values need models of one vocabulary, and {', '.join(sorted(alien))} has "
@@ -177,10 +183,9 @@ class _ValuesDecoder:
             )
         self._seen: dict[str, Tensor] = {}
         self._moved: dict[str, Tensor] = {}
-        self.readers = {key: study.adapter(key).decoder(self._recorders(key)) for key in sorted(models)}
-        self.edited = study.adapter(steered.model).decoder(
-            [Edit(point, self._mover(point)) for point in steered.points]
-        )
+        writers = {key: generates(study.adapter(key), WHILE) for key in sorted({*models, steered.model})}
+        self.readers = {key: writers[key].decoder(self._recorders(key)) for key in sorted(models)}
+        self.edited = writers[steered.model].decoder([Edit(point, self._mover(point)) for point in steered.points])
 
     def advance(self, ids: Tensor, attention: Tensor) -> Tensor:
         """Read the next tokens of every row."""
@@ -189,7 +194,7 @@ class _ValuesDecoder:
         layout = self.study.crosscoder.layout
         x_BTX = layout.pack({name: self._seen[name].float() for name in layout.names})
         adapter = self.study.adapter(self.steered.model)
-        flags = [adapter.tokenize(TokenIds(tuple(row))) for row in ids.tolist()]
+        flags = [tokenized(adapter, TokenIds(tuple(row))) for row in ids.tolist()]
         bos, special = (
             torch.tensor([list(getattr(row, name)) for row in flags], dtype=torch.bool, device=ids.device)
             for name in ("bos", "special")

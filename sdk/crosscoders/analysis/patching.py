@@ -17,6 +17,7 @@ from torch import Tensor
 from ..crosscoder.latents import Latents
 from ..errors import AnalysisError
 from ..models.adapter import Edit
+from ..models.capabilities import generates, lays_out_chats, vocabulary_of
 from ..models.predictions import pieces, puts
 from .act import Acting
 from .effects import Effect, clean_of, effect_of
@@ -62,7 +63,7 @@ class Patching:
                 f"{', '.join(names)}"
             )
         upper = upper or source
-        if ours.vocabulary() != theirs.vocabulary():
+        if vocabulary_of(ours) != vocabulary_of(theirs):
             raise AnalysisError(f"{source} and {target} have different vocabularies, so tokens cannot be patched")
         if upper not in (source, target):
             raise AnalysisError(f"the layers above are those of {source} or {target}, not of '{upper}'")
@@ -155,7 +156,10 @@ def patched(patching: Patching, arms: Mapping[str, Arm]) -> Iterator[PatchedToke
     """Run every arm on the study's tokens, a few rows at a time."""
     study = patching.study
     adapter, source = study.adapter(patching.upper), study.adapter(patching.source)
-    opening = answer_opening(source.prompt("a"), source.prompt("b c")) if source.has_chat_template() else ()
+    opening: Sequence[int] = ()
+    if lays_out_chats(source):
+        writing = generates(source, "patching by places in answers")
+        opening = answer_opening(writing.prompt("a"), writing.prompt("b c"))
     for batch in study.batches():
         values = patching.values(batch, arms)
         in_answer_BT = places_in_answers(batch.tokens.ids, batch.tokens.special, opening).cpu()

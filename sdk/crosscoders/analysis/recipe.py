@@ -7,16 +7,17 @@ the user's word, since its text would end up in a page that people share.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from attrs import field, frozen
 
 from ..crosscoder.module import Crosscoder
 from ..errors import AnalysisError, CrosscodersError, PluginError
-from ..plugins.choices import Choice, ModelChoice, TokenSourceChoice, parts_of, structure
+from ..plugins.choices import Choice, MetricChoice, ModelChoice, TokenSourceChoice, parts_of, structure
 from ..plugins.registry import Registry
 from ..privacy.local import addresses, local_strings, recorded_strings
+from ..training.metric import Metric, build_metrics
 
 KEPT = ("name", "dtype", "attention")
 """Options that stay where another model takes a recorded one's place by its name alone."""
@@ -116,8 +117,25 @@ class StudyRecipe:
                 yield from (("", str(what)) for what in declare())
 
 
-def recorded_metrics(crosscoder: Crosscoder) -> list[Mapping[str, Any]]:
-    """The further metrics of a crosscoder's recipe; `AnalysisError` where they would read files of this machine."""
+def chosen_metrics(
+    crosscoder: Crosscoder, metrics: Sequence[str | Mapping[str, Any]] | None, registry: Registry | None
+) -> dict[str, Metric]:
+    """The further metrics that are named, or those of the crosscoder's recipe.
+
+    `AnalysisError` where the recipe's cannot be had here, or would read files of this machine.
+    """
+    tables = _recorded_metrics(crosscoder) if metrics is None else metrics
+    named = [{"name": each} if isinstance(each, str) else each for each in tables]
+    try:
+        choices = [structure(table, MetricChoice, registry=registry) for table in named]
+    except CrosscodersError as error:
+        if metrics is not None:
+            raise
+        raise AnalysisError(f"{error} (a metric of the crosscoder's recipe; metrics=[] does without)") from error
+    return build_metrics(choices, registry=registry)
+
+
+def _recorded_metrics(crosscoder: Crosscoder) -> list[Mapping[str, Any]]:
     info = crosscoder.info
     tables = info.recipe.get("metrics", []) if info else []
     if not isinstance(tables, list | tuple) or not all(isinstance(table, Mapping) for table in tables):

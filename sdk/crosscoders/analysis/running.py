@@ -26,7 +26,7 @@ class Analysis(Protocol):
 @torch.no_grad()
 def analyse(
     crosscoder: Crosscoder,
-    analyses: Sequence[str | Mapping[str, Any]] = ("decoder_norms", "latent_scaling"),
+    analyses: Sequence[str | Mapping[str, Any]] = (),
     *,
     study: Study | None = None,
     registry: Registry | None = None,
@@ -34,11 +34,16 @@ def analyse(
 ) -> list[Report]:
     """Run analyses by name, or by `{"name": ..., **options}`, and return their reports.
 
+    Without `analyses` they are `decoder_norms` and, where several sites are written, `latent_scaling`, which compares
+    them.
+
     Unless a `study` is given, the remaining options are those of `Study.of`: other models or tokens, how many tokens,
     the seed, and `trust_recipe`. If some analyses fail, the others run all the same, and `AnalysesFailed` has their
     reports.
     """
     study = study or Study.of(crosscoder, registry=registry, **options)
+    comparing = ("latent_scaling",) if len(crosscoder.written.sites) > 1 else ()
+    analyses = analyses or ("decoder_norms", *comparing)
     chosen = [{"name": analysis} if isinstance(analysis, str) else analysis for analysis in analyses]
     choices = [structure(analysis, AnalysisChoice, registry=registry) for analysis in chosen]
     reports: list[Report] = []

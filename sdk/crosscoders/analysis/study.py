@@ -24,12 +24,11 @@ from ..models.paired import make_reader
 from ..models.sequences import PACKINGS, reading_adapter
 from ..models.split import Split
 from ..models.tokens import TokenSource
-from ..plugins.choices import MetricChoice, ModelChoice, TokenSourceChoice, structure
+from ..plugins.choices import ModelChoice, TokenSourceChoice, structure
 from ..plugins.registry import Registry, get_registry
 from ..reports import Example, Examples, Table
 from ..training.evaluate import Metrics, evaluate
 from ..training.fidelity import spliced_losses
-from ..training.metric import build_metrics
 from .act import Steered, change_effect, sites_of
 from .census import Census, census
 from .effects import Effect
@@ -38,7 +37,7 @@ from .inputs import Input, token_rows
 from .look import TokenLatents, find, logit_effects, token_latents
 from .passes import MEMORY, Passes, StudyBatch, version_of
 from .patching import Amplified, Arm, Patching, patch_effect
-from .recipe import StudyRecipe, recorded_metrics
+from .recipe import StudyRecipe, chosen_metrics
 from .watching import watched
 
 T = TypeVar("T")
@@ -309,11 +308,7 @@ class Study:
         crosscoder's recipe if nothing is said.
         """
         crosscoder = self.crosscoder
-        chosen = recorded_metrics(crosscoder) if metrics is None else metrics
-        tables = [{"name": each} if isinstance(each, str) else each for each in chosen]
-        further = build_metrics(
-            [structure(table, MetricChoice, registry=self.registry) for table in tables], registry=self.registry
-        )
+        further = chosen_metrics(crosscoder, metrics, self.registry)
         columns = crosscoder.layout.columns(crosscoder.written.names)
         total_X = torch.zeros(crosscoder.written.width, **accumulator(crosscoder.device))
 

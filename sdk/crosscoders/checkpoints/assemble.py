@@ -18,6 +18,7 @@ from ..errors import CheckpointError, ConfigError, SiteError, UnansweredError
 from ..plugins.registry import Registry
 from ..processes import ALONE, Processes
 from .blueprint import Answers, Blueprint, Rows, Slot
+from .stored import View
 
 PIECE_ELEMENTS = 2**18
 """Rows are read in pieces of about this many numbers, so that next to nothing is held twice."""
@@ -51,7 +52,9 @@ def assemble(
     for number, group in enumerate(blueprint.groups):
         latents = crosscoder.wiring.latent_slices[group.name]
         mine = _share(group.num_latents, processes)
-        bias_F = group.bias()[mine] if group.bias else torch.zeros(latents.stop - latents.start)
+        bias_F = torch.zeros(latents.stop - latents.start)
+        if group.bias:
+            bias_F = _sized(group.bias(), group.num_latents, f"the encoder bias of {group.name}")[mine]
         layout = crosscoder.layout.subset([sites[slot].name for slot in group.reads])
         for slot, rows in group.reads.items():
             subtract = blueprint.subtract.get(slot)
@@ -61,7 +64,7 @@ def assemble(
                 rows,
                 group.num_latents,
                 processes,
-                subtract() if subtract else None,
+                _sized(subtract(), rows.shape[1], f"what is subtracted at {slot}") if subtract else None,
             )
             bias_F = bias_F - off
         if divisor_F is not None:
@@ -71,7 +74,9 @@ def assemble(
         crosscoder.b_enc_F[latents] = bias_F.to(crosscoder.b_enc_F)
     for slot, vectors in blueprint.decoder_bias.items():
         columns = crosscoder.written.slices[sites[slot].name]
-        crosscoder.b_dec_X[columns] = sum((vector() for vector in vectors), torch.zeros(())).to(crosscoder.b_dec_X)
+        width, what = columns.stop - columns.start, f"a decoder bias at {slot}"
+        total = sum((_sized(vector(), width, what) for vector in vectors), torch.zeros(()))
+        crosscoder.b_dec_X[columns] = total.to(crosscoder.b_dec_X)
     for W, rows in zip(crosscoder.W_skip, blueprint.skip.values(), strict=True):
         _fill(W, slice(0, W.shape[1]), rows, W.shape[0], ALONE)
     _set_scales(crosscoder, blueprint, answers, sites)
@@ -158,6 +163,8 @@ def _check_shapes(blueprint: Blueprint) -> None:
         blocks += [(rows, (group.num_latents, widths[slot])) for slot, rows in group.writes.items()]
     blocks += [(rows, (widths[written], widths[read])) for (read, written), rows in blueprint.skip.items()]
     for rows, shape in blocks:
+        if isinstance(rows, View):
+            rows.check_type()
         if rows.shape != shape:
             label = getattr(rows, "label", "a block of the file")
             raise CheckpointError(f"{label} has a part of shape {rows.shape}, where {shape} is needed")
@@ -195,6 +202,12 @@ def _empty(
         parameter.zero_()
     crosscoder.normaliser.scale_S.fill_(1.0)
     return crosscoder
+
+
+def _sized(vector: Tensor, size: int, what: str) -> Tensor:
+    if vector.shape != (size,):
+        raise CheckpointError(f"{what} has shape {tuple(vector.shape)} in the file, where {size} numbers are needed")
+    return vector
 
 
 def _share(count: int, processes: Processes) -> slice:
@@ -264,7 +277,8 @@ def _gate(crosscoder: Crosscoder, blueprint: Blueprint, processes: Processes) ->
         latents = crosscoder.wiring.latent_slices[group.name]
         if group.threshold is None:
             continue
-        threshold_F = group.threshold()[_share(group.num_latents, processes)]
+        threshold_F = _sized(group.threshold(), group.num_latents, f"the thresholds of {group.name}")
+        threshold_F = threshold_F[_share(group.num_latents, processes)]
         if divisor_F is not None:
             # A latent that writes nothing never has a score above a threshold.
             threshold_F = torch.where(divisor_F[latents] > 0, threshold_F / divisor_F[latents], largest)

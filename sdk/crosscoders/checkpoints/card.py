@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
 from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 from ..crosscoder.module import Crosscoder
-from .description import number_at
+from .description import by_provider, number_at
 
 _CARD = """\
 ---
@@ -49,13 +50,8 @@ latents = crosscoder.encode({ {%- for site in sites %}"{{ site.name }}": ...{{ "
 Activations go in raw; each site's scale is stored with the weights.
 {%- if loading or training %}
 
-**Needs**
-{%- for what, entries in (("to be loaded", loading), ("to be trained again", training)) if entries %}
-{{- "; " if not loop.first }} {{ what }}:
-{%- for each in entries %}
-{{- "," if not loop.first }} `{{ each.distribution }}` {{ each.version }} ({{ each.component }})
-{%- endfor %}
-{%- endfor %}.
+**Needs** {{ "to be loaded: " ~ loading if loading }}{{ "; " if loading and training -}}
+{{ "to be trained again: " ~ training if training }}.
 {%- endif %}
 
 | site | width | scale |{% if metrics %} explained variance | mean squared error |{% endif %}
@@ -151,10 +147,18 @@ PACKING = {
 """How documents share rows, for people."""
 
 
-def write_card(crosscoder: Crosscoder, norms_FS: Tensor, needs: Sequence[Mapping[str, str]], folder: Path) -> None:
+def write_card(
+    crosscoder: Crosscoder,
+    norms_FS: Tensor,
+    needs: Sequence[Mapping[str, str]],
+    folder: Path,
+    *,
+    drawn_in: Path | None = None,
+) -> None:
     """Write `README.md` and `figures/` for `crosscoder` into `folder`.
 
-    `norms_FS` are its latents' decoder norms, `needs` the components of other distributions.
+    `norms_FS` are its latents' decoder norms, `needs` the components of other distributions, `drawn_in` a folder with
+    the card of the same weights, whose figures are taken.
     """
     info = crosscoder.info
     assert info is not None
@@ -172,7 +176,11 @@ def write_card(crosscoder: Crosscoder, norms_FS: Tensor, needs: Sequence[Mapping
         label, name = "share of the decoder norm", "norm-shares"
     if len(names) == 1:
         values, label, name = {names[0]: norms_FS[:, 0].tolist()}, "decoder norm", "decoder-norms"
-    (figures / f"{name}.png").write_bytes(histogram(values, xlabel=label, ylabel="latents").png())
+    figure = figures / f"{name}.png"
+    if drawn_in is not None and (drawn_in / "figures" / figure.name).is_file():
+        shutil.copyfile(drawn_in / "figures" / figure.name, figure)
+    else:
+        figure.write_bytes(histogram(values, xlabel=label, ylabel="latents").png())
     environment = Environment(autoescape=False)  # noqa: S701 - Markdown, not HTML
 
     def number(*keys: str, form: str = ".4g") -> str:
@@ -194,12 +202,16 @@ def write_card(crosscoder: Crosscoder, norms_FS: Tensor, needs: Sequence[Mapping
         figures=[name],
         # The Hub links to base models by id; local folders and the shipped pair have no page there.
         models=models,
-        loading=[each for each in needs if each["component"].startswith(LOADED)],
-        training=[each for each in needs if not each["component"].startswith(LOADED)],
+        loading=_grouped(each for each in needs if each["component"].startswith(LOADED)),
+        training=_grouped(each for each in needs if not each["component"].startswith(LOADED)),
         base_models=sorted({m["model"] for m in models.values() if _is_hub_id(str(m.get("model", "")))}),
         recipe=json.dumps(recipe, indent=2) if recipe else "",
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def _grouped(needs: Iterable[Mapping[str, str]]) -> str:
+    return ", ".join(f"`{distribution}` {version} ({what})" for (distribution, version, _), what in by_provider(needs))
 
 
 def with_metadata(text: str, licence: str, datasets: Sequence[str], base_models: Sequence[str]) -> str:

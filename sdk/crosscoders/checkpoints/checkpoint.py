@@ -64,7 +64,8 @@ def save_crosscoder(
             if weights_are_there:
                 forget(folder / CONFIG)
             (partial / CONFIG).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-            write_card(crosscoder, norms_FS.cpu().float(), description.get("needs", []), partial)
+            drawn_in = folder if weights_are_there else None
+            write_card(crosscoder, norms_FS.cpu().float(), description.get("needs", []), partial, drawn_in=drawn_in)
     if processes.shard == 0:
         remember(folder / CONFIG, crosscoder.info)
     return folder

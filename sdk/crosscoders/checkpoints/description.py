@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +109,14 @@ def _site(entry: Any) -> Site:
         return Site(entry["name"], entry["width"])
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{CONFIG} has a malformed site {shown(entry)}") from error
+
+
+def by_provider(needs: Iterable[Mapping[str, str]]) -> list[tuple[tuple[str, str, str], str]]:
+    """Entries of `needs` by distribution, version and plugin: the components of each, in one string."""
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for each in needs:
+        groups.setdefault((each["distribution"], each["version"], each["plugin"]), []).append(each["component"])
+    return [(provider, ", ".join(components)) for provider, components in groups.items()]
 
 
 def number_at(table: Any, *keys: str) -> float | None:

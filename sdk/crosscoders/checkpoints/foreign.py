@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from attrs import frozen
 from ..crosscoder.info import CheckpointInfo
 from ..crosscoder.module import Crosscoder
 from ..devices import find_device
-from ..errors import CheckpointError, PluginError
+from ..errors import CheckpointError, CrosscodersError, PluginError
 from ..files import whole_folder
 from ..plugins.registry import Registry, get_registry
 from ..processes import ALONE, Processes
@@ -37,7 +38,8 @@ class Foreign:
 
     def inspect(self, answers: Answers | None = None) -> Blueprint:
         """What they hold, from headers and configs."""
-        return self.format.inspect(self.source, answers or Answers())
+        with _named_faults(self.source, self.format):
+            return self.format.inspect(self.source, answers or Answers())
 
     def read(
         self,
@@ -51,9 +53,9 @@ class Foreign:
         """The crosscoder, with a record of where it came from."""
         answers = answers or Answers()
         blueprint = self.inspect(answers)
-        crosscoder = assemble(
-            blueprint, answers, registry=registry, device=find_device(str(device)), dtype=dtype, processes=processes
-        )
+        place = find_device(str(device))
+        with _named_faults(self.source, self.format):
+            crosscoder = assemble(blueprint, answers, registry=registry, device=place, dtype=dtype, processes=processes)
         crosscoder.info = _info(self.source, blueprint, answers, crosscoder, registry or get_registry())
         return crosscoder
 
@@ -72,8 +74,9 @@ def find(source: Source, *, format: str = "", registry: Registry | None = None) 
         for name in registry.checkpoint_formats:
             candidate = _build(registry, name)
             try:
-                if candidate.detect(source):
-                    claims.append(candidate)
+                with _named_faults(source, candidate):
+                    if candidate.detect(source):
+                        claims.append(candidate)
             except CheckpointError as error:
                 faults.append(error)
         if len(claims) == 1:
@@ -88,6 +91,19 @@ def find(source: Source, *, format: str = "", registry: Registry | None = None) 
     if faults:
         raise faults[0]
     raise NothingFitsError(_nothing_fits(source, registry))
+
+
+@contextmanager
+def _named_faults(source: Source, format: CheckpointFormat) -> Iterator[None]:
+    """Whatever a format trips over in strange files is a fault of these files, or of the format; both are named."""
+    try:
+        yield
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, CrosscodersError):
+            raise
+        raise CheckpointError(
+            f"the format '{format.name}' cannot make sense of {source.name}: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _nothing_fits(source: Source, registry: Registry) -> str:

@@ -73,8 +73,12 @@ class StoredTensor:
         return View(self).load()
 
     def item(self) -> Any:
-        """The value of a scalar, as it is."""
-        return self.read((slice(None),) * len(self.shape)).item()
+        """The value of a scalar, as it is; `CheckpointError` if it is something else."""
+        if math.prod(self.shape) != 1 or self.dtype.is_complex:
+            raise CheckpointError(
+                f"'{self.name}' in {self.file} is {self.dtype} of shape {self.shape}, where one number is needed"
+            )
+        return self.read(tuple(slice(0, size) for size in self.shape)).item()
 
 
 @frozen(eq=False)
@@ -125,7 +129,8 @@ class View:
     @property
     def T(self) -> View:
         """The transposed matrix."""
-        assert len(self.shape) == 2
+        if len(self.shape) != 2:
+            raise CheckpointError(f"{self.label} has a part of shape {self.shape}, where a matrix is needed")
         return View(self.stored, self.index, not self.transposed, self.column_factor, self.row_factor)
 
     def scaled(self, *, rows: Callable[[], Tensor] | None = None, columns: Callable[[], Tensor] | None = None) -> View:
@@ -134,6 +139,9 @@ class View:
 
     def rows(self, start: int, stop: int) -> Tensor:
         """Some rows in fp32 (entries, of a vector); `CheckpointError` for NaN or infinite values."""
+        self.check_type()
+        if not self.free:
+            raise CheckpointError(f"{self.label} is one number, where several are needed")
         axis = self.free[-1 if self.transposed else 0]
         whole = self.index[axis]
         assert isinstance(whole, slice)
@@ -150,8 +158,14 @@ class View:
             part = part * self.column_factor()
         return part
 
+    def check_type(self) -> None:
+        """`CheckpointError` unless it is of floating-point numbers."""
+        if not self.stored.dtype.is_floating_point:
+            raise CheckpointError(f"{self.label} is {self.stored.dtype}, where floating-point numbers are needed")
+
     def load(self) -> Tensor:
         """All of it in fp32."""
+        self.check_type()
         if not self.free:
             return _finite(self.stored.read(self.index).float(), self.label)
         return self.rows(0, self.shape[0])
@@ -183,6 +197,21 @@ class TensorFile(Mapping[str, StoredTensor]):
     def shape(self, name: str) -> tuple[int, ...] | None:
         """The shape of a tensor, None if it is not there."""
         return self._tensors[name].shape if name in self._tensors else None
+
+    def shape_of(self, name: str, axes: int) -> tuple[int, ...]:
+        """The shape of a tensor of so many axes, none of them empty; `CheckpointError` for any other."""
+        if name not in self:
+            raise CheckpointError(f"{self.path} has no tensor '{name}'")
+        if len(self[name].shape) != axes or 0 in self[name].shape:
+            raise CheckpointError(
+                f"'{name}' in {self.path} has shape {self[name].shape}, where {axes} axes that are not empty are needed"
+            )
+        return self[name].shape
+
+    def matrix(self, name: str) -> tuple[int, int]:
+        """The shape of a matrix; `CheckpointError` for anything else."""
+        rows, columns = self.shape_of(name, 2)
+        return rows, columns
 
     def take(self, *allowed: str, optional: tuple[str, ...] = ()) -> None:
         """`CheckpointError` unless the file has exactly the tensors `allowed`, and perhaps the `optional` ones."""

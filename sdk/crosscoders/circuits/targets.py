@@ -14,9 +14,8 @@ from attrs import frozen
 from torch import Tensor
 
 from ..errors import AnalysisError, shown
-from ..models.adapter import ModelAdapter
 from ..models.documents import Text
-from ..models.linear import Readout
+from ..models.linear import Linearisable, Readout
 
 
 @frozen
@@ -60,7 +59,7 @@ def find_targets(
     asked: Sequence[Asked] | None,
     logits_V: Tensor,
     readout: Readout,
-    adapter: ModelAdapter,
+    adapter: Linearisable,
     *,
     top_p: float = 0.95,
     max_targets: int = 10,
@@ -106,7 +105,7 @@ def find_targets(
     return found
 
 
-def _token(asked: Any, readout: Readout, adapter: ModelAdapter) -> tuple[int, str]:
+def _token(asked: Any, readout: Readout, adapter: Linearisable) -> tuple[int, str]:
     """A token's id and text."""
     if isinstance(asked, bool) or not isinstance(asked, int | str):
         raise AnalysisError(f"a target is a token's id or text, a Difference or a Direction, not {shown(asked)}")

@@ -85,7 +85,7 @@ def analyse(
         )
         if options["scales"] == ("estimate",):
             study.estimate_normalisation()
-        chosen = [_analysis(text) for text in analyses] or ["decoder_norms", "latent_scaling"]
+        chosen = [_analysis(text) for text in analyses]
         failed: AnalysesFailed | None = None
         try:
             reports = run(crosscoder, chosen, study=study)

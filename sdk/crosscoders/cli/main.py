@@ -12,6 +12,7 @@ from .init import init
 from .plugin_commands import Commands
 from .pretrained import convert, inspect, pretrained
 from .share import info, pull, push
+from .spurious import spurious
 from .train import harvest, sweep, train
 
 
@@ -29,6 +30,7 @@ for _command in (
     sweep,
     analyse,
     attribute,
+    spurious,
     info,
     inspect,
     convert,

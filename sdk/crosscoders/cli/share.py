@@ -61,7 +61,7 @@ def pull(repo_id: str, folder: Path, revision: str | None, subfolder: str) -> No
 @click.option("--json", "as_json", is_flag=True, help="Print config.json.")
 def info(name: str, revision: str | None, subfolder: str, as_json: bool) -> None:
     """Describe a saved crosscoder without loading its weights or models; of the Hub only config.json is fetched."""
-    from ..checkpoints.description import number_at
+    from ..checkpoints.description import by_provider, number_at
     from ..checkpoints.inspection import inspection_data, inspection_text
     from ..checkpoints.pretrained import Place, describe_pretrained
 
@@ -83,8 +83,8 @@ def info(name: str, revision: str | None, subfolder: str, as_json: bool) -> None
     architecture = config["architecture"]
     say(f"{config['num_latents']} latents, architecture {architecture['name']}, gate {config['gate']['name']}")
     say(f"made by {architecture['distribution']} {architecture['version']} (plugin '{architecture['plugin']}')")
-    for each in config.get("needs", []):
-        say(f"needs {each['distribution']} {each['version']} (plugin '{each['plugin']}') for the {each['component']}")
+    for (distribution, version, plugin), components in by_provider(config.get("needs", [])):
+        say(f"needs {distribution} {version} (plugin '{plugin}'): {components}")
     for site in config["sites"]:
         explained = number_at(config["metrics"], "explained_variance", site["name"])
         tail = f"   explained variance {explained:.4f}" if explained is not None else ""

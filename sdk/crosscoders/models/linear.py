@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from attrs import frozen
 
-from .adapter import Edit
+from .adapter import Edit, LanguageModel
 from .tokens import TokenBatch
 
 if TYPE_CHECKING:
@@ -92,8 +92,8 @@ class Linear(Protocol):
 
 
 @runtime_checkable
-class Linearisable(Protocol):
-    """An adapter of a causal language model whose forward pass can be linearised on one row of tokens.
+class Linearisable(LanguageModel, Protocol):
+    """An adapter of a language model whose forward pass can be linearised on one row of tokens.
 
     `points()` ends with `final`. `ConfigError` names what in a model cannot be held; whatever can is exact.
     """

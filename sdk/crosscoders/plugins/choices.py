@@ -18,7 +18,9 @@ from cattrs.gen import make_dict_structure_fn
 from cattrs.v import format_exception
 
 from ..errors import ConfigError, PluginError, listed, nearest, shown
-from .registry import Offer, Registry, component_command, get_registry
+from .kinds import component_command
+from .offers import Offer
+from .registry import Registry, get_registry
 
 T = TypeVar("T")
 

@@ -12,6 +12,10 @@ import numpy as np
 from attrs import frozen
 from matplotlib.figure import Figure
 
+from .svg import image_svg
+
+DPI = 160
+"""Pixels per inch of drawings as images."""
 COLOURS = ("#2f6fb3", "#d1603d", "#4a9a5b", "#8a63a8", "#b58a2c", "#4aa3a8", "#b34f7a", "#6b6b6b")
 
 
@@ -28,6 +32,12 @@ class Drawing:
             self.figure.savefig(buffer, format="svg", metadata={"Date": None})
         return buffer.getvalue().decode()[len('<?xml version="1.0" encoding="utf-8" standalone="no"?>') :].strip()
 
+    def image(self) -> str:
+        """SVG text that shows the drawing as pixels: smaller than `svg` where there is much to draw."""
+        height, width, _ = self.pixels().shape
+        # 96 of the page's pixels are an inch, as `svg` has it.
+        return image_svg(self.png(), round(width * 96 / DPI), round(height * 96 / DPI))
+
     def save_png(self, path: Path) -> None:
         """Write the drawing as PNG."""
         path.write_bytes(self.png())
@@ -35,7 +45,7 @@ class Drawing:
     def png(self) -> bytes:
         """The drawing as PNG bytes, at twice the nominal resolution."""
         buffer = io.BytesIO()
-        self.figure.savefig(buffer, format="png", dpi=160)
+        self.figure.savefig(buffer, format="png", dpi=DPI)
         return buffer.getvalue()
 
     def pixels(self) -> np.ndarray:
@@ -141,4 +151,25 @@ def forest(groups: Mapping[str, Mapping[str, tuple[float, float, float]]], *, xl
     axes.invert_yaxis()
     if len(groups) > 1:
         axes.legend(fontsize=8)
+    return Drawing(figure)
+
+
+def heatmap(
+    table: Sequence[Sequence[float | None]], *, rows: Sequence[str], columns: Sequence[str], label: str
+) -> Drawing:
+    """Draw a table of numbers as colours, with each number in its cell; None leaves a cell empty."""
+    figure = Figure(figsize=(2.2 + 0.62 * len(columns), 1.4 + 0.42 * len(rows)), layout="constrained")
+    axes = figure.add_subplot()
+    numbers = [[math.nan if value is None else value for value in row] for row in table]
+    known = [value for row in numbers for value in row if math.isfinite(value)] or [0.0, 1.0]
+    image = axes.imshow(numbers, cmap="cividis", aspect="auto", vmin=min(known), vmax=max(known))
+    middle = (min(known) + max(known)) / 2
+    axes.set_xticks(range(len(columns)), columns, rotation=45, ha="right", fontsize=8)
+    axes.set_yticks(range(len(rows)), rows, fontsize=8)
+    for y, row in enumerate(numbers):
+        for x, value in enumerate(row):
+            if math.isfinite(value):
+                colour = "white" if value < middle else "black"
+                axes.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colour)
+    figure.colorbar(image, label=label)
     return Drawing(figure)

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 def _known(_: Any, __: Any, parts: tuple[Part, ...]) -> None:
     for part in parts:
         if not isinstance(part, Part):
-            raise AnalysisError(f"a report's parts are Table, Figure, Note or Examples, not {type(part).__name__}")
+            raise AnalysisError(
+                f"a report's parts are Table, Figure, Note, Examples or Entries, not {type(part).__name__}"
+            )
 
 
 @frozen(kw_only=True, repr=False)
@@ -111,7 +113,7 @@ def _environment() -> Environment:
     environment.filters["cell"] = cell
     environment.filters["spans"] = _spans
     environment.filters["kind"] = lambda part: type(part).__name__
-    environment.filters["svg"] = Markup  # our own drawings; matplotlib escapes the text in them
+    environment.filters["svg"] = Markup  # `Figure` has made it safe
     return environment
 
 

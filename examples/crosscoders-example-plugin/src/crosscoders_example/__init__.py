@@ -47,6 +47,12 @@ def crosscoders_model_adapters():
         build="crosscoders_example.random_walk:RandomWalk",
         summary="A toy model whose activations walk randomly along the text.",
     )
+    yield ModelAdapterSpec(
+        name="waves",
+        config="crosscoders_example.waves:WavesConfig",
+        build="crosscoders_example.waves:Waves",
+        summary="Sine waves by number, for a model that reads no text.",
+    )
 
 
 @hookimpl

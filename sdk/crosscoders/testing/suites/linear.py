@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...errors import ConfigError
-from ...models.adapter import Edit, ModelAdapter
+from ...models.adapter import Edit, GivesLogits, ModelAdapter
 from ...models.linear import EMBEDDING, FINAL, Linear, Linearisable, one_row
 
 IDS = [5, 9, 12, 7, 8, 14]
@@ -18,7 +18,7 @@ IDS = [5, 9, 12, 7, 8, 14]
 class LinearRules:
     """Rules that hold where an adapter is `Linearisable`, of any causal model that it does not refuse."""
 
-    has_logits: ClassVar[bool]
+    capabilities: ClassVar[tuple[type, ...]]
     refuses_linearising: ClassVar[str] = ""
     """A pattern of the message with which the model under test is refused; empty where it is linearised."""
     linear_tolerance: ClassVar[float] = 1e-5
@@ -26,7 +26,7 @@ class LinearRules:
 
     def _linear(self, adapter: ModelAdapter) -> tuple[Linearisable, list[str], list[str]]:
         """The adapter, the points of MLPs, and those that MLPs read."""
-        if not isinstance(adapter, Linearisable) or not self.has_logits:
+        if not isinstance(adapter, Linearisable) or GivesLogits not in self.capabilities:
             pytest.skip("it does not linearise")
         if self.refuses_linearising:
             pytest.skip(f"refused: {self.refuses_linearising}")
@@ -48,15 +48,15 @@ class LinearRules:
         linear = linearisable.linearise(one_row(IDS), cuts={p: {} for p in mlps}, reads=reads)
         assert list(adapter.points())[-1] == FINAL
         wanted = [EMBEDDING, *mlps, *reads, FINAL]
-        own = adapter.activations(one_row(IDS), wanted)
+        own = linearisable.activations(one_row(IDS), wanted)
         assert set(linear.values) == set(wanted)
         for point in wanted:
             assert torch.equal(linear.values[point], own[point][0]), point
-        assert torch.equal(linear.logits, adapter.logits(one_row(IDS))[0])
+        assert torch.equal(linear.logits, linearisable.logits(one_row(IDS))[0])
 
     def test_held_model_without_edits_is_the_model(self, adapter: ModelAdapter) -> None:
         linearisable, _, _ = self._linear(adapter)
-        held, plain = linearisable.hold(one_row(IDS)), adapter.logits(one_row(IDS))
+        held, plain = linearisable.hold(one_row(IDS)), linearisable.logits(one_row(IDS))
         for attention, norms in ((True, True), (True, False), (False, True), (False, False)):
             found = held.logits(attention=attention, norms=norms)
             torch.testing.assert_close(found, plain, rtol=1e-4, atol=1e-4)
@@ -109,8 +109,8 @@ class LinearRules:
     def test_logits_are_read_out(self, adapter: ModelAdapter) -> None:
         linearisable, _, _ = self._linear(adapter)
         readout, row = linearisable.readout(), one_row(IDS)
-        final_TD = adapter.activations(row, [FINAL])[FINAL][0]
-        logits_TV = adapter.logits(row)[0]
+        final_TD = linearisable.activations(row, [FINAL])[FINAL][0]
+        logits_TV = linearisable.logits(row)[0]
         assert readout.vocabulary_size == logits_TV.shape[1]
         ids = torch.arange(readout.vocabulary_size)
         said_TV = final_TD @ readout.rows(ids).T + readout.constants(ids)
@@ -121,10 +121,10 @@ class LinearRules:
 
     def test_linearising_leaves_no_trace(self, adapter: ModelAdapter) -> None:
         linearisable, mlps, _ = self._linear(adapter)
-        plain = adapter.logits(one_row(IDS))
+        plain = linearisable.logits(one_row(IDS))
         linear = linearisable.linearise(one_row(IDS), cuts={p: {} for p in mlps})
         linear.held.logits([Edit.replace(EMBEDDING, torch.zeros(adapter.width(EMBEDDING)))])
-        assert torch.equal(adapter.logits(one_row(IDS)), plain)
+        assert torch.equal(linearisable.logits(one_row(IDS)), plain)
 
     def test_several_rows_or_padding_are_refused(self, adapter: ModelAdapter) -> None:
         linearisable, _, _ = self._linear(adapter)
