@@ -17,6 +17,9 @@ from .checkpoints.formats import CheckpointFormat as CheckpointFormat
 from .checkpoints.pretrained import inspect_pretrained as inspect_pretrained
 from .checkpoints.pretrained import pretrained as pretrained
 from .circuits.attribution import attribution_graph as attribution_graph
+from .circuits.compare import ComparedGraphs as ComparedGraphs
+from .circuits.compare import compare_graphs as compare_graphs
+from .circuits.generation import generate_intervened as generate_intervened
 from .circuits.graph import AttributionGraph as AttributionGraph
 from .circuits.graph_fidelity import GraphFidelity as GraphFidelity
 from .circuits.graph_fidelity import graph_fidelity as graph_fidelity

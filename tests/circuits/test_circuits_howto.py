@@ -97,3 +97,25 @@ def test_models_of_crosscoders_have_to_agree(saved):
     assert replacement_model(other, "tiny-pair/base").adapter.describe()["model"] == "tiny-pair/base"
     with pytest.raises(AnalysisError, match="at least one"):
         replacement_model([])
+
+
+def test_the_example_explains_attention_too(tmp_path):
+    """A shortened run of the example; its graph has latents of both kinds, and adds up."""
+    import tomllib
+
+    from crosscoders import Crosscoder, attribution_graph, train
+    from crosscoders.training.config import RunConfig
+
+    config = tomllib.loads((PAGE.parent.parent.parent / "examples" / "circuits" / "attention-and-mlp.toml").read_text())
+    for group in config["architecture"]["groups"]:
+        group["num_latents"] = 64
+    config["loss"]["k"] = 16
+    config["training"] |= {"num_tokens": 4096, "batch_size": 128, "lr": 4e-3, "evaluation_tokens": 256}
+    config["training"]["fidelity_tokens"] = 0
+    config["activations"] |= {"block_tokens": 2048, "calibration_tokens": 512, "rows_per_forward": 8}
+    train(RunConfig.from_dict({**config, "device": "cpu", "output": str(tmp_path / "run")}), quiet=True)
+    model = replacement_model(Crosscoder.from_pretrained(tmp_path / "run" / "crosscoder"))
+    graph = attribution_graph(model, "Return the sum of a", max_nodes=60, progress=False)
+    assert graph.gap() < 1e-5 and len(graph.cuts) == 8
+    kinds = {model.set_of(layer, index)[0].read.rpartition(".")[2] for layer, _, index in graph.latent_n3.tolist()}
+    assert kinds == {"attention", "mlp_input"}

@@ -90,7 +90,7 @@ def intervene(
         raise AnalysisError("layers are given with mode='constrained', and with that only")
     tokens = model.row(prompt)
     keep_T = model.kept(tokens, skip_positions)
-    changes = _Changes(model, list(interventions), keep_T)
+    changes = Changes(model, list(interventions), keep_T, first=0, length=len(keep_T))
     held = model.adapter.hold(tokens)
     clean = Explaining(model, keep_T)
     clean_TV = held.logits(clean.edits(lambda _, found: found), attention=False, norms=False)[0]
@@ -126,47 +126,57 @@ def intervene(
     )
 
 
-class _Changes:
-    """Interventions by set."""
+class Changes:
+    """Interventions by set, over a window of positions: `first` is the number of the window's first one.
 
-    def __init__(self, model: ReplacementModel, interventions: Sequence[Intervention], keep_T: Tensor) -> None:
+    Negative positions count from the end of the prompt, `length` tokens long. A slice without an end goes on after it.
+    """
+
+    def __init__(
+        self, model: ReplacementModel, interventions: Sequence[Intervention], keep_T: Tensor, *, first: int, length: int
+    ) -> None:
         self.by_set: dict[int, list[tuple[int, str, float, Tensor]]] = {}
         for one in interventions:
             latent_set, local = model.set_of(one.layer, one.index)
             [(kind, value)] = parsed({local: one.change}, latent_set.size).values()
-            at = _positions(one.positions, keep_T)
+            at = _positions(one.positions, keep_T, first, length)
             self.by_set.setdefault(id(latent_set), []).append((local, kind, value, at))
 
     def of(self, one: LatentSet, latents: Latents) -> Latents:
         """How much the latents of a set change, from these values, as latents."""
-        f_TK: dict[int, Tensor] = {}
-        new_TK: dict[int, Tensor] = {}
-        for local, kind, value, at in self.by_set.get(id(one), ()):
-            if local not in f_TK:
+        own = self.by_set.get(id(one), ())
+        old: dict[int, Tensor] = {}
+        new: dict[int, Tensor] = {}
+        for local, kind, value, at in own:
+            if local not in old:
                 mine = latents.latent_N == local
-                f_T = latents.value_N.new_zeros(latents.num_tokens)
-                f_T[latents.token_N[mine]] = latents.value_N[mine]
-                f_TK[local], new_TK[local] = f_T, f_T.clone()
-            now = new_TK[local][at]
-            new_TK[local][at] = value * now if kind == "scale" else value + (now if kind == "add" else 0 * now)
+                old[local] = latents.value_N.new_zeros(latents.num_tokens)
+                old[local][latents.token_N[mine]] = latents.value_N[mine]
+                new[local] = old[local].clone()
+            now = new[local][at]
+            new[local][at] = value * now if kind == "scale" else value + (now if kind == "add" else 0 * now)
         step_TF = latents.value_N.new_zeros(latents.num_tokens, one.size)
-        for local, f_T in f_TK.items():
-            step_TF[:, local] = new_TK[local] - f_T
+        for local, f_T in old.items():
+            step_TF[:, local] = new[local] - f_T
         return Latents.from_mask(step_TF != 0, step_TF)
 
 
-def _positions(asked: Positions, keep_T: Tensor) -> Tensor:
-    """Positions as indices; `AnalysisError` for one that is not there or does not count."""
-    length = len(keep_T)
+def _positions(asked: Positions, keep_T: Tensor, first: int, length: int) -> Tensor:
+    """Positions within the window; `AnalysisError` for one that is not in the prompt or does not count."""
     if asked is None:
         return keep_T.nonzero().squeeze(1)
+    window = range(first, first + len(keep_T))
     if isinstance(asked, slice):
-        numbers = [place for place in range(*asked.indices(length)) if bool(keep_T[place])]
-        return torch.tensor(numbers, dtype=torch.int64, device=keep_T.device)
-    numbers = [asked] if isinstance(asked, int) else list(asked)
-    for place in numbers:
-        if not -length <= place < length:
-            raise AnalysisError(f"there is no position {place} in a prompt of {length} tokens")
-        if not bool(keep_T[place]):
-            raise AnalysisError(f"latents do not count at position {place}, which skip_positions leaves out")
-    return torch.tensor([place % length for place in numbers], dtype=torch.int64, device=keep_T.device)
+        start, stop = (None if end is None else end + length if end < 0 else end for end in (asked.start, asked.stop))
+        chosen = range(start or 0, window.stop if stop is None else stop, asked.step or 1)
+        numbers = [place for place in window if place in chosen and bool(keep_T[place - first])]
+    else:
+        numbers = [asked] if isinstance(asked, int) else list(asked)
+        for place in numbers:
+            if not -length <= place < length:
+                raise AnalysisError(f"there is no position {place} in a prompt of {length} tokens")
+        numbers = [place % length for place in numbers if place % length in window]
+        for place in numbers:
+            if not bool(keep_T[place - first]):
+                raise AnalysisError(f"latents do not count at position {place}, which skip_positions leaves out")
+    return torch.tensor([place - first for place in numbers], dtype=torch.int64, device=keep_T.device)

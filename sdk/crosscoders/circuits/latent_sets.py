@@ -33,6 +33,8 @@ class LatentSet:
     """Number of the layer that the latents read."""
     first: int
     """Index of the first latent in its layer; those of several sets that read one layer are numbered through."""
+    norm_F: Tensor
+    """Summed decoder norms of all latents of the crosscoder, which gates compare by; taken when the set is made."""
 
     @property
     def group(self) -> LatentGroup:
@@ -71,7 +73,7 @@ class LatentSet:
         f_TF = x_TD.new_zeros(len(x_TD), crosscoder.num_latents)
         weight, bias = crosscoder.encoder_weight(self.index), crosscoder.b_enc_F[self.columns]
         f_TF[:, self.columns] = functional.linear(x_TD, weight, bias).relu()
-        keep_TF = crosscoder.gate.keep(f_TF, crosscoder.score_norms())
+        keep_TF = crosscoder.gate.keep(f_TF, self.norm_F)
         return Latents.from_mask(keep_TF[:, self.columns], f_TF[:, self.columns])
 
     @torch.no_grad()
@@ -124,11 +126,12 @@ def latent_sets(crosscoders: Sequence[Crosscoder], adapter: ModelAdapter) -> lis
         for number, crosscoder in enumerate(crosscoders)
         for index, group in enumerate(crosscoder.wiring.groups)
     ]
+    norms = [crosscoder.score_norms() for crosscoder in crosscoders]
     found: list[LatentSet] = []
     taken: dict[int, int] = {}
     for _, number, index in sorted(groups):
         layer = layer_of(crosscoders[number].wiring.groups[index].reads[0].partition("/")[2])
-        found.append(LatentSet(crosscoders[number], index, layer, taken.get(layer, 0)))
+        found.append(LatentSet(crosscoders[number], index, layer, taken.get(layer, 0), norms[number]))
         taken[layer] = taken.get(layer, 0) + found[-1].size
     return found
 
