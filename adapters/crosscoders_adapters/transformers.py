@@ -7,6 +7,7 @@ Points, for layer i of n:
 * `layers.{i}.mlp_input`: what the MLP reads (after the norm before it, if the layer has one)
 * `layers.{i}.mlp`: what the MLP adds to the residual stream
 * `layers.{i}`: the residual stream after the layer (before any final norm)
+* `final`: what the output embedding reads, after the final norm (models with logits only)
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from crosscoders import ConfigError, Document, Edit, SiteError, TokenBatch, Toke
 
 from .context import longest_context
 from .foreign import foreign_errors, locate
+from .linear import FINAL, Linearises
 from .loading import Loaded, TransformersConfig, load
 from .packing import Apart, positions_within
 from .parts import LayerParts, Part, find_parts, residual_of
@@ -39,7 +41,7 @@ OFFERED = ("input", "attention", "mlp_input", "mlp", "")
 """Parts of a layer in the order in which the forward pass reaches them."""
 
 
-class TransformersAdapter:
+class TransformersAdapter(Linearises):
     """Model adapter `transformers`."""
 
     def __init__(self, options: TransformersConfig, loaded: Loaded | None = None) -> None:
@@ -136,10 +138,10 @@ class TransformersAdapter:
         return self._widths[point]
 
     def _parse(self, point: str) -> tuple[int, str]:
-        _, number, *part = [*point.split("."), ""][:3]
-        name = part[0] if part else ""
         if point in self._widths:
-            return int(number), name
+            return _split(point)
+        _, number, *part = [*point.split("."), "", ""][:3]
+        name = part[0]
         there = name in OFFERED and number.isdigit() and int(number) < len(self.layers) and point.startswith("layers.")
         if there:
             reason = self._parts[int(number)].reason or "replacing it by itself changes what the model gives"
@@ -176,10 +178,11 @@ class TransformersAdapter:
             for part in OFFERED
             if (found.residual if part in ("input", "") else getattr(found, part) is not None)
         ]
+        points += [FINAL] if self.causal else []
         widths: dict[str, int] = {}
         plain = self._given([], widths)
         if not _alike(self._given(points, widths), plain):
-            for part in OFFERED:
+            for part in (*OFFERED, FINAL):
                 chosen = [point for point in points if _split(point)[1] == part]
                 if not _alike(self._given(chosen, widths), plain):
                     points = [point for point in points if point not in chosen]
@@ -214,8 +217,9 @@ class TransformersAdapter:
     def _hooked(self, number: int, part: str, change: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
         """Call `change` with the activations at a point; what it returns, if anything, replaces them."""
         layer = self.layers[number]
-        if part in ("input", "mlp_input"):
-            reader = layer if part == "input" else self._parts[number].mlp_input
+        if part in ("input", "mlp_input", FINAL):
+            readers = {"input": layer, FINAL: self.model.get_output_embeddings() if part == FINAL else None}
+            reader = readers[part] if part in readers else self._parts[number].mlp_input
             assert reader is not None
             handle = reader.register_forward_pre_hook(
                 lambda _, args, kwargs: self._replace_input(args, kwargs, change), with_kwargs=True, prepend=True
@@ -300,7 +304,7 @@ class TransformersAdapter:
             raise SiteError(f"'{point}' is what an MLP reads and no part of the residual stream")
         unembedding = self.model.get_output_embeddings().weight
         direction_KD = direction_KD.to(unembedding.device, torch.float32)
-        norm = self._last_norm()
+        norm = None if point == FINAL else self._last_norm()
         if norm is not None:
             # Norms take away the length: give it back. What a norm makes of zero, its bias, does not count.
             # Directions go in long, so that the norm's epsilon does not count.
@@ -404,6 +408,8 @@ def _all_of(managers: Iterator[Any]) -> Iterator[None]:
 
 
 def _split(point: str) -> tuple[int, str]:
+    if point == FINAL:
+        return -1, FINAL
     _, number, *part = point.split(".")
     return int(number), part[0] if part else ""
 
