@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from crosscoders import ConfigError, Document, Edit, SiteError, TokenBatch, Tokenized
 
+from .anatomy import is_causal, last_norm, layer_list, text_config
 from .context import longest_context
 from .foreign import foreign_errors, locate
 from .linear import FINAL, Linearises
@@ -36,7 +37,6 @@ from .tokenising import Tokenising
 
 __all__ = ["TransformersAdapter", "TransformersConfig", "TransformersDecoder"]
 
-LAST_NORM_NAMES = ("norm", "final_layernorm", "final_layer_norm", "ln_f", "norm_f")
 OFFERED = ("input", "attention", "mlp_input", "mlp", "")
 """Parts of a layer in the order in which the forward pass reaches them."""
 
@@ -59,11 +59,11 @@ class TransformersAdapter(Linearises):
         """
         unwrapped: Any = getattr(model, "get_base_model", lambda: model)
         model = unwrapped()
-        return cls(TransformersConfig(model=name), Loaded(model, tokenizer, _is_causal(model)))
+        return cls(TransformersConfig(model=name), Loaded(model, tokenizer, is_causal(model)))
 
     def _attach(self, model: Any, tokenizer: Any, causal: bool) -> None:
         self.model, self.tokenizer, self.causal = model.eval().requires_grad_(False), tokenizer, causal
-        self.layers = _layer_list(model)
+        self.layers = layer_list(model)
         self._longest, self._positions_are_learned = longest_context(model)
         self._shape: tuple[int, int] = (0, 0)
         self._forward_names = set(inspect.signature(model.forward).parameters)
@@ -157,7 +157,7 @@ class TransformersAdapter(Linearises):
     def _parts(self) -> list[LayerParts]:
         """What each layer offers, measured on one row when the model is first asked."""
         with foreign_errors(f"the model '{self.options.model}', which fails on a row of tokens"):
-            return find_parts(list(self.layers), _text_config(self.model.config), self._tried)
+            return find_parts(list(self.layers), text_config(self.model.config), self._tried)
 
     def _tried(self) -> Any:
         """What the model gives for one row, which must be numbers: nothing could be measured on it otherwise."""
@@ -208,7 +208,7 @@ class TransformersAdapter(Linearises):
         return given.float()
 
     def _row(self) -> TokenBatch:
-        size = int(_text_config(self.model.config).vocab_size)
+        size = int(text_config(self.model.config).vocab_size)
         ids = ((torch.arange(6) + 5) % size)[None]
         none = torch.zeros_like(ids, dtype=torch.bool)
         return TokenBatch(ids, ~none, none, none)
@@ -304,7 +304,7 @@ class TransformersAdapter(Linearises):
             raise SiteError(f"'{point}' is what an MLP reads and no part of the residual stream")
         unembedding = self.model.get_output_embeddings().weight
         direction_KD = direction_KD.to(unembedding.device, torch.float32)
-        norm = None if point == FINAL else self._last_norm()
+        norm = None if point == FINAL else last_norm(self.model, self.layers)
         if norm is not None:
             # Norms take away the length: give it back. What a norm makes of zero, its bias, does not count.
             # Directions go in long, so that the norm's epsilon does not count.
@@ -316,12 +316,6 @@ class TransformersAdapter(Linearises):
             direction_KD = (norm(long_KD) - norm(torch.zeros_like(long_KD))).float() * rms_K1
         effect_KV: Tensor = direction_KD @ unembedding.float().T
         return effect_KV
-
-    def _last_norm(self) -> nn.Module | None:
-        """The norm after the last layer: a sibling of the layer list under one of the usual names."""
-        owner = next(m for m in self.model.modules() if any(child is self.layers for child in m.children()))
-        found = [getattr(owner, name, None) for name in LAST_NORM_NAMES]
-        return next((norm for norm in found if isinstance(norm, nn.Module)), None)
 
     def _run(self, tokens: TokenBatch, keywords: dict[str, Any] | None = None) -> Any:
         keywords = self._keywords(tokens) if keywords is None else keywords
@@ -430,24 +424,3 @@ def _commit(options: TransformersConfig) -> str | None:
     name = f"{place.subfolder}/config.json".lstrip("/")
     cached = try_to_load_from_cache(place.source, name, revision=place.revision)
     return Path(cached[: -len(name) - 1]).name if isinstance(cached, str) else None
-
-
-def _is_causal(model: nn.Module) -> bool:
-    """Whether a model has a head for the next token: by its class or, where that is somebody's own, by the head."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
-    names = {cls.__name__ for cls in type(model).__mro__}
-    return bool(names & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())) or hasattr(model, "lm_head")
-
-
-def _text_config(config: Any) -> Any:
-    return getattr(config, "text_config", config)
-
-
-def _layer_list(model: nn.Module) -> nn.ModuleList:
-    """The list of layers: the shallowest module list as long as the config says there are layers."""
-    expected = int(_text_config(model.config).num_hidden_layers)
-    lists = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == expected]
-    if not lists:
-        raise ConfigError(f"found no list of {expected} layers in {type(model).__name__}")
-    return min(lists, key=lambda pair: pair[0].count("."))[1]
