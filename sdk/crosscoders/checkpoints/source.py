@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from typing import Any
 import yaml
 
 from ..errors import CheckpointError
+from ..reading import parse_json, read_text
 from .file_bytes import Bytes
 from .npz_file import npz_file
 from .pickled_file import pickled_file
@@ -182,20 +182,13 @@ class Source:
         return f"{self.root}/{path}" if self.root else path
 
     def _text(self, path: str) -> str:
-        file = self._store.path(self._full(path))
         try:
-            if file.stat().st_size > LARGEST_TEXT:
-                raise CheckpointError(f"{path} of {self.name} has {file.stat().st_size} bytes, too many for a config")
-            return file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            return read_text(self._store.path(self._full(path)), CheckpointError, limit=LARGEST_TEXT)
+        except OSError as error:
             raise CheckpointError(f"{path} of {self.name} cannot be read: {error}") from error
 
     def _json(self, path: str) -> dict[str, Any]:
-        try:
-            content = json.loads(self.text(path))
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise CheckpointError(f"{path} of {self.name} is not valid JSON: {error}") from error
-        return _table(content, path, self.name)
+        return _table(parse_json(self.text(path), f"{path} of {self.name}", CheckpointError), path, self.name)
 
     def _yaml(self, path: str) -> dict[str, Any]:
         try:
