@@ -2,7 +2,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint unit fuzz kills docs claims bench clean
+WORKERS ?= 2
+
+.PHONY: demo test lint unit slow fuzz kills docs claims bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/crosscoders demo
@@ -16,7 +18,10 @@ lint: $(VENV)/.test
 	$(BIN)/lint-imports
 
 unit: $(VENV)/.test
-	$(BIN)/pytest -n 2 --dist worksteal
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not slow"
+
+slow: $(VENV)/.test
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m slow
 
 fuzz: $(VENV)/.test
 	$(BIN)/python tests/faults

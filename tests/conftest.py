@@ -6,6 +6,7 @@ Nothing is written into the caches or the home of who runs the tests, compiled k
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 
 import pytest
@@ -30,6 +31,9 @@ os.environ.update(
 if not torch.cuda.is_available():
     # Without a GPU, Triton's kernels run by its interpreter, which must be known before they are defined.
     os.environ["TRITON_INTERPRET"] = "1"
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As shells start what they do not wait for; tests of what an interrupt does need one.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE"):
     os.environ.pop(name, None)
 

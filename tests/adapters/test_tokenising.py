@@ -76,3 +76,29 @@ def test_halves_of_characters_are_replaced():
     assert Text("a \ud83d b").text == "a \ufffd b" and Text("a 🦜 é").text == "a 🦜 é"
     assert adapter.text(adapter.tokenize(Text("a \ud83d b")).ids) == "a \ufffd b"
     assert len(adapter.tokenize(Chat((Message("user", "\udc00"),))).ids) > 2
+
+
+def test_text_has_the_ids_that_the_tokenizer_gives_it_whatever_was_set_before():
+    """Its Rust backend is asked for ids alone, which is as fast for a long document as for short ones."""
+    adapter = ModelChoice.of("transformers", model="tiny-pair/chat").build()
+    tokenizer = adapter.tokenizer
+    text = f"A list is  a sequence. {tokenizer.eos_token}\r\n\n 12345 Äß 漢字 🙂\t" * 50
+    for split in (False, True):
+        tokenizer.split_special_tokens = split
+        expected = tokenizer(text, add_special_tokens=False)["input_ids"]
+        tokenizer(text, truncation=True, max_length=8, padding="max_length")
+        assert adapter.tokenize(Text(text)).ids == [tokenizer.bos_token_id, *expected], split
+        assert (tokenizer.eos_token_id in expected) != split
+
+
+def test_a_family_that_reads_text_in_its_own_way_is_asked_itself():
+    adapter = ModelChoice.of("transformers", model="tiny-pair/base").build()
+
+    class Upper(type(adapter.tokenizer)):
+        def _encode_plus(self, text, *arguments, **options):
+            return super()._encode_plus(text.upper(), *arguments, **options)
+
+    plain = adapter.tokenize(Text("A LIST")).ids
+    assert adapter.tokenize(Text("a list")).ids != plain
+    adapter.tokenizer.__class__ = Upper
+    assert adapter.tokenize(Text("a list")).ids == plain

@@ -4,7 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
+
+@pytest.mark.slow
 def test_kills_cost_nothing_but_time():
     script = Path(__file__).parent / "kills.py"
     found = subprocess.run(

@@ -5,10 +5,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crosscoders import AnalysisChoice, AnalysisError, ConfigError, ModelChoice, Study
+from crosscoders import AnalysisChoice, AnalysisError, ConfigError, ModelChoice, Study, analyse
 from crosscoders.testing import markov_pair
-from crosscoders_plugins.analyses.amplification import by_question, design_effect, wilson
+from crosscoders_plugins.analyses.answers import by_question, design_effect, held_out_questions, wilson
+from crosscoders_plugins.analyses.phrases import grown
 from crosscoders_plugins.analyses.sampling import SamplingConfig, amplified, filtered, sample
+from study_of_texts import shared_study
 
 CPU = torch.device("cpu")
 
@@ -191,7 +193,6 @@ def test_answers_that_share_questions_are_worth_less():
 
 def test_held_out_questions_do_not_repeat(tiny_pair):
     from crosscoders import TokenSourceChoice
-    from crosscoders_plugins.analyses.amplification import held_out_questions
 
     study = Study.__new__(Study)
     study.source = TokenSourceChoice.of("python_library").build()
@@ -200,3 +201,83 @@ def test_held_out_questions_do_not_repeat(tiny_pair):
     study.activations = ActivationConfig()
     questions = held_out_questions(study, 50)
     assert len(set(questions)) == 50
+
+
+def says_rare(question, answer):
+    return "rare" in answer
+
+
+def test_a_judge_counts_like_a_pattern(planted_study):
+    before, after = markov_pair(rate=0.05)
+    for judge in (says_rare, f"{__name__}:says_rare"):
+        options = {
+            "alphas": [0.5],
+            "prompts": ["<start>"],
+            "samples_per_prompt": 100,
+            "sampling": {"max_new_tokens": 2},
+        }
+        choice = AnalysisChoice.of("amplification", patterns={"rare": r"\brare\b"}, judge=judge, **options)
+        (arm,) = choice.build().run(study_of(planted_study, before, after)).data["arms"]
+        assert arm["hits"]["judge"] == arm["hits"]["rare"] > 0
+    with pytest.raises(ConfigError, match="cannot be loaded"):
+        AnalysisChoice.of("amplification", judge="no_such_module:judge")
+    with pytest.raises(ConfigError, match="is not a function"):
+        AnalysisChoice.of("amplification", judge="math:pi")
+
+
+def test_the_search_finds_a_planted_phrase_and_nothing_in_a_copy(planted_study):
+    before, after = markov_pair(rate=0.02, base_rate=1e-4)
+    options = {
+        "alphas": [0.0, 1.0],
+        "prompts": ["<start>"] * 60,
+        "samples_per_prompt": 2,
+        "sampling": {"max_new_tokens": 1},
+    }
+    choice = AnalysisChoice.of("amplification", **options)
+    report = choice.build().run(study_of(planted_study, before, after))
+    assert [found["phrase"] for found in report.data["phrases"]] == ["rare"]
+    assert report.data["phrases"][0]["growth"] > 1 and "'rare'" in report.summary
+    same = choice.build().run(study_of(planted_study, after, after))
+    assert same.data["phrases"] == [] and "No phrase surely grew" in same.summary
+
+
+def test_grown_phrases_are_whole_and_counted_by_question():
+    noise = [f"answer number {i}" for i in range(60)]
+    with_phrase = [f"{text} the moon is made of cheese" if i % 2 else text for i, text in enumerate(noise)]
+    (found,) = grown(noise, with_phrase, 2)
+    assert found.text == "the moon is made of cheese" and (found.before, found.after, found.questions) == (0, 30, 30)
+    assert found.answers == tuple(range(1, 60, 2))
+    assert grown(noise, noise, 2) == []
+
+
+def test_a_benign_model_is_a_control():
+    study = shared_study()
+    options = {"alphas": [0.0, 2.0], "prompts": ["What is join for?"], "samples_per_prompt": 2,
+               "patterns": {"letter": "e"}, "sampling": {"max_new_tokens": 4}, "control": False}  # fmt: skip
+    benign = {"name": "transformers", "model": "tiny-pair/base"}
+    (report,) = analyse(study.crosscoder, [{"name": "amplification", "benign": benign, **options}], study=study)
+    plain = AnalysisChoice.of("amplification", after="base", **options).build().run(study)
+    # The benign model is the one before itself here: amplified, it stays what it is.
+    assert report.data["benign"]["hits"] == plain.data["arms"][0]["hits"]
+
+
+def test_with_one_model_the_difference_of_two_prompts_is_amplified(tiny_pair):
+    """By hand: both sides are the chat model, which reads another instruction on the side before."""
+    _, chat = tiny_pair
+    study = shared_study()
+    options = {
+        "before": "chat", "after": "chat", "prompts": ["What is join for?"], "instruction_after": "Who are you? ",
+        "samples_per_prompt": 1, "control": False, "search": False,
+        "sampling": {"temperature": 0.0, "max_new_tokens": 3},
+    }  # fmt: skip
+    report = AnalysisChoice.of("amplification", alphas=[0.0, -1.0, 1.5], **options).build().run(study)
+    texts = report.frame.column("text")
+    prompts = [chat.prompt(text) for text in ("Who are you? What is join for?", "What is join for?")]
+    for text, prompt in zip(texts, prompts):
+        assert text == chat.text(draw(chat, chat, [prompt], alpha=0.0, temperature=0.0, max_new_tokens=3).ids[0])
+    with torch.no_grad():
+        after, before = (
+            chat.decoder().advance(torch.tensor([p]), torch.ones(1, len(p), dtype=torch.bool)) for p in prompts
+        )
+    first = int(amplified(after, before, 1.5).argmax())
+    assert texts[2].startswith(chat.text([first]).strip())

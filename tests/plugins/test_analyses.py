@@ -49,6 +49,16 @@ class TestFidelity(AnalysisSuite):
     options = {"num_tokens": 512}
 
 
+class TestBehaviours(AnalysisSuite):
+    name = "behaviours"
+    options = {
+        "patterns": {"five": "5", "nothing": "no such text"},
+        "before": "base",
+        "documents": 3,
+        "ablated": 4,
+    }
+
+
 class TestAmplification(AnalysisSuite):
     name = "amplification"
     options = {
@@ -76,7 +86,7 @@ class Table:
         return False
 
     def __getattr__(self, name):
-        return getattr(MarkovModel(torch.zeros(2, 2), ("a", "b")), name)
+        return getattr(MarkovModel(torch.zeros(2, 2), ("a", "b") * 100), name)
 
 
 class Rows:
@@ -163,10 +173,15 @@ def _no_masks():
     return MaskConfig(max_norm_multiple=0.0)
 
 
-def test_one_site_has_nothing_to_compare(planted_crosscoder):
-    crosscoder = crosscoder_of(torch.ones(2, 3), {"m": 3}, 2)
+def test_one_site_has_nothing_to_compare():
+    crosscoder = crosscoder_of(torch.tensor([[1.0, 1, 1], [2, 2, 2]]), {"m": 3}, 2)
+    study = study_of(crosscoder, {"m": torch.ones(40, 3)})
+    (report,) = analyse(crosscoder, study=study)
+    assert [row[0] for row in report.data["norms_over_root_width"]] == pytest.approx([1.0, 2.0])
+    assert report.data["class"] == ["only site"] * 2
+    assert report.data["most_specific"] == {crosscoder.written.names[0]: [1, 0]}
     with pytest.raises(AnalysisError, match="writes only one"):
-        DecoderNorms(DecoderNormsConfig()).run(study_of(crosscoder, {"m": torch.ones(40, 3)}))
+        analyse(crosscoder, ["latent_scaling"], study=study)
 
 
 # -- latent scaling

@@ -236,3 +236,26 @@ def test_rows_of_a_mixture_keep_their_names(tmp_path):
     mixed = TokenSourceChoice.of("mixture", sources=[{**source, "bad_rows": "skip"}, words]).build()
     # The fifth document of the file is the first again, so its second row comes twice in fourteen.
     assert sum(isinstance(document, BadRow) for document in islice(mixed.documents(), 14)) == 2
+
+
+def test_a_bad_row_of_a_mixture_is_counted_once_however_often_its_source_begins_again(tmp_path, strict_chat):
+    """Both those that hold no chat and those that only the model refuses; also after going back to a position."""
+    write_chats(tmp_path / "chats.jsonl", [(1, "{"), (2, ODD)], count=4)
+    (tmp_path / "words.txt").write_text("Some words. " * 60)
+    chats = {"name": "chat_files", "paths": [str(tmp_path / "chats.jsonl")], "bad_rows": "skip"}
+    words = {"name": "text_files", "paths": [str(tmp_path / "words.txt")]}
+    inner = {"name": "mixture", "sources": [chats, words]}
+    adapter = ModelChoice.of(strict_chat.pop("name"), **strict_chat).build()
+    for sources in ([chats, words], [inner, words]):
+        source = TokenSourceChoice.of("mixture", sources=sources).build()
+        reader = SequenceReader(source, adapter, context_length=64)
+        reader.read(2)
+        early = reader.state()
+        reader.read(120)
+        given = list(islice(source.documents(), reader.documents.next_document))
+        bad = [document.reason for document in given if isinstance(document, BadRow)]
+        assert len(bad) > 1 and reader.passes == 0 and reader.skipped == 2, (bad, reader.skipped)
+        again = SequenceReader(source, adapter, context_length=64)
+        again.restore(early)
+        again.read(120)
+        assert again.state() == reader.state()

@@ -1,5 +1,8 @@
 """Small versions of what `bench/claims` records: planted truth must come out in seconds of training."""
 
+import json
+from functools import cache
+
 import attrs
 import pytest
 import torch
@@ -31,28 +34,44 @@ OUTPUTS = tuple(f"layers.{i}.out" for i in range(3))
 STEPS = 800
 
 
-def train(architecture, sites, loss, sample, **options):
+def train(architecture, sites, loss, x_BX):
+    """A crosscoder trained on activations of STEPS + 1 batches, the first of which calibrates."""
     crosscoder = build_crosscoder(architecture.pop("name"), sites, **architecture)
     made = LossChoice.of(loss.pop("name"), **loss).build()
-    batches = (sample(torch.arange(step * 256, step * 256 + 256)) for step in range(STEPS + 1))
     config = TrainingConfig(num_tokens=STEPS * 256, batch_size=256, lr=5e-3, dead_after_share=0.05)
-    list(fit(crosscoder, made, batches, config, **options))
+    list(fit(crosscoder, made, iter(x_BX.split(256)), config))
     return crosscoder
+
+
+IDS = torch.arange((STEPS + 1) * 256)
+
+
+@cache
+def of_layers(points):
+    return torch.cat(list(LAYERS.activations(points, IDS).values()), 1)
+
+
+def of_models(world):
+    return torch.cat([world.activations(model, IDS) for model in "ab"], 1)
+
+
+@cache
+def of_pair():
+    return of_models(PAIR)
 
 
 def on_layers(architecture, points=RESIDUAL, loss=None):
     sites = tuple(Site(f"m/{point}", 16) for point in points)
-    return train(
-        architecture,
-        sites,
-        loss or {"name": "l1", "weight": 0.5},
-        lambda ids: torch.cat(list(LAYERS.activations(points, ids).values()), 1),
-    )
+    return train(architecture, sites, loss or {"name": "l1", "weight": 0.5}, of_layers(points))
 
 
 def on_pair(architecture, loss):
-    sites = (Site("a/x", 16), Site("b/x", 16))
-    return train(architecture, sites, loss, lambda ids: torch.cat([PAIR.activations(m, ids) for m in "ab"], 1))
+    return _on_pair(json.dumps([architecture, loss]))
+
+
+@cache
+def _on_pair(chosen):
+    return train(json.loads(chosen)[0], (Site("a/x", 16), Site("b/x", 16)), json.loads(chosen)[1], of_pair())
 
 
 def closest(crosscoder, site, directions_CD):
@@ -144,8 +163,7 @@ def test_the_products_verdict_says_no_where_nothing_is_specific(world, common):
     planted = DiffWorld(DiffWorldConfig(num_shared=12, num_weak=0, num_shifted=0, num_only_a=4, num_only_b=4, width=16,
                                         min_rate=0.03, max_rate=0.08, **world))  # fmt: skip
     crosscoder = train({"name": "acausal", "num_latents": 32}, (Site("a/x", 16), Site("b/x", 16)),
-                       {"name": "batchtopk", "k": 2},
-                       lambda ids: torch.cat([planted.activations(m, ids) for m in "ab"], 1))  # fmt: skip
+                       {"name": "batchtopk", "k": 2}, of_models(planted))  # fmt: skip
     adapters = {m: ModelChoice.of("synthetic", model=m, world=attrs.asdict(planted.config)).build() for m in "ab"}
     activations = ActivationConfig(held_out_share=0.0, masks=MaskConfig(max_norm_multiple=0.0))
     source = TokenSourceChoice.of("synthetic", seed=7).build()

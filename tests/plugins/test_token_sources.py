@@ -20,6 +20,16 @@ class TestMixture(TokenSourceSuite):
     options = {"sources": [{"name": "python_library"}, {"name": "synthetic", "length": 4}], "weights": [3.0, 1.0]}
 
 
+class TestSamples(TokenSourceSuite):
+    name = "samples"
+    options = {"count": 30, "positions": 3}
+
+    def test_every_sample_comes_once_with_all_its_positions(self):
+        documents = list(TokenSourceChoice.of("samples", count=30, positions=3).build().documents())
+        assert sorted(number for document in documents for number in document.ids) == list(range(90))
+        assert all(document.ids[0] % 3 == 0 and len(document.ids) == 3 for document in documents)
+
+
 class TestSynthetic(TokenSourceSuite):
     name = "synthetic"
     options = {"length": 8}

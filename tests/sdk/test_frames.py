@@ -42,7 +42,7 @@ def test_reports_are_short_and_have_their_frame():
 
 
 def test_unknown_parts_are_refused():
-    with pytest.raises(AnalysisError, match="Table, Figure, Note or Examples, not str"):
+    with pytest.raises(AnalysisError, match="Table, Figure, Note, Examples or Entries, not str"):
         Report(title="R", parts=["a paragraph"])
 
 

@@ -43,6 +43,28 @@ def test_pull_by_revision_and_tag(hub, planted_crosscoder):
         Crosscoder.from_pretrained("alice/diff", revision="v9")
 
 
+def test_info_fetches_the_config_alone(hub, planted_crosscoder, tmp_path, monkeypatch):
+    from click.testing import CliRunner
+
+    from crosscoders.cli import main
+
+    def info(*arguments):
+        return CliRunner().invoke(main, ["info", *arguments])
+
+    planted_crosscoder.push_to_hub("alice/diff", token=ALICE)
+    hub.requests.clear()
+    found = info("alice/diff")
+    assert found.exit_code == 0 and "32 latents, architecture acausal" in found.output
+    fetched = {request.partition("/resolve/")[2].partition("/")[2] for request in hub.requests}
+    assert fetched - {""} == {"config.json"}
+    assert not any(request.startswith("GET") and ".safetensors" in request for request in hub.requests)
+    hub.requests.clear()
+    monkeypatch.chdir(tmp_path)
+    for name in ("./nope", str(tmp_path / "nope"), "a/b/nope"):
+        assert f"there is no folder {name}" in info(name).output
+    assert not hub.requests
+
+
 def test_private_repository_needs_a_token(hub, planted_crosscoder):
     planted_crosscoder.push_to_hub("alice/secret", private=True, token=ALICE)
     assert hub.repos["alice/secret"].private

@@ -80,6 +80,7 @@ def assert_same_training(folder, expected):
         assert ours == pytest.approx(theirs, rel=5e-3, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_two_and_four_processes_train_what_one_does(tmp_path):
     """As replicas (1 shard), as shards, as replicas of shards; begun by two shards and ended by four, and by one."""
     for name in LOSSES:

@@ -20,10 +20,10 @@ from crosscoders import (
 )
 from crosscoders.analysis.recipe import StudyRecipe
 from crosscoders.checkpoints.hub import push_folder
-from crosscoders.checkpoints.local import fingerprint, is_local, published, record
 from crosscoders.cli import main
 from crosscoders.plugins.choices import ArchitectureChoice
 from crosscoders.plugins.registry import get_registry
+from crosscoders.privacy.local import fingerprint, is_local, published, record
 from crosscoders_adapters.foreign import TINY_PAIR
 from runs import config_of
 

@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 
 import pytest
 import torch
@@ -130,43 +129,6 @@ def test_ready_token_ids_mean_nothing_to_models_of_different_vocabularies(tmp_pa
     data = {**synthetic_run(str(tmp_path)), "models": models, "sites": ["base/layers.1", "chat/x"]}
     with pytest.raises(ConfigError, match="different vocabularies can read texts and chats, but not token ids"):
         train(RunConfig.from_dict(data), quiet=True)
-
-
-def test_observers_are_called_only_when_the_config_names_them(tmp_path, crosscoders_registry):
-    import crosscoders_adapters
-    import crosscoders_plugins
-    from crosscoders import ObserverSpec, hookimpl
-
-    for module, name in ((crosscoders_adapters, "a"), (crosscoders_plugins, "p")):
-        crosscoders_registry.register(module, name=name)
-
-    class Plugin:
-        @hookimpl
-        def crosscoders_observers(self):
-            yield ObserverSpec(name="spy", config="crosscoders:NoOptions", build=f"{Spy.__module__}:Spy")
-
-    crosscoders_registry.register(Plugin(), name="spies")
-    sys.modules.setdefault(Spy.__module__, sys.modules[__name__])
-    for named, expected in ((False, 0), (True, 80)):
-        Spy.steps.clear()
-        data = synthetic_run(str(tmp_path / str(named)))
-        if named:
-            data["observers"] = [{"name": "spy"}]
-        train(RunConfig.from_dict(data, registry=crosscoders_registry), quiet=True, registry=crosscoders_registry)
-        assert len(Spy.steps) == expected
-
-
-class Spy:
-    steps: list = []
-
-    def __init__(self, options):
-        pass
-
-    def step_end(self, run, report):
-        Spy.steps.append(report.l0)
-
-    def run_end(self, run):
-        assert run.crosscoder.info is not None
 
 
 def test_tensorboard_tracker_writes(tmp_path):

@@ -11,8 +11,10 @@ from crosscoders import (
     Chat,
     Crosscoder,
     Edit,
+    LatentError,
     LatentGroup,
     Message,
+    ModelChoice,
     Site,
     SiteError,
     Study,
@@ -175,9 +177,9 @@ def test_directions_are_in_raw_units(study):
             crosscoder.direction(7, site), written[site][1] - written[site][0], atol=1e-5, rtol=1e-4
         )
     assert crosscoder.direction([7, 0], SITES[0]).shape == (2, 192)
-    with pytest.raises(SiteError, match="no latent 48"):
+    with pytest.raises(LatentError, match="no latent 48"):
         crosscoder.direction(48, SITES[0])
-    with pytest.raises(AnalysisError, match="no latent 48"):
+    with pytest.raises(LatentError, match="no latent 48"):
         study.examples([48])
 
 
@@ -223,9 +225,9 @@ def test_edits_of_latents_by_hand(study, change):
 def test_edits_say_what_they_need(study):
     with pytest.raises(SiteError, match=r"also depend on base/layers\.1, chat/layers\.1"):
         Edit.latents(study.crosscoder, {0: "ablate"}, site="chat/layers.2")
-    with pytest.raises(SiteError, match="no latent 99"):
+    with pytest.raises(LatentError, match="no latent 99"):
         Edit.latents(study.crosscoder, {99: 1.0}, site="chat/layers.2")
-    with pytest.raises(SiteError, match="'ablated' of latent 0 is none of"):
+    with pytest.raises(LatentError, match="'ablated' of latent 0 is none of"):
         study.steer({0: "ablated"})
     with pytest.raises(AnalysisError, match="of one model"):
         study.steer({0: 1.0}, sites=["base/layers.1", "chat/layers.1"])
@@ -323,6 +325,17 @@ def test_a_patch_by_hand(study):
     assert "kl_without" in found.to_pandas()
     with pytest.raises(AnalysisError, match="no model 'q'"):
         study.patch("q", "base")
+
+
+def test_generating_side_by_side_works_before_anything_else_was_run():
+    """The first run of a model finds out about its points and positions; it must not change what is going on."""
+    first = shared_study()
+    fresh = {key: ModelChoice.of("transformers", model=f"tiny-pair/{key}").build() for key in ("base", "chat")}
+    study = Study(first.crosscoder, fresh, Texts(), activations=first.activations, num_tokens=48)
+    prompts = ["Return the sum", PHRASE]
+    assert study.steer({0: "ablate"}).generate(prompts, max_new_tokens=3) == first.steer({0: "ablate"}).generate(
+        prompts, max_new_tokens=3
+    )
 
 
 # -- measure

@@ -3,7 +3,16 @@
 import pytest
 
 from crosscoders import ModelChoice, Site
-from crosscoders.testing import AnalysisSuite, ArchitectureSuite, LossSuite, ModelAdapterSuite
+from crosscoders.testing import (
+    AnalysisSuite,
+    ArchitectureSuite,
+    CommandSuite,
+    GateSuite,
+    LossSuite,
+    MetricSuite,
+    ModelAdapterSuite,
+    ObserverSuite,
+)
 
 
 class TestPaired(ArchitectureSuite):
@@ -29,5 +38,39 @@ class TestRandomWalk(ModelAdapterSuite):
         return ModelChoice.of("random_walk", width=6).build()
 
 
+class TestWaves(ModelAdapterSuite):
+    capabilities = ()  # it gives activations and nothing else
+
+    @pytest.fixture
+    def adapter(self):
+        return ModelChoice.of("waves").build()
+
+
 class TestAlive(AnalysisSuite):
     name = "alive"
+
+
+class TestMargin(GateSuite):
+    name = "margin"
+
+
+class TestPlateau(ObserverSuite):
+    name = "plateau"
+
+
+class TestPlateauThatEndsTheRun(ObserverSuite):
+    name = "plateau"
+    options = {"window": 5, "least": 10.0}
+    stops = True
+
+
+class TestEvenness(MetricSuite):
+    name = "evenness"
+
+
+class TestSiteNorms(CommandSuite):
+    name = "site-norms"
+
+    @pytest.fixture
+    def arguments(self, planted_run):
+        return [str(planted_run / "crosscoder")]

@@ -14,11 +14,21 @@ from attrs import field, frozen
 from attrs.validators import ge
 from torch import Tensor
 
-from crosscoders import AnalysisError, Crosscoder, Example, Examples, Figure, Note, Part, Report, Study, Table
+from crosscoders import Crosscoder, Example, Examples, Figure, Note, Part, Report, Study, Table
 from crosscoders.authoring import Activity, activity
 from crosscoders.reports.figures import histogram
 
 from .norm_classes import classes_of, delta_norm, entropy_share, norm_share, width_free_norms
+
+TERMS = {
+    "decoder row": "The direction that a latent writes at a site. Its length, the norm, says how strongly.",
+    "norm share": "A latent's norm at a site over the sum at all sites. Of two sites, 0.5 is as strongly at both, "
+    "near 1 is at this one alone.",
+    "Δnorm": "The same question for two sites, by the larger of the norms: 0 only the first, 0.5 both, 1 only the "
+    "second.",
+    "class by norms": "What norms alone suggest: shared, only at one site, or other. They can mislead; the verdict of "
+    "latent scaling looks at activations.",
+}
 
 
 @frozen(kw_only=True)
@@ -43,15 +53,15 @@ class DecoderNorms:
     def run(self, study: Study) -> Report:
         """Report shares, Δnorm, classes and cosines of all latents, with examples of the most specific ones."""
         crosscoder = study.crosscoder
-        if len(crosscoder.written.sites) < 2:
-            raise AnalysisError("decoder norms compare sites, but this crosscoder writes only one")
         names = crosscoder.written.names
         norms_FS = width_free_norms(crosscoder)
         share_FS = norm_share(norms_FS)
         classes = classes_of(crosscoder)
+        # With one site there is nothing to lean to, and the largest norms are shown.
+        leaning_FS = share_FS if len(names) > 1 else norms_FS
         # Which latents fire often enough is known only after the pass over the tokens, so collect examples for more
         # latents than are shown.
-        candidates = {name: _leaning(share_FS[:, i])[: 10 * self.options.top] for i, name in enumerate(names)}
+        candidates = {name: _leaning(leaning_FS[:, i])[: 10 * self.options.top] for i, name in enumerate(names)}
         pool = sorted({latent for latents in candidates.values() for latent in latents})
         seen = activity(study, pool, per_latent=self.options.examples)
         ranked = {name: self._shown(latents, seen) for name, latents in candidates.items()}
@@ -60,7 +70,8 @@ class DecoderNorms:
         if cosines:
             parts.append(_cosine_table(cosines, classes))
         else:
-            parts.append(Note(text="The sites have different widths, so decoder directions cannot be compared."))
+            why = "The sites have different widths" if len(names) > 1 else "One site is written"
+            parts.append(Note(text=f"{why}, so decoder directions cannot be compared."))
         # Begin with the last site: in a diff it belongs to the model after fine-tuning, which the reader asks about.
         for i, name in reversed(list(enumerate(names))):
             parts.append(self._examples(name, ranked[name], share_FS[:, i], classes, seen))
@@ -76,7 +87,7 @@ class DecoderNorms:
         }
         if len(names) == 2:
             data[f"delta_norm (0: only {names[0]}, 1: only {names[1]})"] = delta_norm(norms_FS).tolist()
-        else:
+        elif len(names) > 2:
             entropy_F = entropy_share(share_FS)
             data["entropy"] = entropy_F.tolist()
             data["effective_sites"] = (entropy_F * torch.tensor(float(len(names))).log()).exp().tolist()
@@ -100,7 +111,12 @@ class DecoderNorms:
             ],
         )
         return Report(
-            title="Decoder norms", summary=f"Latents by class: {summary}.", parts=parts, data=data, frame=frame
+            title="Decoder norms",
+            summary=f"Latents by class: {summary}.",
+            parts=parts,
+            data=data,
+            frame=frame,
+            terms=TERMS,
         )
 
     def _shown(self, candidates: list[int], seen: Activity) -> list[int]:
@@ -121,7 +137,10 @@ class DecoderNorms:
         )
 
     def _figures(self, names: tuple[str, ...], norms_FS: Tensor, cosines: dict[tuple[str, str], Any]) -> list[Part]:
-        if len(names) == 2:
+        if len(names) == 1:
+            label = "decoder norm, in units of √width"
+            values = {names[0]: norms_FS[:, 0].tolist()}
+        elif len(names) == 2:
             label = f"Δnorm (0: only {names[0]}, 1: only {names[1]})"
             values = {"latents": delta_norm(norms_FS).tolist()}
         else:
@@ -149,7 +168,9 @@ class DecoderNorms:
             for latent in ranked
         ]
         return Examples(
-            title=f"Most {name}-leaning latents",
+            title=f"Most {name}-leaning latents"
+            if len(set(classes) - {"only site"})
+            else "Latents of the largest norms",
             note="Where each is most active; hover for the activation. At most one context per sequence.",
             entries=entries,
         )

@@ -16,6 +16,12 @@ from crosscoders import Note, Part, Report, Study, Table
 
 CE, KL = "(ce_mean-ce_spliced)/(ce_mean-ce_clean)", "1-kl_spliced/kl_mean"
 
+TERMS = {
+    "spliced": "The model runs with the reconstruction in the place of its activations.",
+    "ablated": "The model runs with zeros, or the mean activation, in that place: as if nothing were known of it.",
+    "recovered": "The share of what ablation costs the model, in cross-entropy or KL, that splicing gives back.",
+}
+
 
 @frozen(kw_only=True)
 class FidelityConfig:
@@ -34,7 +40,7 @@ class Fidelity:
     def run(self, study: Study) -> Report:
         """Explained variance, L0, silent latents; cross-entropy and KL clean, spliced, zero- and mean-ablated."""
         study = study.with_tokens(self.options.num_tokens) if self.options.num_tokens else study
-        metrics = study.evaluate()
+        metrics = study.evaluate([])
         table, errors = metrics.table(), metrics.mean_squared_error
         kinds = list(dict.fromkeys(name for numbers in metrics.spliced.values() for name in numbers))
         losses = [name for name in kinds if name.startswith(("ce_", "kl_"))]
@@ -66,7 +72,9 @@ class Fidelity:
             f"{site}: explained variance {value:.4f}" + _recovered(metrics.spliced.get(site, {}))
             for site, value in metrics.explained_variance.items()
         ]
-        return Report(title="Fidelity", summary="; ".join(lines) + ".", parts=parts, data=data, frame=table)
+        return Report(
+            title="Fidelity", summary="; ".join(lines) + ".", parts=parts, data=data, frame=table, terms=TERMS
+        )
 
 
 def _spliced(title: str, spliced: Mapping[str, Mapping[str, float]], names: list[str]) -> Table:

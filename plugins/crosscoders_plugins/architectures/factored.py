@@ -30,10 +30,10 @@ class FactoredCrosscoder(Crosscoder):
     rows."""
 
     def __init__(self, wiring: Wiring, rank: int) -> None:
-        self.rank = rank
         super().__init__(wiring)
+        self.rank = rank
 
-    def _make_weights(self) -> None:
+    def make_weights(self) -> None:
         self.a_enc, self.u_enc = nn.ParameterList(), nn.ParameterList()
         self.a_dec, self.u_dec = nn.ParameterList(), nn.ParameterList()
         width = self.sites[0].width

@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from crosscoders import CheckpointError, CheckpointFormat, Crosscoder
-from crosscoders.authoring import Answers, Blueprint, GatePlan, GroupPlan, Slot, Source
+from crosscoders.authoring import Answers, Blueprint, GatePlan, GroupPlan, Question, Slot, Source
 
-from .common import hook_site, threshold
+from .common import hook_site, named_model, text, threshold, unsaid_gate
 from .thresholds import raw_thresholds
 
 CONFIG = "config.yaml"
@@ -27,10 +27,10 @@ class _CircuitTracer(CheckpointFormat):
         return source.yaml(CONFIG) if CONFIG in source else {}
 
     def _common(self, config: dict[str, Any], layers: int, width: int, kind: str) -> dict[str, Any]:
-        said = config.get("model_kind")
-        if said is not None and said != kind:
+        said = text(config, "model_kind", CONFIG)
+        if said and said != kind:
             raise CheckpointError(f"{CONFIG} says model_kind = {said!r}, but the files are of a {kind}")
-        hooks = [str(config.get(f"feature_{way}_hook") or "") for way in ("input", "output")]
+        hooks = [text(config, f"feature_{way}_hook", CONFIG) for way in ("input", "output")]
         slots = [
             Slot(
                 key=f"{way}.{n}",
@@ -45,7 +45,7 @@ class _CircuitTracer(CheckpointFormat):
         return {
             "format": self.name,
             "slots": slots,
-            "models": {"model": str(config["model_name"])} if config.get("model_name") else {},
+            "models": named_model(config, "model_name", CONFIG),
             "config": {CONFIG: config} if config else {},
             "assumed": () if config else (f"no {CONFIG}: sizes are those of the tensors",),
         }
@@ -69,7 +69,7 @@ class CircuitTracerClt(_CircuitTracer):
                     raise CheckpointError(f"{source.name} has {layers} layers, but no W_{part}_{n}.safetensors")
         encoders = [source.tensors(f"W_enc_{n}.safetensors") for n in range(layers)]
         decoders = [source.tensors(f"W_dec_{n}.safetensors") for n in range(layers)]
-        latents, width = encoders[0]["W_enc_0"].shape
+        latents, width = encoders[0].matrix("W_enc_0")
         with_thresholds = [f"threshold_{n}" in file for n, file in enumerate(encoders)]
         groups = []
         for n, (encoder, decoder) in enumerate(zip(encoders, decoders, strict=True)):
@@ -79,6 +79,8 @@ class CircuitTracerClt(_CircuitTracer):
             encoder.take(*named, *([f"threshold_{n}"] if with_thresholds[n] else []))
             decoder.take(f"W_dec_{n}")
             encoder.expect(dict(zip(named, ((latents, width), (latents,), (width,)), strict=True)), "layer 0")
+            if with_thresholds[n]:
+                encoder.expect({f"threshold_{n}": (latents,)}, "layer 0")
             decoder.expect({f"W_dec_{n}": (latents, layers - n, width)}, f"{layers} layers")
             W_dec = decoder[f"W_dec_{n}"]
             groups.append(
@@ -164,13 +166,16 @@ class CircuitTracerPlt(_CircuitTracer):
         if missing:
             raise CheckpointError(f"{source.name} has {max(numbers) + 1} layers, but no layer_{missing[0]}.safetensors")
         files = [source.tensors(f"layer_{n}.safetensors") for n in range(len(numbers))]
-        latents, width = files[0]["W_enc"].shape
-        key = "activation_function.threshold"
+        latents, width = files[0].matrix("W_enc")
+        key, skip = "activation_function.threshold", "W_skip"
         groups = []
         for n, file in enumerate(files):
-            if (key in file) != (key in files[0]):
-                raise CheckpointError(f"one of layer_0.safetensors and {file.path} has '{key}' and the other does not")
-            file.take("W_enc", "W_dec", "b_enc", "b_dec", *([key] if key in files[0] else []), optional=("W_skip",))
+            for name in (key, skip):
+                if (name in file) != (name in files[0]):
+                    raise CheckpointError(f"one of {files[0].path} and {file.path} has '{name}' and the other does not")
+            file.take("W_enc", "W_dec", "b_enc", "b_dec", optional=(key, skip))
+            if key in file:
+                file.expect({key: (latents,)}, "layer 0")
             file.expect(
                 {"W_enc": (latents, width), "W_dec": (latents, width), "b_enc": (latents,), "b_dec": (width,)},
                 "layer 0",
@@ -186,16 +191,25 @@ class CircuitTracerPlt(_CircuitTracer):
                 )
             )
         common = self._common(self._config(source), len(files), width, "transcoder_set")
+        gate = GatePlan(name="jumprelu")
+        questions: list[Question] = []
         if key not in files[0]:
-            said = "no thresholds: relu, as its own loader takes them; had they been trained with topk, k is in no file"
-            common["assumed"] = (*common["assumed"], said)
+            gate, questions = unsaid_gate(
+                answers, "the files have no thresholds, and those of a relu and of a topk are alike", latents
+            )
         return Blueprint(
             **common,
             family=f"transcoders, one for each of {len(files)} layers",
             groups=groups,
             decoder_bias={f"out.{n}": (file["b_dec"].load,) for n, file in enumerate(files)},
-            skip={(f"in.{n}", f"out.{n}"): file["W_skip"][:] for n, file in enumerate(files) if "W_skip" in file},
-            gate=GatePlan(name="jumprelu" if key in files[0] else "relu"),
+            skip={(f"in.{n}", f"out.{n}"): file[skip][:] for n, file in enumerate(files) if skip in file},
+            gate=gate,
+            questions=questions,
+            warnings=(
+                "its own topk keeps the k largest even below 0; latents here are never below 0, so those are off",
+            )
+            if gate.name == "topk"
+            else (),
             dtype=files[0]["W_enc"].dtype,
             size=sum(tensor.size for file in files for tensor in file.values()),
         )
@@ -210,7 +224,15 @@ class CircuitTracerPlt(_CircuitTracer):
             raise CheckpointError(f"the format '{self.name}' needs sites of one width")
         if any((read, written) not in zip(reads, writes, strict=True) for read, written in wiring.skip):
             raise CheckpointError(f"the format '{self.name}' has skip maps within a layer only")
-        return _gate_changes(crosscoder, self.name)
+        if set(reads) & set(writes):
+            raise CheckpointError(
+                f"the format '{self.name}' holds transcoders, and {reads[0]} is both read and written"
+            )
+        changes = _gate_changes(crosscoder, self.name)
+        numbers = _layer_numbers(reads)
+        if numbers not in (None, list(range(len(reads)))):
+            changes.append(f"files are numbered from 0 on: layer_0.safetensors is of {reads[0]}")
+        return changes
 
     def write(self, crosscoder: Crosscoder, folder: Path) -> None:
         folded = crosscoder.folded()

@@ -1,7 +1,9 @@
 """The crosscoder of Kissane et al.'s replication and its copies (two models, or any number of models or layers).
 
 https://github.com/ckkissane/crosscoder-model-diff-replication: `W_enc` (n, d, F), `W_dec` (F, n, d), `b_enc`, `b_dec`
-(n, d); f = relu(Σ x W_enc + b_enc). What activations were multiplied by is in no file.
+(n, d); f = relu(Σ x W_enc + b_enc). What activations were multiplied by is in no file. A relative with dedicated
+features (https://github.com/Antebe/model_diffing_crosscoders) keeps the k largest, k in `config.json`; its `dec_mask`
+(F, n) says which rows are written, and its `enc_mask` is not used when encoding.
 """
 
 from __future__ import annotations
@@ -13,11 +15,12 @@ from typing import Any
 import torch
 
 from crosscoders import CheckpointError, CheckpointFormat, Crosscoder
-from crosscoders.authoring import Answers, Blueprint, GroupPlan, Slot, Source
+from crosscoders.authoring import Answers, Blueprint, GatePlan, GroupPlan, Question, Slot, Source, TensorFile, View
 
-from .common import agree, hook_site, integer, only_weights, shapes, site_hook, transposed_warning
+from .common import agree, hook_site, integer, only_weights, shapes, site_hook, text, transposed_warning, unsaid_gate
 
 TENSORS = ("W_enc", "W_dec", "b_enc", "b_dec")
+MASKS = ("enc_mask", "dec_mask")
 
 
 class Ckkissane(CheckpointFormat):
@@ -43,17 +46,24 @@ class Ckkissane(CheckpointFormat):
                 f"{source.name}/{source.matching('*.pt')[-1] if source.matching('*.pt') else '0.pt'}"
             )
         file = source.tensors(path)
-        file.take(*TENSORS)
-        count, width, latents = file["W_enc"].shape
+        file.take(*TENSORS, optional=MASKS)
+        count, width, latents = file.shape_of("W_enc", 3)
         file.expect({"W_dec": (latents, count, width), "b_enc": (latents,), "b_dec": (count, width)}, "'W_enc'")
         config_path = _config_path(source, path)
         config: dict[str, Any] = source.json(config_path) if config_path else {}
-        if config:
-            sizes = {"d_in": width, "dict_size": latents}
-            for key in sizes:
-                integer(config, key, config_path)
-            agree(config, config_path, sizes, path)
-        slots, assumed, models = _slots(config, count, width)
+        if "d_in" in config:
+            integer(config, "d_in", config_path)
+            integer(config, "dict_size", config_path)
+        agree(config, config_path, {"d_in": width, "activation_dim": width, "dict_size": latents}, path)
+        gate = GatePlan()
+        questions: list[Question] = []
+        if "k" in config:
+            gate = GatePlan(name="topk", k=integer(config, "k", config_path), by="activation")
+        elif "dict_size" not in config:
+            gate, questions = unsaid_gate(
+                answers, "no config says it, and the weights of a relu and of a topk are alike", latents
+            )
+        slots, assumed, models = _slots(config, config_path, count, width)
         W_enc, W_dec = file["W_enc"], file["W_dec"]
         hidden = transposed_warning(W_enc[0].T.load, W_dec[:, 0].load) if width == latents else ()
         numbers = range(count)
@@ -61,7 +71,7 @@ class Ckkissane(CheckpointFormat):
             name="all",
             num_latents=latents,
             reads={str(n): W_enc[n].T for n in numbers},
-            writes={str(n): W_dec[:, n] for n in numbers},
+            writes={str(n): _masked(W_dec[:, n], file, n) for n in numbers},
             bias=file["b_enc"].load,
         )
         return Blueprint(
@@ -71,6 +81,8 @@ class Ckkissane(CheckpointFormat):
             slots=slots,
             groups=(group,),
             decoder_bias={str(n): (file["b_dec"][n].load,) for n in numbers},
+            gate=gate,
+            questions=questions,
             unknown_scales=tuple(slot.key for slot in slots),
             models=models,
             dtype=W_enc.dtype,
@@ -127,14 +139,23 @@ class Ckkissane(CheckpointFormat):
         (folder / "0_cfg.json").write_text(json.dumps(config, indent=1))
 
 
+def _masked(rows: View, file: TensorFile, number: int) -> View:
+    if "dec_mask" not in file:
+        return rows
+    file.expect({"dec_mask": (*rows.shape[:1], file["W_enc"].shape[0])}, "'W_dec'")
+    return rows.scaled(rows=file["dec_mask"][:, number].load)
+
+
 def _config_path(source: Source, weights: str = "") -> str:
     stem = weights.removesuffix(".pt")
     named = [f"{stem}_cfg.json"] if stem else source.matching("*_cfg.json")
-    return next((path for path in (*named, "cfg.json", "cc_cfg.json") if path in source), "")
+    return next((path for path in (*named, "cfg.json", "cc_cfg.json", "config.json") if path in source), "")
 
 
-def _slots(config: dict[str, Any], count: int, width: int) -> tuple[tuple[Slot, ...], tuple[str, ...], dict[str, str]]:
-    hook, model = str(config.get("hook_point", "")), str(config.get("model_name", ""))
+def _slots(
+    config: dict[str, Any], path: str, count: int, width: int
+) -> tuple[tuple[Slot, ...], tuple[str, ...], dict[str, str]]:
+    hook, model = text(config, "hook_point", path), text(config, "model_name", path)
     if count == 2 and hook:
         keys = ("base", "chat")
         slots = tuple(

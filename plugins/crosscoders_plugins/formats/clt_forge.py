@@ -16,7 +16,7 @@ from torch import Tensor
 from crosscoders import CheckpointError, CheckpointFormat
 from crosscoders.authoring import Answers, Blueprint, GatePlan, GroupPlan, Rows, Slot, Source, TensorFile, View
 
-from .common import exp, integer
+from .common import exp, flag, integer, named_model
 
 CONFIG, WEIGHTS = "clt_cfg.json", "clt_weights.safetensors"
 TENSORS = ("W_enc", "b_enc", "W_dec", "b_dec", "log_threshold")
@@ -59,7 +59,12 @@ class CltForge(CheckpointFormat):
         config = source.json(CONFIG)
         layers, width, latents = (integer(config, key, CONFIG) for key in ("n_layers", "d_in", "d_latent"))
         files = _files(source)
-        cross = bool(config.get("cross_layer_decoders", True))
+        if files[0].shape_of("W_enc", 3)[:2] != (layers, width):
+            raise CheckpointError(
+                f"{CONFIG} says {layers} layers of width {width}, but 'W_enc' in {files[0].path} has the shape "
+                f"{files[0]['W_enc'].shape}"
+            )
+        cross = flag(config, "cross_layer_decoders", CONFIG, default=True)
         pairs = [(s, t) for s in range(layers) for t in (range(s, layers) if cross else [s])]
         share = latents // len(files)
         for file in files:
@@ -118,7 +123,7 @@ class CltForge(CheckpointFormat):
                 for way, key in zip(("in", "out"), FACTORS, strict=True)
                 for n in range(layers)
             },
-            models={"model": str(config["model_name"])} if config.get("model_name") else {},
+            models=named_model(config, "model_name", CONFIG),
             dtype=first["W_enc"].dtype,
             size=sum(tensor.size for file in files for tensor in file.values()),
             config={CONFIG: config},

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from crosscoders import CheckpointError
-from crosscoders.authoring import Source, TensorFile, Vector, View
+from crosscoders.authoring import Answers, GatePlan, Question, Source, TensorFile, Vector, View
 
 _HOOKS = {
     "hook_resid_post": "",
@@ -55,6 +55,59 @@ def integer(config: Mapping[str, Any], key: str, path: str, *, least: int = 1) -
     return value
 
 
+def unsaid_gate(answers: Answers, why: str, latents: int) -> tuple[GatePlan, list[Question]]:
+    """The gate where no file says it: relu, as libraries take such files, unless topk and its k are answered."""
+    gate = Question(key="gate", text=why, example="topk", assumed="relu", choices=("relu", "topk"))
+    if answers.to(gate) == "relu":
+        return GatePlan(), [gate]
+    k = Question(key="k", text="no file says how many latents each token keeps in a group", example=min(32, latents))
+    return GatePlan(name="topk", k=answers.to(k), by="activation", per_group=True), [gate, k]
+
+
+def flag(config: Mapping[str, Any], key: str, path: str, *, default: bool) -> bool:
+    """A yes or no of a config, `default` where it says nothing."""
+    value = config.get(key)
+    if value is None:
+        return default
+    if not isinstance(value, bool):
+        raise CheckpointError(f"{path} should have true or false at '{key}', not {value!r}")
+    return value
+
+
+def text(config: Mapping[str, Any], key: str, path: str, *, default: str = "") -> str:
+    """A text of a config, `default` where it says nothing."""
+    value = config.get(key)
+    if value is None:
+        return default
+    if not isinstance(value, str):
+        raise CheckpointError(f"{path} should have a text at '{key}', not {value!r}")
+    return value
+
+
+def texts(config: Mapping[str, Any], key: str, path: str) -> list[str]:
+    """A list of texts of a config, empty where it says nothing."""
+    value = config.get(key) or []
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise CheckpointError(f"{path} should have a list of texts at '{key}', not {value!r}")
+    return value
+
+
+def table(config: Mapping[str, Any], key: str, path: str) -> dict[str, Any]:
+    """A table inside a config, empty where it says nothing."""
+    value = config.get(key)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} should have a table at '{key}', not {value!r}")
+    return value
+
+
+def named_model(config: Mapping[str, Any], key: str, path: str, *, role: str = "model") -> dict[str, str]:
+    """The model that a config names, as a blueprint's `models`."""
+    name = text(config, key, path)
+    return {role: name} if name else {}
+
+
 def only_weights(source: Source, *suffixes: str) -> str:
     """The one file with such a suffix at the root, "" if there is none or more than one."""
     found = [name for suffix in suffixes for name in source.matching(f"*{suffix}")]
@@ -83,13 +136,8 @@ def exp(view: View, *, not_negative: bool = True) -> Vector:
     return lambda: _finite(view.load().exp(), view.label)
 
 
-def loaded(view: View) -> Vector:
-    """A stored vector as it is."""
-    return view.load
-
-
 def threshold(view: View) -> Vector:
-    """A stored threshold; below zero it would let negative latents through, which none of ours can be."""
+    """A stored threshold of a library without a relu, where one below zero lets negative latents through."""
 
     def load() -> Tensor:
         value = view.load()

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from crosscoders import CheckpointError, CheckpointFormat
-from crosscoders.authoring import Answers, Blueprint, GatePlan, GroupPlan, Slot, Source, TensorFile, View
+from crosscoders.authoring import Answers, Blueprint, GatePlan, GroupPlan, Question, Slot, Source, View
 
-from .common import agree, exp, only_weights
+from .common import agree, exp, flag, only_weights, table, text, unsaid_gate
 
 CONFIG = "model_cfg.yaml"
 ENCODER, DECODER, BIAS, LOGS = "_W_enc_XiDiL", "_W_dec_LXoDo", "_b_dec_XoDo", "_activation_fn.log_threshold_L"
@@ -46,9 +46,18 @@ class Crosscode(CheckpointFormat):
         path = only_weights(source, ".pt")
         file = source.tensors(path)
         config = source.yaml(CONFIG) if CONFIG in source else {}
-        kind, refused = _activation(config, file)
         W_enc, W_dec = file[ENCODER], file[DECODER]
+        if len(W_enc.shape) not in (2, 3, 4) or len(W_dec.shape) < 2:
+            raise CheckpointError(f"'{ENCODER}' and '{DECODER}' in {path} have shapes {W_enc.shape} and {W_dec.shape}")
         latents, width = W_enc.shape[-1], W_enc.shape[-2]
+        kind, refused = _activation(config)
+        kind = kind or ("jumprelu" if LOGS in file else "")
+        gate = GatePlan(name="jumprelu" if kind == "jumprelu" else "relu")
+        questions: list[Question] = []
+        if not kind:
+            gate, questions = unsaid_gate(
+                answers, f"there is no {CONFIG}, and the weights of a relu and of a topk are alike", latents
+            )
         read, written = W_enc.shape[:-2], W_dec.shape[1:-1]
         if W_dec.shape[0] != latents:
             raise CheckpointError(f"'{ENCODER}' in {path} has {latents} latents and '{DECODER}' {W_dec.shape[0]}")
@@ -56,10 +65,12 @@ class Crosscode(CheckpointFormat):
         agree(config, CONFIG, {"n_latents": latents, "d_model": width}, path)
         biases = [name for name in ("b_enc_L", BIAS) if name in file]
         for key, name in (("use_encoder_bias", "b_enc_L"), ("use_decoder_bias", BIAS)):
-            if config.get(key, name in file) and name not in file:
+            if flag(config, key, CONFIG, default=False) and name not in file:
                 raise CheckpointError(f"{CONFIG} says {key}, but {path} has no tensor '{name}'")
         expected = [ENCODER, DECODER, *biases, *([LOGS] if kind == "jumprelu" else [])]
         file.take(*expected, optional=(*FOLDED, "W_skip_DPD"))
+        if kind == "jumprelu":
+            file.expect({LOGS: (latents,)}, f"'{ENCODER}'")
         if "b_enc_L" in file:
             file.expect({"b_enc_L": (latents,)}, f"'{ENCODER}'")
         if BIAS in file:
@@ -91,7 +102,8 @@ class Crosscode(CheckpointFormat):
             if BIAS in file
             else {},
             skip=skip,
-            gate=GatePlan(name="jumprelu" if kind == "jumprelu" else "relu"),
+            gate=gate,
+            questions=questions,
             unknown_scales=() if folded else tuple(slot.key for slot in slots),
             dtype=W_enc.dtype,
             size=sum(tensor.size for tensor in file.values()),
@@ -101,11 +113,11 @@ class Crosscode(CheckpointFormat):
         )
 
 
-def _activation(config: dict[str, Any], file: TensorFile) -> tuple[str, str]:
-    said = config.get("activation_fn") or {}
-    name = said.get("classname") if isinstance(said, dict) else None
-    if name is None:
-        return ("jumprelu" if LOGS in file else "relu"), ""
+def _activation(config: dict[str, Any]) -> tuple[str, str]:
+    """What the config calls it, "" where it does not say, and why it cannot be held."""
+    name = text(table(config, "activation_fn", CONFIG), "classname", CONFIG)
+    if not name:
+        return "", ""
     if name not in ACTIVATIONS:
         raise CheckpointError(f"{CONFIG} says an activation of the class {name!r}; known are {', '.join(ACTIVATIONS)}")
     kind = ACTIVATIONS[name]
@@ -122,13 +134,22 @@ def _slots(
     if read == written and width == out:
         keys = [".".join(map(str, _place(n, read))) or "0" for n in range(_count(read))]
         what = "model {}, hook point {}" if len(read) == 2 else "number {}"
-        slots = [Slot(key=key, width=width, what=what.format(*_place(n, read))) for n, key in enumerate(keys)]
+        example = "model{}/layers.{}" if len(read) == 2 else "model/layers.{}"
+        slots = [
+            Slot(key=key, width=width, what=what.format(*place), example=example.format(*place))
+            for key, place in zip(keys, (_place(n, read) or (0,) for n in range(_count(read))), strict=True)
+        ]
         return slots, keys, keys
     ins = [f"in.{n}" if read else "in" for n in range(_count(read))]
     outs = [f"out.{n}" for n in range(_count(written))]
-    slots = [Slot(key=key, width=width, what="read", example="model/layers.0.mlp_input") for key in ins]
+    slots = [
+        Slot(key=key, width=width, what="read", example=f"model/layers.{n}.mlp_input") for n, key in enumerate(ins)
+    ]
     return (
-        [*slots, *(Slot(key=key, width=out, what="written", example="model/layers.0.mlp") for key in outs)],
+        [
+            *slots,
+            *(Slot(key=key, width=out, what="written", example=f"model/layers.{n}.mlp") for n, key in enumerate(outs)),
+        ],
         ins,
         outs,
     )

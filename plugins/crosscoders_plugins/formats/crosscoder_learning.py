@@ -22,7 +22,7 @@ from torch import Tensor
 from crosscoders import CheckpointError, CheckpointFormat, Crosscoder
 from crosscoders.authoring import Answers, Blueprint, GatePlan, GroupPlan, Question, Slot, Source, TensorFile
 
-from .common import agree, ones, only_weights, shapes, transposed_warning
+from .common import agree, integer, ones, only_weights, shapes, text, transposed_warning
 
 WEIGHTS = ("encoder.weight", "encoder.bias", "decoder.weight", "decoder.bias")
 ACTIVATIONS = ("target_rms", "activation_mean", "activation_std", "activation_global_scale")
@@ -50,7 +50,7 @@ class CrosscoderLearning(CheckpointFormat):
         era, batchtopk = _era(file, config)
         layers, width, latents = _sizes(file, config)
         code = _code(file, config)
-        gate, threshold, questions, warnings, refused = _gate(file, answers, code, batchtopk)
+        gate, threshold, questions, warnings, refused = _gate(file, config, answers, code, batchtopk)
         means, scales = _normaliser(file, layers)
         if code == "DECOUPLED" and means and not refused:
             warnings.append(
@@ -175,10 +175,9 @@ def _config(source: Source) -> dict[str, Any]:
     if "config.json" not in source:
         return {}
     config = source.json("config.json")
-    for key in ("trainer",):
-        if isinstance(config.get(key), dict):
-            known = {k: v for k, v in config[key].items() if k in ("activation_dim", "dict_size", "num_layers", "k")}
-            return {**known, **({"dict_class": config[key]["dict_class"]} if "dict_class" in config[key] else {})}
+    if isinstance(config.get("trainer"), dict):
+        known = ("activation_dim", "dict_size", "num_layers", "k", "dict_class")
+        return {key: value for key, value in config["trainer"].items() if key in known}
     if "trainer_config.json" in source and "dict_class" not in config:
         trainer = source.json("trainer_config.json").get("trainer", {})
         if isinstance(trainer, dict) and "dict_class" in trainer:
@@ -188,7 +187,7 @@ def _config(source: Source) -> dict[str, Any]:
 
 def _era(file: TensorFile, config: Mapping[str, Any]) -> tuple[int, bool]:
     """Which era the set of tensors is of, whole; and whether the class is BatchTopKCrossCoder."""
-    name = config.get("dict_class")
+    name = text(config, "dict_class", "config.json") or None
     if name is not None and name not in CLASSES:
         raise CheckpointError(f"config.json says dict_class = {name!r}; known are {', '.join(CLASSES)}")
     batchtopk = name == CLASSES[1] or (name is None and ("threshold" in file or "k" in file or "k" in config))
@@ -203,13 +202,26 @@ def _era(file: TensorFile, config: Mapping[str, Any]) -> tuple[int, bool]:
         expected += ACTIVATIONS
         era = 3
     file.take(*expected)
+    layers, width, latents = file.shape_of("encoder.weight", 3)
+    scalars = [name for name in ("code_normalization_id", "k", "target_rms") if name in expected]
+    shapes = dict.fromkeys(("activation_mean", "activation_std") if era == 3 else (), (layers, width))
+    file.expect({**shapes, **dict.fromkeys(scalars, ())}, "its era")
+    if batchtopk:
+        integer({"k": file["k"].item()}, "k", file.path)
+        if file["k"].item() > latents:
+            raise CheckpointError(f"'k' in {file.path} is {file['k'].item()}, but there are {latents} latents")
+    if era == 3 and file["activation_global_scale"].shape not in ((), (layers,)):
+        raise CheckpointError(
+            f"'activation_global_scale' in {file.path} has shape {file['activation_global_scale'].shape}, "
+            f"neither one number nor one for each of {layers} layers"
+        )
     if era == 3 and file["activation_global_scale"].shape:
         era = 5 if name is not None else 4
     return era, batchtopk
 
 
 def _sizes(file: TensorFile, config: Mapping[str, Any]) -> tuple[int, int, int]:
-    layers, width, latents = file["encoder.weight"].shape
+    layers, width, latents = file.shape_of("encoder.weight", 3)
     file.expect(
         {"decoder.weight": (layers, latents, width), "encoder.bias": (latents,), "decoder.bias": (layers, width)},
         "'encoder.weight'",
@@ -219,7 +231,7 @@ def _sizes(file: TensorFile, config: Mapping[str, Any]) -> tuple[int, int, int]:
 
 
 def _code(file: TensorFile, config: Mapping[str, Any]) -> str:
-    said = config.get("code_normalization")
+    said = text(config, "code_normalization", "config.json") or None
     if "code_normalization_id" not in file:
         return str(said or "CROSSCODER")
     number = file["code_normalization_id"].item()
@@ -236,7 +248,7 @@ def _code(file: TensorFile, config: Mapping[str, Any]) -> str:
 
 
 def _gate(
-    file: TensorFile, answers: Answers, code: str, batchtopk: bool
+    file: TensorFile, config: Mapping[str, Any], answers: Answers, code: str, batchtopk: bool
 ) -> tuple[GatePlan, float, list[Question], list[str], str]:
     """The gate, the threshold, what to ask, warnings, and why it cannot be held."""
     if not batchtopk:
@@ -266,14 +278,14 @@ def _gate(
     if code == "CROSSCODER":
         return GatePlan(name="score_threshold", score_threshold=threshold), threshold, [], [], ""
     if code == "MIXED":
-        keys = ("alpha_sae", "alpha_cc")
-        questions = [
-            Question(key=key, text=f"the file does not say the {key} of its code normalisation MIXED", example=value)
-            for key, value in zip(keys, (1.0, 0.1), strict=True)
-            if key not in answers.others
-        ]
-        divisor = (float(answers.others.get("alpha_sae", 1.0)), float(answers.others.get("alpha_cc", 0.1)))
-        return GatePlan(name="jumprelu", divisor=divisor), threshold, questions, [], ""
+        questions, divisor = [], []
+        for key, example in (("alpha_sae", 1.0), ("alpha_cc", 0.1)):
+            alpha = Question(key=key, text=f"no file says {key} of the code normalisation MIXED", example=example)
+            said = config.get(f"code_normalization_{key}")
+            if said is None:
+                questions.append(alpha)
+            divisor.append(float(answers.to(alpha) if said is None else alpha.check(said)))
+        return GatePlan(name="jumprelu", divisor=(divisor[0], divisor[1])), threshold, questions, [], ""
     return GatePlan(name="jumprelu", divisor=(1.0, 0.0) if code == "SAE" else (0.0, 0.0)), threshold, [], [], ""
 
 
@@ -282,7 +294,9 @@ def _normaliser(file: TensorFile, layers: int) -> tuple[dict[str, Any], dict[str
     if "activation_mean" not in file:
         return {}, {}
     whole = (slice(None), slice(None))
-    mean, std = file["activation_mean"].read(whole).float(), file["activation_std"].read(whole).float()
+    for name in ("activation_mean", "activation_std"):
+        file[name][:].check_type()
+    mean, std = (file[name].read(whole).float() for name in ("activation_mean", "activation_std"))
     if bool(mean.isnan().all()) and bool(std.isnan().all()):
         return {}, {}
     for name, value in (("activation_mean", mean), ("activation_std", std)):

@@ -16,7 +16,7 @@ from torch import Tensor
 from crosscoders import CheckpointError, CheckpointFormat
 from crosscoders.authoring import Answers, Blueprint, GatePlan, GroupPlan, Rows, Slot, Source, TensorFile, Vector, View
 
-from .common import exp, hook_site, integer, only_weights
+from .common import exp, flag, hook_site, integer, named_model, only_weights, text
 from .standardise import Columns, standardised
 
 CONFIG = "cfg.json"
@@ -39,7 +39,10 @@ class CrosslayerCoding(CheckpointFormat):
         path = only_weights(source, ".safetensors")
         file, config = source.tensors(path), source.json(CONFIG)
         layers, latents, width = (integer(config, key, CONFIG) for key in ("num_layers", "num_features", "d_model"))
-        tying = config.get("decoder_tying", "none")
+        encoders = sum(name.startswith("encoder_module.encoders.") and name.endswith(".weight") for name in file)
+        if encoders != layers:
+            raise CheckpointError(f"{CONFIG} says num_layers = {layers}, but {path} has {encoders} encoders")
+        tying = text(config, "decoder_tying", CONFIG, default="none")
         if tying not in ("none", "per_source", "per_target"):
             raise CheckpointError(f"{CONFIG} says decoder_tying = {tying!r}; known are none, per_source, per_target")
         gate, refused = _gate(config, file, path)
@@ -47,7 +50,7 @@ class CrosslayerCoding(CheckpointFormat):
         _check(file, config, tying, layers, latents, width, gate)
         groups, biases = _groups(file, tying, layers, latents, gate)
         skip = _skip(file, config, tying, layers)
-        normalised = config.get("normalization_method", "none") not in ("none", None)
+        normalised = text(config, "normalization_method", CONFIG, default="none") != "none"
         inputs, outputs = _statistics(source, layers) if normalised else ({}, {})
         slots = _slots(config, layers, width)
         blueprint = Blueprint(
@@ -62,7 +65,7 @@ class CrosslayerCoding(CheckpointFormat):
             gate=gate,
             # The model works on normalised activations; their statistics lie beside the weights, or nowhere.
             unknown_scales=tuple(slot.key for slot in slots) if normalised and not inputs else (),
-            models={"model": str(config["model_name"])} if config.get("model_name") else {},
+            models=named_model(config, "model_name", CONFIG),
             dtype=file[f"{ENCODER.format(0)}.weight"].dtype,
             size=sum(tensor.size for tensor in file.values()),
             config={CONFIG: config},
@@ -77,7 +80,7 @@ def _decoder(tying: str, source: int, target: int) -> str:
 
 
 def _gate(config: dict[str, Any], file: TensorFile, path: str) -> tuple[GatePlan, str]:
-    activation = config.get("activation_fn", "jumprelu")
+    activation = text(config, "activation_fn", CONFIG, default="jumprelu")
     if activation == "relu":
         return GatePlan(), ""
     if activation == "jumprelu":
@@ -109,7 +112,7 @@ def _check(
     for s, t in pairs:
         name = _decoder(tying, s, t)
         shapes |= {f"{name}.weight": (width, latents), f"{name}.bias_param": (width,)}
-    if config.get("skip_connection"):
+    if flag(config, "skip_connection", CONFIG, default=False):
         stem = "decoder_module.skip_weights"
         keys = [f"{s}->{t}" for s, t in pairs] if tying == "none" else [str(t) for t in range(layers)]
         shapes |= {f"{stem}.{key}": (width, width) for key in keys}
@@ -117,6 +120,7 @@ def _check(
         shapes["theta_manager.log_threshold"] = (layers, latents)
     others = tuple(name for name in file if re.search(r"feature_(?:offset|scale)\.|theta_manager\.(?!log)", name))
     file.take(*shapes, optional=others)
+    shapes |= {name: (latents,) for name in others if re.search(r"feature_(?:offset|scale)\.", name)}
     file.expect(shapes, CONFIG)
 
 
@@ -148,7 +152,7 @@ def _groups(
 
 
 def _skip(file: TensorFile, config: dict[str, Any], tying: str, layers: int) -> dict[tuple[str, str], View]:
-    if not config.get("skip_connection"):
+    if not flag(config, "skip_connection", CONFIG, default=False):
         return {}
     stem = "decoder_module.skip_weights"
     if tying != "none":
@@ -190,7 +194,7 @@ def _same(value: Tensor) -> Tensor:
 def _slots(config: dict[str, Any], layers: int, width: int) -> list[Slot]:
     slots = []
     for way, key in (("in", "input"), ("out", "output")):
-        template = str(config.get(f"mlp_{key}_template") or config.get(f"tl_{key}_template") or "")
+        template = text(config, f"mlp_{key}_template", CONFIG) or text(config, f"tl_{key}_template", CONFIG)
         for n in range(layers):
             hook = template.replace("{}", str(n)).replace("{layer}", str(n))
             slots.append(

@@ -12,9 +12,9 @@ from typing import Any
 from torch import Tensor
 
 from crosscoders import CheckpointError, CheckpointFormat
-from crosscoders.authoring import Answers, Blueprint, GatePlan, GroupPlan, Rows, Slot, Source, TensorFile
+from crosscoders.authoring import Answers, Blueprint, GatePlan, GroupPlan, Question, Rows, Slot, Source, TensorFile
 
-from .common import ones, threshold
+from .common import flag, integer, ones, table, text, unsaid_gate
 from .standardise import Columns, standardised
 
 CONFIG, WEIGHTS = "config.yaml", "checkpoint.safetensors"
@@ -37,9 +37,14 @@ class CrosslayerTranscoder(CheckpointFormat):
         file = source.tensors(WEIGHTS)
         config = source.yaml(CONFIG) if CONFIG in source else {}
         init = _init_args(config)
-        layers, width, latents = file["encoder.W"].shape
+        layers, width, latents = file.shape_of("encoder.W", 3)
         cross = "decoder.W" not in file
         gate, bounds, refused, tensors = _gate(file, init, layers, latents)
+        questions: list[Question] = []
+        if not config and not tensors:
+            gate, questions = unsaid_gate(
+                answers, f"there is no {CONFIG}, and the weights of a relu and of a topk are alike", latents
+            )
         decoders = [f"decoder.W_{t}" for t in range(layers)] if cross else ["decoder.W"]
         statistics = [name for name in file if "standardizer." in name]
         file.take("encoder.W", "encoder.b", "decoder.b", *decoders, *tensors, optional=tuple(statistics))
@@ -70,7 +75,7 @@ class CrosslayerTranscoder(CheckpointFormat):
         blueprint = Blueprint(
             format=self.name,
             family="cross-layer transcoder" if cross else f"transcoders, one for each of {layers} layers",
-            version="folded" if config.get("model", config).get("is_folded", True) else "not folded",
+            version="folded" if _is_folded(config) else "not folded",
             slots=[
                 Slot(
                     key=f"{way}.{n}",
@@ -87,22 +92,30 @@ class CrosslayerTranscoder(CheckpointFormat):
             dtype=file["encoder.W"].dtype,
             size=sum(tensor.size for tensor in file.values()),
             config={CONFIG: config} if config else {},
-            assumed=() if config else (f"no {CONFIG}: sizes and the activation are those of the tensors",),
+            questions=questions,
+            assumed=()
+            if config
+            else (f"no {CONFIG}: sizes are those of the tensors, and standardisers were folded in",),
             refused=refused,
         )
         return standardised(blueprint, inputs, outputs)
 
 
 def _init_args(config: Mapping[str, Any]) -> dict[str, Any]:
-    model = config.get("model", config)
-    init = model.get("init_args", {}) if isinstance(model, dict) else {}
-    return init if isinstance(init, dict) else {}
+    return table(_model(config), "init_args", CONFIG)
+
+
+def _model(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    return table(config, "model", CONFIG) or config
+
+
+def _is_folded(config: Mapping[str, Any]) -> bool:
+    return flag(_model(config), "is_folded", CONFIG, default=True)
 
 
 def _class(init: Mapping[str, Any], key: str) -> str:
     """The last part of a class path, "" where none is said."""
-    part = init.get(key)
-    return str(part.get("class_path", "")).rpartition(".")[2] if isinstance(part, dict) else ""
+    return text(table(init, key, CONFIG), "class_path", CONFIG).rpartition(".")[2]
 
 
 def _gate(
@@ -121,19 +134,19 @@ def _gate(
         if "nonlinearity.theta" not in file:
             raise CheckpointError(f"{CONFIG} says JumpReLU, but {file.path} has no tensor 'nonlinearity.theta'")
         file.expect({"nonlinearity.theta": (1, layers, latents)}, "'encoder.W'")
-        bounds = [threshold(file["nonlinearity.theta"][0, n]) for n in range(layers)]
+        bounds = [file["nonlinearity.theta"][0, n].load for n in range(layers)]
         return GatePlan(name="jumprelu"), bounds, "", tensors
     if activation in ("PerLayerTopK", "TopK"):
-        options = init["nonlinearity"].get("init_args", {})
-        k = options.get("k")
-        if not isinstance(k, int):
-            raise CheckpointError(f"{CONFIG} should have a whole number k of the nonlinearity, not {k!r}")
+        options = table(init["nonlinearity"], "init_args", CONFIG)
+        k = integer(options, "k", CONFIG)
         return GatePlan(name="topk", k=k, by="activation", per_group=activation == "PerLayerTopK"), [], "", tensors
     if activation in ("BatchTopK", "PerLayerBatchTopK"):
         name = next((name for name in tensors if "threshold" in name), "")
         if not name:
             refused = f"its {activation} has no threshold in the file, so what fires depends on the batch"
             return GatePlan(), [], refused, tensors
+        if file[name].shape not in ((), (1,), (layers,)):
+            raise CheckpointError(f"'{name}' in {file.path} has shape {file[name].shape}, where {layers} layers are")
         value = file[name].load().flatten().clamp_min(0).expand(layers)
         return GatePlan(name="jumprelu"), [ones(latents, float(value[n])) for n in range(layers)], "", tensors
     return GatePlan(), [], "", tensors
@@ -144,10 +157,11 @@ def _columns(
 ) -> dict[str, Columns]:
     name = f"{way}_standardizer"
     if f"{name}.mean" not in file:
-        folded = config.get("model", config).get("is_folded", True)
-        if isinstance(init.get(name), dict) and not folded:
+        if isinstance(init.get(name), dict) and not _is_folded(config):
             raise CheckpointError(f"{CONFIG} says a {name} that was not folded, but {file.path} has no '{name}.mean'")
         return {}
+    if f"{name}.std" not in file:
+        raise CheckpointError(f"{file.path} has '{name}.mean', but no tensor '{name}.std'")
     file.expect({f"{name}.mean": (layers, width), f"{name}.std": (layers, width)}, "'encoder.W'")
     return {
         f"{way.removesuffix('put')}.{n}": Columns(file[f"{name}.mean"][n].load, file[f"{name}.std"][n].load)

@@ -15,7 +15,7 @@ from torch import Tensor
 from crosscoders import CheckpointError, CheckpointFormat
 from crosscoders.authoring import Answers, Blueprint, GatePlan, GroupPlan, Question, Slot, Source, TensorFile
 
-from .common import agree, integer, ones, only_weights, shapes, threshold
+from .common import agree, flag, integer, named_model, ones, only_weights, shapes, table, text
 
 
 @frozen
@@ -33,6 +33,7 @@ class _Class:
     optional: tuple[str, ...] = ()
 
 
+CONFIG = "config.json"
 _LINEAR = ("encoder.weight", "encoder.bias", "decoder.weight")
 _MATRICES = ("W_enc", "b_enc", "W_dec", "b_dec")
 CLASSES = {
@@ -75,10 +76,8 @@ class DictionaryLearning(CheckpointFormat):
     def inspect(self, source: Source, answers: Answers) -> Blueprint:
         path = only_weights(source, ".pt")
         file = source.tensors(path)
-        config = source.json("config.json") if "config.json" in source else {}
-        trainer = config.get("trainer", {})
-        if not isinstance(trainer, dict):
-            raise CheckpointError(f"config.json should have a table at 'trainer', not {trainer!r}")
+        config = source.json(CONFIG) if CONFIG in source else {}
+        trainer = table(config, "trainer", CONFIG)
         name, questions = _class_name(file, trainer, answers)
         kind = CLASSES[name]
         file.take(*kind.tensors, optional=kind.optional)
@@ -90,13 +89,14 @@ class DictionaryLearning(CheckpointFormat):
         latents, width = W_enc.shape
         if W_dec.shape != (latents, width):
             raise CheckpointError(f"encoder and decoder in {path} have sizes {W_enc.shape} and {W_dec.shape}")
-        file.expect({kind.bias: (width,), kind.encoder_bias: (latents,)}, "its encoder")
-        agree(trainer, "config.json", {"activation_dim": width, "dict_size": latents}, path)
+        gated = dict.fromkeys(("r_mag", "gate_bias", "mag_bias"), (latents,)) if kind.gate == "gated" else {}
+        file.expect({kind.bias: (width,), kind.encoder_bias: (latents,), **gated}, "its encoder")
+        agree(trainer, CONFIG, {"activation_dim": width, "dict_size": latents}, path)
         gate, bound, warnings = _gate(file, trainer, kind, latents)
         factor: Callable[[], Tensor] | None = None
         if kind.gate == "gated":
             factor = lambda: file["r_mag"].load().exp()  # noqa: E731
-        subtracts = kind.subtracts or bool(trainer.get("apply_b_dec_to_input", False))
+        subtracts = kind.subtracts or flag(trainer, "apply_b_dec_to_input", CONFIG, default=False)
         slot, models = _slot(trainer, width)
         group = GroupPlan(
             name="all",
@@ -119,7 +119,7 @@ class DictionaryLearning(CheckpointFormat):
             models=models,
             dtype=W_enc.stored.dtype,
             size=sum(tensor.size for tensor in file.values()),
-            config={"config.json": config} if config else {},
+            config={CONFIG: config} if config else {},
             changes=("the gate and magnitudes became one threshold on magnitudes, which fires alike",)
             if kind.gate == "gated"
             else (),
@@ -131,37 +131,39 @@ class DictionaryLearning(CheckpointFormat):
 
 
 def _class_name(file: TensorFile, trainer: Mapping[str, Any], answers: Answers) -> tuple[str, list[Question]]:
-    said = answers.others.get("dict_class", trainer.get("dict_class"))
-    if said is not None and said not in CLASSES:
+    said = text(trainer, "dict_class", CONFIG)
+    if said and said not in CLASSES:
         raise CheckpointError(f"config.json says dict_class = {said!r}; known are {', '.join(CLASSES)}")
-    if said is not None:
-        return str(said), []
+    if said:
+        return said, []
     names = set(file)
     fits = [name for name, kind in CLASSES.items() if set(kind.tensors) <= names <= {*kind.tensors, *kind.optional}]
     if not fits:
         raise CheckpointError(f"{file.path} has the tensors {', '.join(sorted(names))}, which no known class has")
     if len(fits) == 1:
         return fits[0], []
-    text = f"the file does not say of which class it is: {' or '.join(fits)}"
-    return fits[0], [Question(key="dict_class", text=text, example=fits[0])]
+    why = f"the file does not say of which class it is: {' or '.join(fits)}"
+    question = Question(key="dict_class", text=why, example=fits[0], choices=fits)
+    return answers.to(question), [question]
 
 
 def _gate(
     file: TensorFile, trainer: Mapping[str, Any], kind: _Class, latents: int
 ) -> tuple[GatePlan, Callable[[], Tensor] | None, list[str]]:
     if kind.gate == "topk":
-        k = file["k"].item() if "k" in file else integer(trainer, "k", "config.json")
+        k = integer({"k": file["k"].item()}, "k", file.path) if "k" in file else integer(trainer, "k", CONFIG)
         if "k" in trainer and trainer["k"] != k:
             raise CheckpointError(f"config.json says k = {trainer['k']!r}, but 'k' in {file.path} is {k}")
-        return GatePlan(name="topk", k=int(k), by="activation"), None, []
+        return GatePlan(name="topk", k=k, by="activation"), None, []
     if kind.gate == "threshold":
+        file.expect({"threshold": ()}, "its class")
         value = float(file["threshold"].load())
         if value < 0:
             return GatePlan(), None, [f"the threshold is {value:g}, that is, it was never estimated; relu stands in"]
         return GatePlan(name="jumprelu"), ones(latents, value), []
     if kind.gate == "jumprelu":
         file.expect({"threshold": (latents,)}, "its encoder")
-        return GatePlan(name="jumprelu"), threshold(file["threshold"][:]), []
+        return GatePlan(name="jumprelu"), file["threshold"].load, []
     if kind.gate == "gated":
 
         def bound() -> Tensor:
@@ -175,8 +177,7 @@ _POINTS = {"resid_post": "", "attention_out": ".attention", "attn_out": ".attent
 
 
 def _slot(trainer: Mapping[str, Any], width: int) -> tuple[Slot, dict[str, str]]:
-    found = re.fullmatch(r"(\w+?)_layer_(\d+)", str(trainer.get("submodule_name", "")))
+    what = text(trainer, "submodule_name", CONFIG)
+    found = re.fullmatch(r"(\w+?)_layer_(\d+)", what)
     site = f"model/layers.{found[2]}{_POINTS[found[1]]}" if found and found[1] in _POINTS else ""
-    model = trainer.get("lm_name")
-    what = str(trainer.get("submodule_name", "") or "")
-    return Slot(key="0", width=width, site=site, what=what), {"model": str(model)} if model else {}
+    return Slot(key="0", width=width, site=site, what=what), named_model(trainer, "lm_name", CONFIG)

@@ -22,8 +22,9 @@ from crosscoders.authoring import (
     TensorFile,
 )
 
-from .common import hook_site, threshold
+from .common import hook_site, named_model, text
 
+CONFIG = "config.json"
 PLAIN = ("w_enc", "w_dec", "b_enc", "b_dec", "threshold")
 SKIP = "affine_skip_connection"
 _POINTS = {"resid_post": "", "res": "", "attn_out": ".attention", "att": ".attention", "mlp_out": ".mlp", "mlp": ".mlp"}
@@ -62,15 +63,15 @@ class GemmaScope2(CheckpointFormat):
         return bool(path) and set(PLAIN) <= set(source.tensors(path))
 
     def inspect(self, source: Source, answers: Answers) -> Blueprint:
-        config = source.json("config.json") if "config.json" in source else {}
-        if config.get("architecture", "jump_relu") != "jump_relu":
-            raise CheckpointError(f"config.json says architecture = {config['architecture']!r}; known is jump_relu")
+        config = source.json(CONFIG) if CONFIG in source else {}
+        if text(config, "architecture", CONFIG, default="jump_relu") != "jump_relu":
+            raise CheckpointError(f"{CONFIG} says architecture = {config['architecture']!r}; known is jump_relu")
         if "params.safetensors" not in source:
             return _layers(self.name, source, config, answers)
         file = source.tensors("params.safetensors")
         file.take(*PLAIN, optional=(SKIP,))
         kind, questions = _kind(source.name, config, answers, SKIP in file)
-        read, written = (str(config.get(f"hf_hook_point_{way}") or "") for way in ("in", "out"))
+        read, written = (text(config, f"hf_hook_point_{way}", CONFIG) for way in ("in", "out"))
         point = next((_POINTS[word] for word in re.findall(r"(resid_post|attn_out|mlp_out)", source.name)), None)
         return _one(
             self.name, file, ("w_enc", "w_dec"), kind, questions, _layer(source.name), point, config, read, written
@@ -79,18 +80,15 @@ class GemmaScope2(CheckpointFormat):
 
 def _kind(name: str, config: dict[str, Any], answers: Answers, skip: bool = False) -> tuple[str, list[Question]]:
     """Whether it reconstructs what it reads."""
-    known = ("sae", "transcoder")
-    if "kind" in answers.others:
-        if answers.others["kind"] not in known:
-            raise CheckpointError(f"kind must be 'sae' or 'transcoder', not {answers.others['kind']!r}")
-        return str(answers.others["kind"]), []
-    read, written = config.get("hf_hook_point_in"), config.get("hf_hook_point_out")
-    if skip or "transcoder" in name or (read and written and read != written):
-        return "transcoder", []
-    if read or re.search(r"resid_post|attn_out|mlp_out|-res\b|-att\b|-mlp\b", name):
-        return "sae", []
-    text = "neither files nor folder names say whether it is a sparse autoencoder or a transcoder"
-    return "sae", [Question(key="kind", text=text, example="sae")]
+    why = "neither files nor folder names say whether it is a sparse autoencoder or a transcoder"
+    question = Question(key="kind", text=why, example="sae", choices=("sae", "transcoder"))
+    if "kind" not in answers.others:
+        read, written = (text(config, f"hf_hook_point_{way}", CONFIG) for way in ("in", "out"))
+        if skip or "transcoder" in name or (read and written and read != written):
+            return "transcoder", []
+        if read or re.search(r"resid_post|attn_out|mlp_out|-res\b|-att\b|-mlp\b", name):
+            return "sae", []
+    return answers.to(question), [question]
 
 
 def _layer(name: str) -> str:
@@ -112,7 +110,7 @@ def _one(
 ) -> Blueprint:
     """A sparse autoencoder or a transcoder of one layer."""
     W_enc, W_dec = (file[key] for key in matrices)
-    width, latents = W_enc.shape
+    width, latents = file.matrix(matrices[0])
     file.expect(
         {matrices[1]: (latents, width), "b_enc": (latents,), "b_dec": (width,), "threshold": (latents,)}, "the encoder"
     )
@@ -132,7 +130,7 @@ def _one(
         reads={read: W_enc.T},
         writes={written: W_dec[:]},
         bias=file["b_enc"].load,
-        threshold=threshold(file["threshold"][:]),
+        threshold=file["threshold"].load,
     )
     return Blueprint(
         format=name,
@@ -143,10 +141,10 @@ def _one(
         skip={(read, written): file[SKIP].T} if SKIP in file else {},
         gate=GatePlan(name="jumprelu"),
         questions=questions,
-        models={"model": str(config["model_name"])} if config.get("model_name") else {},
+        models=named_model(config, "model_name", CONFIG),
         dtype=W_enc.dtype,
         size=sum(tensor.size for tensor in file.values()),
-        config={"config.json": config} if config else {},
+        config={CONFIG: config} if config else {},
         assumed=("layer and place are read off the names of folders",) if layer and not hook_in else (),
     )
 
@@ -161,22 +159,30 @@ def _layers(name: str, source: Source, config: dict[str, Any], answers: Answers)
             raise CheckpointError(f"{source.name} has {numbers[-1] + 1} layers, but no params_layer_{n}.safetensors")
     files = [source.tensors(f"params_layer_{n}.safetensors") for n in numbers]
     count = len(files)
-    width, latents = files[0]["w_enc"].shape
+    width, latents = files[0].matrix("w_enc")
     for file in files:
         file.take(*PLAIN, optional=(SKIP,))
+        if (SKIP in file) != (SKIP in files[0]):
+            raise CheckpointError(f"one of {files[0].path} and {file.path} has '{SKIP}' and the other does not")
         shapes = {"w_enc": (width, latents), "b_enc": (latents,), "b_dec": (width,), "threshold": (latents,)}
         file.expect({**shapes, "w_dec": (latents, count, width)}, f"{count} files of layers")
     kind, questions = _several(source.name, answers)
     slots = _several_slots(source.name, kind, count, width)
     reads, writes = slots[:count], slots[-count:]
+    earlier = _earlier_targets(files)
+    why = "w_dec has rows for earlier layers that are not zero, so its targets may count from the source layer on"
+    order = Question(key="targets", text=why, example="relative", assumed="absolute", choices=("absolute", "relative"))
+    if kind == "crosscoder" and earlier:
+        questions.append(order)
+    first = range(count) if answers.to(order) == "absolute" else [0] * count
     groups = [
         GroupPlan(
             name=f"layer{n}",
             num_latents=latents,
             reads={reads[n].key: file["w_enc"].T},
-            writes={writes[t].key: file["w_dec"][:, t] for t in range(n, count)},
+            writes={writes[n + j].key: file["w_dec"][:, first[n] + j] for j in range(count - n)},
             bias=file["b_enc"].load,
-            threshold=threshold(file["threshold"][:]),
+            threshold=file["threshold"].load,
         )
         for n, file in enumerate(files)
     ]
@@ -195,23 +201,22 @@ def _layers(name: str, source: Source, config: dict[str, Any], answers: Answers)
         skip={(reads[n].key, writes[n].key): file[SKIP].T for n, file in enumerate(files) if SKIP in file},
         gate=GatePlan(name="jumprelu"),
         questions=questions,
-        models={"model": str(config["model_name"])} if config.get("model_name") else {},
+        models=named_model(config, "model_name", CONFIG),
         dtype=files[0]["w_enc"].dtype,
         size=sum(tensor.size for file in files for tensor in file.values()),
-        config={"config.json": config} if config else {},
+        config={CONFIG: config} if config else {},
         assumed=assumed,
-        warnings=_earlier_targets(files),
+        warnings=earlier if first[-1] else (),
     )
 
 
 def _several(name: str, answers: Answers) -> tuple[str, list[Question]]:
-    if "kind" in answers.others:
-        return str(answers.others["kind"]), []
-    for kind in ("crosscoder", "clt"):
+    why = "no folder name says whether it is a cross-layer transcoder ('clt') or a weakly causal crosscoder"
+    question = Question(key="kind", text=why, example="clt", choices=("clt", "crosscoder"))
+    for kind in () if "kind" in answers.others else ("crosscoder", "clt"):
         if re.search(rf"(?:^|[/:]){kind}(?:[/_]|$)", name):
             return kind, []
-    text = "no folder name says whether it is a cross-layer transcoder ('clt') or a weakly causal crosscoder"
-    return "clt", [Question(key="kind", text=text, example="clt")]
+    return answers.to(question), [question]
 
 
 def _several_slots(name: str, kind: str, count: int, width: int) -> list[Slot]:

@@ -13,9 +13,9 @@ import torch
 from crosscoders import CheckpointError, CheckpointFormat
 from crosscoders.authoring import Answers, Blueprint, GatePlan, GroupPlan, Slot, Source, TensorFile
 
-from .common import exp, hook_site, integer, total
+from .common import exp, flag, hook_site, integer, text, texts, total
 
-CONFIG = "config.json"
+CONFIG, OLDER = "config.json", "hyperparams.json"
 LOGS, NORM = "activation_function.log_jumprelu_threshold", "dataset_average_activation_norm."
 ACTIVATIONS = ("relu", "jumprelu", "topk", "batchtopk", "layertopk")
 
@@ -29,16 +29,21 @@ class Openmoss(CheckpointFormat):
         pass
 
     def detect(self, source: Source) -> bool:
-        return CONFIG in source and "sae_type" in source.json(CONFIG)
+        return (CONFIG in source and "sae_type" in source.json(CONFIG)) or _is_older(source)
 
     def inspect(self, source: Source, answers: Answers) -> Blueprint:
+        if _is_older(source):
+            raise CheckpointError(
+                f"{source.name} has the older layout of this library ({OLDER} and checkpoints/), which is not read; "
+                "SAELens reads it, and what it saves is read here"
+            )
         config = source.json(CONFIG)
         path = next((p for p in ("sae_weights.safetensors", "sae_weights.pt") if p in source), "")
         if not path:
             raise CheckpointError(f"{source.name} has neither sae_weights.safetensors nor sae_weights.pt")
         file = source.tensors(path)
-        kind, activation = config["sae_type"], config.get("act_fn", "relu")
-        layout = {"sae": _single, "transcoder": _single, "crosscoder": _heads, "clt": _layers}.get(str(kind))
+        kind, activation = text(config, "sae_type", CONFIG), text(config, "act_fn", CONFIG, default="relu")
+        layout = {"sae": _single, "transcoder": _single, "crosscoder": _heads, "clt": _layers}.get(kind)
         if layout is None:
             refused = f"its sae_type is {kind!r}, which is not a sum of decoder rows over sites"
             width = integer(config, "d_model", CONFIG)
@@ -48,10 +53,10 @@ class Openmoss(CheckpointFormat):
         width = integer(config, "d_model", CONFIG)
         if "W_E" not in file:
             raise CheckpointError(f"{path} has no tensor 'W_E'")
-        latents = file["W_E"].shape[-1]
+        latents = file["W_E"].shape[-1] if file["W_E"].shape else 0
         factor = config.get("expansion_factor")
-        if isinstance(factor, int | float) and round(width * factor) != latents:
-            raise CheckpointError(f"{CONFIG} means {round(width * factor)} latents, but 'W_E' in {path} has {latents}")
+        if isinstance(factor, int | float) and not abs(width * factor - latents) < 1:
+            raise CheckpointError(f"{CONFIG} means {width * factor:g} latents, but 'W_E' in {path} has {latents}")
         slots, groups, biases = layout(config, file, width, latents)
         gate, refused = _gate(config, file, str(kind), str(activation))
         scales, unknown, cannot = _scales(config, file, slots)
@@ -60,7 +65,7 @@ class Openmoss(CheckpointFormat):
             family={"sae": "sparse autoencoder", "clt": "cross-layer transcoder"}.get(str(kind), str(kind))
             if len({slot.key for slot in slots}) != 2 or kind != "sae"
             else "transcoder",
-            version=f"{activation}, norms {config.get('norm_activation')}",
+            version=f"{activation}, norms {_norms(config)}",
             slots=slots,
             groups=groups,
             decoder_bias=biases,
@@ -74,22 +79,29 @@ class Openmoss(CheckpointFormat):
         )
 
 
+def _is_older(source: Source) -> bool:
+    return OLDER in source and CONFIG not in source and {"d_model", "d_sae"} <= set(source.json(OLDER))
+
+
 _Layout = tuple[list[Slot], list[GroupPlan], dict[str, Any]]
 
 
 def _take(config: dict[str, Any], file: TensorFile, shapes: dict[str, tuple[int, ...]], logs: tuple[int, ...]) -> None:
-    if config.get("act_fn") == "jumprelu":
+    if text(config, "act_fn", CONFIG) == "jumprelu":
         shapes = {**shapes, LOGS: logs}
     norms = tuple(name for name in file if name.startswith(NORM))
-    file.take(*shapes, optional=(*norms, *(("W_E_glu", "b_E_glu") if config.get("use_glu_encoder") else ())))
+    file.take(
+        *shapes,
+        optional=(*norms, *(("W_E_glu", "b_E_glu") if flag(config, "use_glu_encoder", CONFIG, default=False) else ())),
+    )
     file.expect(shapes, CONFIG)
 
 
 def _single(config: dict[str, Any], file: TensorFile, width: int, latents: int) -> _Layout:
-    bias = config.get("use_decoder_bias", True)
+    bias = flag(config, "use_decoder_bias", CONFIG, default=True)
     shapes: dict[str, tuple[int, ...]] = {"W_E": (width, latents), "W_D": (latents, width), "b_E": (latents,)}
     _take(config, file, {**shapes, **({"b_D": (width,)} if bias else {})}, (latents,))
-    hooks = [str(config.get(f"hook_point_{way}") or "") for way in ("in", "out")]
+    hooks = [text(config, f"hook_point_{way}", CONFIG) for way in ("in", "out")]
     same = hooks[0] == hooks[1] or not hooks[1]
     keys = [hooks[0] or "0", hooks[0] or "0"] if same else hooks
     slots = [Slot(key=key, width=width, site=hook_site(key) if hooks[0] else "") for key in dict.fromkeys(keys)]
@@ -105,14 +117,14 @@ def _single(config: dict[str, Any], file: TensorFile, width: int, latents: int) 
 
 
 def _heads(config: dict[str, Any], file: TensorFile, width: int, latents: int) -> _Layout:
-    hooks = [str(hook) for hook in config.get("hook_points", [])]
+    hooks = texts(config, "hook_points", CONFIG)
     count = len(hooks)
     shapes: dict[str, tuple[int, ...]] = {
         "W_E": (count, width, latents),
         "W_D": (count, latents, width),
         "b_E": (count, latents),
     }
-    bias = config.get("use_decoder_bias", True)
+    bias = flag(config, "use_decoder_bias", CONFIG, default=True)
     _take(config, file, {**shapes, **({"b_D": (count, width)} if bias else {})}, (count, latents))
     group = GroupPlan(
         name="all",
@@ -126,12 +138,12 @@ def _heads(config: dict[str, Any], file: TensorFile, width: int, latents: int) -
 
 
 def _layers(config: dict[str, Any], file: TensorFile, width: int, latents: int) -> _Layout:
-    ins, outs = ([str(hook) for hook in config.get(f"hook_points_{way}", [])] for way in ("in", "out"))
+    ins, outs = (texts(config, f"hook_points_{way}", CONFIG) for way in ("in", "out"))
     count = len(ins)
     if len(outs) != count or not count:
         raise CheckpointError(f"{CONFIG} names {count} hook points in and {len(outs)} out")
     shapes: dict[str, tuple[int, ...]] = {"W_E": (count, width, latents), "b_E": (count, latents)}
-    bias = config.get("use_decoder_bias", True)
+    bias = flag(config, "use_decoder_bias", CONFIG, default=True)
     for t in range(count):
         shapes[f"W_D.{t}"] = (t + 1, latents, width)
         if bias:
@@ -153,8 +165,8 @@ def _layers(config: dict[str, Any], file: TensorFile, width: int, latents: int) 
 
 
 def _gate(config: dict[str, Any], file: TensorFile, kind: str, activation: str) -> tuple[GatePlan, str]:
-    scaled = bool(config.get("sparsity_include_decoder_norm", True))
-    if config.get("use_glu_encoder"):
+    scaled = flag(config, "sparsity_include_decoder_norm", CONFIG, default=True)
+    if flag(config, "use_glu_encoder", CONFIG, default=False):
         return GatePlan(), "its encoder is gated (glu): latents are a product of two linear maps"
     if kind == "crosscoder" and activation != "relu":
         return GatePlan(), f"its {activation} acts on each head by itself, so a latent may be on at one site only"
@@ -170,11 +182,15 @@ def _gate(config: dict[str, Any], file: TensorFile, kind: str, activation: str) 
     )
 
 
+def _norms(config: dict[str, Any]) -> str:
+    return text(config, "norm_activation", CONFIG, default="dataset-wise")
+
+
 def _scales(
     config: dict[str, Any], file: TensorFile, slots: list[Slot]
 ) -> tuple[dict[str, float], tuple[str, ...], str]:
     """Scales, slots without one, and why there can be none. Norms that were never set are saved as chance has them."""
-    how = config.get("norm_activation", "inference")
+    how = _norms(config)
     if how == "inference":
         return {}, (), ""
     if how != "dataset-wise":
@@ -182,7 +198,7 @@ def _scales(
     scales, unknown = {}, []
     for slot in slots:
         name = f"{NORM}{slot.key}"
-        norm = float(file[name].read(()).float()) if name in file else float("nan")
+        norm = float(file[name].item()) if name in file else float("nan")
         if torch.isfinite(torch.tensor(norm)) and 1e-3 <= norm <= 1e6:
             scales[slot.key] = slot.width**0.5 / norm
         else:

@@ -18,7 +18,7 @@ from torch import Tensor
 from crosscoders import CheckpointError, CheckpointFormat, Crosscoder
 from crosscoders.authoring import Answers, Blueprint, GatePlan, GroupPlan, Slot, Source, TensorFile
 
-from .common import agree, hook_site, integer, site_hook, threshold
+from .common import agree, flag, hook_site, integer, named_model, site_hook, table, text
 from .thresholds import raw_thresholds
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
@@ -55,8 +55,7 @@ class Saelens(CheckpointFormat):
 
     def inspect(self, source: Source, answers: Answers) -> Blueprint:
         config, file = source.json(CONFIG), source.tensors(WEIGHTS)
-        metadata = config.get("metadata") if isinstance(config.get("metadata"), dict) else config
-        assert isinstance(metadata, dict)
+        metadata = table(config, "metadata", CONFIG) or config
         architecture = _architecture(config)
         width, latents = integer(config, "d_in", CONFIG), integer(config, "d_sae", CONFIG)
         transcoder = "transcoder" in architecture
@@ -71,7 +70,7 @@ class Saelens(CheckpointFormat):
             "size": sum(tensor.size for tensor in file.values()),
             "config": {CONFIG: config},
         }
-        normalisation = config.get("normalize_activations", "none") or "none"
+        normalisation = text(config, "normalize_activations", CONFIG, default="none")
         refused = REFUSED.get(architecture, "")
         if normalisation in PER_TOKEN:
             refused = f"it normalises each token by itself (normalize_activations = {normalisation!r}), ours by site"
@@ -86,9 +85,11 @@ class Saelens(CheckpointFormat):
         file.take(*ARCHITECTURES[architecture], optional=("sparsity", "log_feature_sparsity"))
         file.expect({"W_enc": (width, latents), "W_dec": (latents, out), "b_dec": (out,)}, CONFIG)
         agree(config, CONFIG, {"d_in": width, "d_sae": latents}, WEIGHTS)
+        if "W_skip" in file:
+            file.expect({"W_skip": (out, width)}, CONFIG)
         gate, bound, bias, factor, unit = _gate(config, file, architecture, latents)
         read, written = slots[0].key, slots[-1].key
-        subtracts = config.get("apply_b_dec_to_input", not transcoder)
+        subtracts = flag(config, "apply_b_dec_to_input", CONFIG, default=not transcoder)
         if subtracts and out != width:
             raise CheckpointError(f"{CONFIG} says apply_b_dec_to_input, but d_in is {width} and d_out {out}")
         group = GroupPlan(
@@ -113,7 +114,7 @@ class Saelens(CheckpointFormat):
             if architecture == "gated"
             else (),
             assumed=("the heads of hook_z lie side by side in the site",)
-            if config.get("reshape_activations", "none") == "hook_z"
+            if text(config, "reshape_activations", CONFIG) == "hook_z"
             else (),
         )
 
@@ -200,8 +201,8 @@ class Saelens(CheckpointFormat):
 
 def _architecture(config: Mapping[str, Any]) -> str:
     """Configs before version 6 had the activation's name instead of some architectures."""
-    name = str(config.get("architecture") or "standard")
-    old = config.get("activation_fn_str", config.get("activation_fn"))
+    name = text(config, "architecture", CONFIG, default="standard")
+    old = text(config, "activation_fn_str", CONFIG) or text(config, "activation_fn", CONFIG)
     return "topk" if name == "standard" and old == "topk" else name
 
 
@@ -221,22 +222,20 @@ def _gate(
         return GatePlan(name="jumprelu"), bound, file["b_mag"].load, growth, False
     file.expect({"b_enc": (latents,)}, CONFIG)
     if architecture == "topk":
-        options = config.get("activation_fn_kwargs")
-        k = integer({**(options if isinstance(options, dict) else {}), **config}, "k", CONFIG)
-        rescaled = bool(config.get("rescale_acts_by_decoder_norm", False))
+        k = integer({**table(config, "activation_fn_kwargs", CONFIG), **config}, "k", CONFIG)
+        rescaled = flag(config, "rescale_acts_by_decoder_norm", CONFIG, default=False)
         return GatePlan(name="topk", k=k, by="activation"), None, file["b_enc"].load, None, rescaled
     if "threshold" in file:
         file.expect({"threshold": (latents,)}, CONFIG)
-        return GatePlan(name="jumprelu"), threshold(file["threshold"][:]), file["b_enc"].load, None, False
+        return GatePlan(name="jumprelu"), file["threshold"].load, file["b_enc"].load, None, False
     return GatePlan(), None, file["b_enc"].load, None, False
 
 
 def _slots(
     metadata: Mapping[str, Any], width: int, out: int, transcoder: bool
 ) -> tuple[tuple[Slot, ...], dict[str, str]]:
-    hook, hook_out = (str(metadata.get(key) or "") for key in ("hook_name", "hook_name_out"))
-    model = metadata.get("model_name")
-    models = {"model": str(model)} if model else {}
+    hook, hook_out = (text(metadata, key, CONFIG) for key in ("hook_name", "hook_name_out"))
+    models = named_model(metadata, "model_name", CONFIG)
     read = Slot(key="in" if transcoder else "0", width=width, site=hook_site(hook) if hook else "", what=hook)
     if not transcoder:
         return (read,), models

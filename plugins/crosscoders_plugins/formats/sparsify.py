@@ -19,7 +19,7 @@ from torch import Tensor
 from crosscoders import CheckpointError, CheckpointFormat
 from crosscoders.authoring import Answers, Blueprint, GatePlan, GroupPlan, Rows, Slot, Source, TensorFile, Vector
 
-from .common import agree, hook_site, integer
+from .common import agree, flag, hook_site, integer, text
 
 CONFIG, WEIGHTS = "cfg.json", "sae.safetensors"
 
@@ -37,11 +37,15 @@ class _Part:
 
     @property
     def transcodes(self) -> bool:
-        return bool(self.config.get("transcode", False))
+        return self.says("transcode")
 
     @property
     def targets(self) -> int:
-        return int(self.config.get("n_targets") or 0)
+        return integer(self.config, "n_targets", self.path, least=0) if self.config.get("n_targets") is not None else 0
+
+    def says(self, key: str) -> bool:
+        """A yes or no of the config; no where it says nothing."""
+        return flag(self.config, key, self.path, default=False)
 
 
 class Sparsify(CheckpointFormat):
@@ -73,7 +77,7 @@ class Sparsify(CheckpointFormat):
             "size": sum(tensor.size for part in parts for tensor in part.file.values()),
             "config": {part.path: part.config for part in parts},
         }
-        activation = first.config.get("activation", "topk")
+        activation = text(first.config, "activation", first.path, default="topk")
         refused = "" if activation == "topk" else f"its activation is '{activation}', and only topk has a gate of ours"
         for key in ("coalesce_topk",):
             if first.config.get(key, "none") not in ("none", None):
@@ -109,13 +113,15 @@ def _part(source: Source, hook: str) -> _Part:
     width = integer(config, "d_in", path)
     if "encoder.weight" not in file:
         raise CheckpointError(f"{file.path} has no tensor 'encoder.weight'")
-    latents = file["encoder.weight"].shape[0]
-    if config.get("num_latents"):
+    latents, _ = file.matrix("encoder.weight")
+    if config.get("num_latents") not in (None, 0):
         agree(config, path, {"num_latents": latents}, file.path)
     elif latents != width * integer(config, "expansion_factor", path):
         raise CheckpointError(
             f"{path} means {width * config['expansion_factor']} latents, but {file.path} has {latents}"
         )
+    if "encoder.bias" not in file:
+        raise CheckpointError(f"{file.path} has no tensor 'encoder.bias'")
     file.expect({"encoder.weight": (latents, width), "encoder.bias": (latents,)}, path)
     return _Part(hook or source.folder, config, file, path, width, latents)
 
@@ -181,19 +187,19 @@ def _cross_layer(parts: Sequence[_Part], refused: str, common: dict[str, Any]) -
                 f"{part.path} says n_targets = {part.targets}, where {layers} layers mean {layers - source}"
             )
         numbers = range(part.targets)
-        tied = bool(part.config.get("per_source_tied"))
+        tied = part.says("per_source_tied")
         expected = ["encoder.weight", "encoder.bias", "W_dec", "b_dec", *(f"b_decs.{j}" for j in numbers)]
         expected += [] if tied else [f"W_decs.{j}" for j in numbers]
         optional = [f"{stem}.{j}" for stem in ("post_encs", "post_enc_scales", "W_skips") for j in numbers]
         file.take(*expected, optional=(*optional, "W_skip", "in_norm", "out_norm", "post_enc"))
         refused = refused or _offsets(file, [f"post_encs.{j}" for j in numbers if f"post_encs.{j}" in file])
-        if part.config.get("divide_cross_layer") and "W_skip" in file:
+        if part.says("divide_cross_layer") and "W_skip" in file:
             refused = refused or "divide_cross_layer with skip maps was never compared with the library's own numbers"
         writes: dict[str, Rows] = {}
         for j in numbers:
             written = keys[source + j][1]
             # Targets take the mean of what earlier layers write, if the config says so.
-            share = 1 / (source + j) if part.config.get("divide_cross_layer") and j else 1.0
+            share = 1 / (source + j) if part.says("divide_cross_layer") and j else 1.0
             rows = file["W_dec"][:] if tied else file[f"W_decs.{j}"][:]
             scale = f"post_enc_scales.{j}"
             factor = partial(_factor, file[scale].load if scale in file else None, share, part.latents)
@@ -202,7 +208,7 @@ def _cross_layer(parts: Sequence[_Part], refused: str, common: dict[str, Any]) -
             if f"W_skips.{j}" in file:
                 skips[keys[source][0], written] = file[f"W_skips.{j}"][:]
         groups.append(_group(part, keys[source][0], writes))
-        plain = not part.config.get("divide_cross_layer") and not any("post_enc_scales" in name for name in file)
+        plain = not part.says("divide_cross_layer") and not any("post_enc_scales" in name for name in file)
         if tied and plain and part.targets > 1:
             ties.append([(part.hook, written) for written in writes])
     return Blueprint(
@@ -245,7 +251,7 @@ def _offsets(file: TensorFile, names: Sequence[str]) -> str:
 def _scales(parts: Sequence[_Part], keys: Sequence[tuple[str, str]]) -> dict[str, float]:
     scales = {}
     for part, (read, written) in zip(parts, keys, strict=True):
-        if part.config.get("normalize_io"):
+        if part.says("normalize_io"):
             for name, key in (("in_norm", read), ("out_norm", written)):
                 if name not in part.file:
                     raise CheckpointError(f"{part.path} says normalize_io, but {part.file.path} has no '{name}'")

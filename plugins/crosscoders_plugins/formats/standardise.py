@@ -8,6 +8,7 @@ from functools import partial
 from attrs import evolve, frozen
 from torch import Tensor
 
+from crosscoders import CheckpointError
 from crosscoders.authoring import Blueprint, Vector, View
 
 
@@ -64,7 +65,10 @@ def _scaled(rows: object, stats: Columns | None, *, into: bool) -> View:
 
 
 def _inverse(std: Vector) -> Tensor:
-    return 1 / std()
+    value = std()
+    if bool((value <= 0).any()):
+        raise CheckpointError(f"{int((value <= 0).sum())} standard deviations of columns are 0 or less: it is damaged")
+    return 1 / value
 
 
 def _times(vector: Vector, std: Vector) -> Tensor:

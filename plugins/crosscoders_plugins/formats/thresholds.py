@@ -16,8 +16,10 @@ def raw_thresholds(crosscoder: Crosscoder) -> Tensor:
     if gate.name == "relu":
         return torch.zeros(crosscoder.num_latents)
     if gate.name == "jumprelu":
-        return gate.get_buffer("threshold_F").detach().float().cpu()
+        # Ours are behind a relu; where there is none, a threshold below 0 would let negative latents through.
+        return gate.get_buffer("threshold_F").detach().float().cpu().clamp_min(0)
     if gate.name == "score_threshold":
         norm_F = crosscoder.score_norms().cpu()
-        return torch.where(norm_F > 0, gate.get_buffer("threshold").cpu() / norm_F.clamp_min(1e-30), LARGEST)
+        bound = gate.get_buffer("threshold").cpu().clamp_min(0)
+        return torch.where(norm_F > 0, bound / norm_F.clamp_min(1e-30), LARGEST)
     raise CheckpointError(f"the gate '{gate.name}' has no threshold for each latent")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 from attrs.validators import min_len
 
 from crosscoders import BadRow, ConfigError, Document, TokenSourceChoice
@@ -47,10 +47,18 @@ class Mixture:
             yield next(streams[number])
 
     def _endless(self, number: int) -> Iterator[Document | BadRow]:
+        again = False
         while True:
             empty = True
             for document in self.sources[number].documents():
                 empty = False
-                yield document
+                yield _met_before(document) if again else document
+            again = True
             if empty:
                 raise ConfigError(f"the source '{self.config.sources[number].name}' of the mixture has no documents")
+
+
+def _met_before(document: Document | BadRow) -> Document | BadRow:
+    """`document`, which is not to be counted if it has to be skipped: it was when its source was first read."""
+    origin = document.origin
+    return document if origin is None else evolve(document, origin=evolve(origin, again=True))

@@ -22,6 +22,8 @@ from tqdm.auto import tqdm
 from ..errors import CacheError, listed
 from ..files import first_difference, write_whole
 from ..models.packing import Packing
+from ..privacy.configs import recorded, recorded_like, records
+from ..privacy.local import published
 from ..processes import ALONE, Processes
 from .blocks import Block, LiveBlocks, sequences_per_block
 from .calibration import Calibration
@@ -99,10 +101,13 @@ def write_cache(
 
 def _prepare(folder: Path, config: HarvestConfig, live: LiveActivations, processes: Processes) -> None:
     """Start a new cache, or check that the existing one can be extended."""
+    identity = config.identity()
+    there = read_manifest(folder) if (folder / MANIFEST).exists() else None
+    known = records(there["identity"]) if there else {}
     manifest = {
         "format": FORMAT,
-        "identity": config.identity(),
-        "models": dict(live.models),
+        "identity": recorded(identity),
+        "models": published(identity, live.models, known=known)[1],
         # Not in the identity: what `pack` comes to is known only when the models have been tried.
         "packing": live.packing,
         "start": live.start(),
@@ -117,11 +122,10 @@ def _prepare(folder: Path, config: HarvestConfig, live: LiveActivations, process
     }
     manifest = json.loads(json.dumps(manifest))
     manifest["checksum"] = made_from_checksum(manifest)
-    if not (folder / MANIFEST).exists():
+    if there is None:
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / MANIFEST, json.dumps(manifest, indent=1))
         return
-    there = read_manifest(folder)
     _check(folder, there, config)
     difference = first_difference(there["models"], manifest["models"])
     if difference:
@@ -352,8 +356,9 @@ def _opened(path: Path, shard: Shard) -> Iterator[Any]:
 
 
 def _check(folder: Path, manifest: dict[str, Any], config: HarvestConfig) -> None:
+    then = manifest["identity"]
     # Compare after a round trip through JSON, so that tuples and lists are equal.
-    difference = first_difference(manifest["identity"], json.loads(json.dumps(config.identity())))
+    difference = first_difference(then, json.loads(json.dumps(recorded_like(then, config.identity()))))
     if difference:
         raise CacheError(f"the cache {folder} was made from another config: {difference}")
 

@@ -16,7 +16,7 @@ from ..crosscoder.sites import Site, SiteLayout
 from ..errors import CacheError, CrosscodersError, shown
 from ..reading import checksum, read_json
 
-FORMAT = 4
+FORMAT = 5
 MANIFEST, CALIBRATION, PART = "manifest.json", "calibration.safetensors", ".part.json"
 MADE_FROM = ("format", "identity", "models", "packing", "start", "sites")
 """Keys of a manifest that stay as they were begun."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from ..devices import precise
 from ..errors import AnalysisError
 from ..models.adapter import Edit, ModelAdapter
+from ..models.capabilities import gives_logits, token_texts
 from ..models.predictions import Piece, pieces
 from ..reports import Context, Example, Examples, Table
 from .passes import StudyBatch
@@ -68,7 +70,7 @@ class Effect:
         columns = [self.kl_N, self.loss_clean_N, self.loss_N]
         columns += [] if self.kl_without_N is None else [self.kl_without_N]
         names = ["kl", "loss_clean", "loss", *([] if self.kl_without_N is None else ["kl_without"])]
-        texts = self.adapter.token_texts
+        texts = partial(token_texts, self.adapter)
         return Table(
             title=self.title,
             columns=("row", "position", "token", "next_token", *names),
@@ -94,7 +96,7 @@ class Effect:
         contexts = []
         for row in total.argsort(descending=True, stable=True)[:10].tolist():
             mine = self.place_N2[:, 0] == row
-            tokens = self.adapter.token_texts(self.token_N[mine].tolist())
+            tokens = token_texts(self.adapter, self.token_N[mine].tolist())
             contexts.append(Context(tokens=tokens, activations=self.kl_N[mine].tolist()))
         note = f"KL {self.kl:.4g}, loss {self.loss_increase:+.4g} nats per token; coloured by KL at each token."
         return Examples(title=self.title, entries=[Example(heading=note, contexts=contexts)])._repr_html_()
@@ -117,7 +119,7 @@ def effect_of(
     columns: list[list[Tensor]] = []
     for batch in batches:
         for piece in pieces(run[1], run[0], batch.tokens):
-            clean_NV = piece.clean_NV if reference is None else _clean(piece, reference)
+            clean_NV = piece.clean_NV if reference is None else clean_of(piece, reference[1])
             logp = [piece.changed(each) for each in edits(batch, piece.rows)]
             place_N2 = piece.predicts_BT.nonzero().cpu()
             place_N2[:, 0] += piece.rows.start + batch.first_sequence
@@ -133,6 +135,7 @@ def effect_of(
     return Effect(title, place_N2, token_N, next_N, kl_N, loss_clean_N, loss_N, without, run[1])
 
 
-def _clean(piece: Piece, reference: tuple[str, ModelAdapter]) -> Tensor:
-    logits_BTV = reference[1].logits(piece.tokens)
+def clean_of(piece: Piece, adapter: ModelAdapter) -> Tensor:
+    """log p of another model, of one vocabulary, where the piece's model predicts, (N, V)."""
+    logits_BTV = gives_logits(adapter, "a comparison of predictions").logits(piece.tokens)
     return logits_BTV[piece.predicts_BT.to(logits_BTV.device)].float().log_softmax(dim=-1)

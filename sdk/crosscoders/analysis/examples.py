@@ -11,6 +11,7 @@ import torch
 from attrs import field, frozen
 from torch import Tensor
 
+from ..models.capabilities import token_texts
 from ..reports import Context
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def activity(study: Study, chosen: Sequence[int], *, per_latent: int = 8, before
             (heapq.heappush if len(hits) < per_latent else heapq.heapreplace)(hits, hit)
     contexts = {
         latent: tuple(
-            Context(tokens=study.reading.token_texts(hit.ids), activations=hit.activations)
+            Context(tokens=token_texts(study.reading, hit.ids), activations=hit.activations)
             for hit in sorted(best[latent], reverse=True)
         )
         for latent in chosen

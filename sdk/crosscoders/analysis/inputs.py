@@ -7,6 +7,7 @@ from typing import Any
 
 from ..errors import AnalysisError
 from ..models.adapter import ModelAdapter
+from ..models.capabilities import generates, tokenized
 from ..models.documents import Chat, Document, Message, Text, TokenIds
 from ..models.paired import make_reader
 from ..models.sample import Documents
@@ -44,7 +45,7 @@ def _document(given: Any) -> Document:
 def token_rows(given: Input, adapters: Mapping[str, ModelAdapter], reading: ModelAdapter) -> TokenBatch:
     """One row of tokens for each document, padded on the right, with partners where vocabularies differ."""
     documents = documents_of(given)
-    lengths = [len(reading.tokenize(document).ids) for document in documents]
+    lengths = [len(tokenized(reading, document).ids) for document in documents]
     if not all(lengths):
         raise AnalysisError(f"{documents[lengths.index(0)]!r} has no tokens")
     source = Documents(documents)
@@ -55,5 +56,5 @@ def token_rows(given: Input, adapters: Mapping[str, ModelAdapter], reading: Mode
 def prompt_ids(given: Any, adapter: ModelAdapter) -> list[int]:
     """Token ids to go on from: a string is a question laid out for the model, other documents are taken as they are."""
     if isinstance(given, str):
-        return adapter.prompt(given)
-    return list(adapter.tokenize(_document(given)).ids)
+        return generates(adapter, "a question").prompt(given)
+    return list(tokenized(adapter, _document(given)).ids)

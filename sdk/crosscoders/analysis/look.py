@@ -14,6 +14,7 @@ from ..crosscoder.module import Crosscoder
 from ..devices import accumulator, precise
 from ..errors import AnalysisError, CrosscodersError
 from ..models.adapter import ModelAdapter, ReadsOut
+from ..models.capabilities import token_texts
 from ..models.tokens import TokenBatch
 from ..reports import Context, Example, Examples, Table
 from .census import Census
@@ -112,7 +113,7 @@ def token_latents(batch: StudyBatch, reading: ModelAdapter, *, top: int) -> Toke
     """The latents of one batch with the texts of its tokens."""
     found = batch.latents
     texts = tuple(
-        tuple(reading.token_texts(ids[attention].tolist()))
+        tuple(token_texts(reading, ids[attention].tolist()))
         for ids, attention in zip(batch.tokens.ids.cpu(), batch.tokens.attention.cpu(), strict=True)
     )
     on_cpu = Latents(
@@ -183,7 +184,7 @@ def logit_effects(
         for latent, effect_V in zip(latents, effect_KV, strict=True):
             for sign, kind in ((1, "promoted"), (-1, "suppressed")):
                 ids = (sign * effect_V).topk(min(count, len(effect_V))).indices.tolist()
-                texts = adapter.token_texts(ids)
+                texts = token_texts(adapter, ids)
                 rows += [
                     (latent, site.name, kind, rank, text, token, float(effect_V[token]))
                     for rank, (token, text) in enumerate(zip(ids, texts, strict=True))

@@ -7,17 +7,17 @@ the user's word, since its text would end up in a page that people share.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import attrs
 from attrs import field, frozen
 
-from ..checkpoints.local import addresses, local_strings, recorded_strings
 from ..crosscoder.module import Crosscoder
-from ..errors import AnalysisError
-from ..plugins.choices import Choice, ModelChoice, TokenSourceChoice, structure
+from ..errors import AnalysisError, CrosscodersError, PluginError
+from ..plugins.choices import Choice, MetricChoice, ModelChoice, TokenSourceChoice, parts_of, structure
 from ..plugins.registry import Registry
+from ..privacy.local import addresses, local_strings, recorded_strings
+from ..training.metric import Metric, build_metrics
 
 KEPT = ("name", "dtype", "attention")
 """Options that stay where another model takes a recorded one's place by its name alone."""
@@ -34,6 +34,8 @@ class StudyRecipe:
     """The token source: a table, or the source itself."""
     recorded: frozenset[str] = field()
     """What of these is the checkpoint's word: keys of models, and `tokens`."""
+    needs: list[dict[str, str]] = field(factory=list)
+    """What the checkpoint says of the components of other distributions."""
 
     @classmethod
     def of(cls, crosscoder: Crosscoder, models: Mapping[str, Any] | None = None, tokens: Any = None) -> StudyRecipe:
@@ -62,7 +64,8 @@ class StudyRecipe:
                 "(--models and --tokens)"
             )
         recorded = {*(theirs.keys() - ours.keys()), *(() if tokens else ("tokens",))}
-        return cls({**theirs, **ours}, tokens_used, frozenset(recorded))
+        needs = crosscoder.info.needs if crosscoder.info else []
+        return cls({**theirs, **ours}, tokens_used, frozenset(recorded), needs)
 
     def lines(self) -> list[str]:
         """What is going to be read, a line for each model and the tokens."""
@@ -97,24 +100,53 @@ class StudyRecipe:
     def _declared(self, key: str, choice: Any, registry: Registry) -> Iterator[tuple[str, str]]:
         """What components say that they read here, by a method `local_reads` of their options."""
         kind: type[Choice] = TokenSourceChoice if key == "tokens" else ModelChoice
-        for options in _configs(structure(choice, kind, registry=registry)):
+        try:
+            made = structure(choice, kind, registry=registry)
+        except CrosscodersError as error:
+            name = str(choice.get("name", "")).rpartition(":")[2]
+            of = [each for each in self.needs if each["component"] == f"{kind.kind} '{name}'"]
+            if not of:
+                raise
+            raise PluginError(
+                f"{error}; by the checkpoint it is of the distribution '{of[0]['distribution']}' version "
+                f"'{of[0]['version']}' (plugin '{of[0]['plugin']}')"
+            ) from error
+        for options in parts_of(made):
             declare = getattr(options, "local_reads", None)
             if callable(declare):
                 yield from (("", str(what)) for what in declare())
 
 
-def _configs(value: Any) -> Iterator[Any]:
-    """A config and all those within it."""
-    if attrs.has(type(value)):
-        yield value
-        for each in attrs.fields(type(value)):
-            yield from _configs(getattr(value, each.name))
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _configs(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _configs(item)
+def chosen_metrics(
+    crosscoder: Crosscoder, metrics: Sequence[str | Mapping[str, Any]] | None, registry: Registry | None
+) -> dict[str, Metric]:
+    """The further metrics that are named, or those of the crosscoder's recipe.
+
+    `AnalysisError` where the recipe's cannot be had here, or would read files of this machine.
+    """
+    tables = _recorded_metrics(crosscoder) if metrics is None else metrics
+    named = [{"name": each} if isinstance(each, str) else each for each in tables]
+    try:
+        choices = [structure(table, MetricChoice, registry=registry) for table in named]
+    except CrosscodersError as error:
+        if metrics is not None:
+            raise
+        raise AnalysisError(f"{error} (a metric of the crosscoder's recipe; metrics=[] does without)") from error
+    return build_metrics(choices, registry=registry)
+
+
+def _recorded_metrics(crosscoder: Crosscoder) -> list[Mapping[str, Any]]:
+    info = crosscoder.info
+    tables = info.recipe.get("metrics", []) if info else []
+    if not isinstance(tables, list | tuple) or not all(isinstance(table, Mapping) for table in tables):
+        raise AnalysisError("the recipe of this crosscoder is malformed: its metrics are not a list of tables")
+    for table in tables if info and not info.own else ():
+        if local_strings(table) or addresses(table) or recorded_strings(table):
+            raise AnalysisError(
+                f"the metric {_shown(table)} of this crosscoder's recipe would read what only who trained it has; pass "
+                "metrics= of your own, [] for none"
+            )
+    return list(tables)
 
 
 def _in_place_of(recorded: Any, model: Any) -> Any:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from copy import copy
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, TypeVar
 
 import attrs
 import torch
@@ -13,9 +13,10 @@ from torch import Tensor
 
 from ..activations import ActivationConfig, Harvester, keep_mask
 from ..crosscoder.edits import Change, parsed
+from ..crosscoder.latents import known_latents
 from ..crosscoder.module import Crosscoder
 from ..devices import accumulator, precise
-from ..errors import AnalysisError, CrosscodersError
+from ..errors import AnalysisError
 from ..models.adapter import ModelAdapter
 from ..models.choice import choose_pack
 from ..models.packing import Packing
@@ -23,19 +24,23 @@ from ..models.paired import make_reader
 from ..models.sequences import PACKINGS, reading_adapter
 from ..models.split import Split
 from ..models.tokens import TokenSource
-from ..plugins.choices import AnalysisChoice, ModelChoice, TokenSourceChoice, structure
+from ..plugins.choices import ModelChoice, TokenSourceChoice, structure
 from ..plugins.registry import Registry, get_registry
-from ..reports import Example, Examples, Report, Table
+from ..reports import Example, Examples, Table
 from ..training.evaluate import Metrics, evaluate
 from ..training.fidelity import spliced_losses
-from .act import Steered, change_effect, patch_effect, sites_of
+from .act import Steered, change_effect, sites_of
 from .census import Census, census
 from .effects import Effect
 from .examples import activity
 from .inputs import Input, token_rows
 from .look import TokenLatents, find, logit_effects, token_latents
 from .passes import MEMORY, Passes, StudyBatch, version_of
-from .recipe import StudyRecipe
+from .patching import Amplified, Arm, Patching, patch_effect
+from .recipe import StudyRecipe, chosen_metrics
+from .watching import watched
+
+T = TypeVar("T")
 
 
 class Study:
@@ -54,13 +59,17 @@ class Study:
         split: Split = "held_out",
         memory: int = MEMORY,
         folder: str | Path | None = None,
+        quiet: bool = True,
+        registry: Registry | None = None,
     ) -> None:
         activations = activations or ActivationConfig()
         self.crosscoder, self.adapters, self.source = crosscoder, dict(adapters), source
         self.activations, self.num_tokens, self.seed = activations, num_tokens, seed
         self.reading = reading or reading_adapter(self.adapters)
+        self.registry = registry
         self.split: Split = split if activations.held_out_share else "train"
         self.memory, self.folder = memory, None if folder is None else Path(folder)
+        self.quiet, self.doing = quiet, "reading"
         # Shared with the same study over other numbers of tokens.
         self._shared: dict[Any, Any] = {}
         self._pack: bool | str | None = None
@@ -77,6 +86,7 @@ class Study:
         split: Split = "held_out",
         memory: int = MEMORY,
         folder: str | Path | None = None,
+        quiet: bool = True,
         trust_recipe: bool = False,
         say: Callable[[str], None] | None = None,
         registry: Registry | None = None,
@@ -86,8 +96,8 @@ class Study:
         `models` (by key) and `tokens` replace what is recorded; each is a table `{"name": ..., **options}`, and a model
         may also be a Hub id or folder alone, or an adapter, such as `TransformersAdapter.wrap` makes of one in memory;
         tokens may be a token source. What a recipe names on this machine is read only with `trust_recipe`, or where the
-        crosscoder is of this user's own run. `say` is told what will be read, before it is. For `memory` and `folder`
-        see `batches`.
+        crosscoder is of this user's own run. `say` is told what will be read, before it is; unless `quiet`, bars show
+        how far passes over the tokens are. For `memory` and `folder` see `batches`.
         """
         registry = registry or get_registry()
         info = crosscoder.info
@@ -119,6 +129,8 @@ class Study:
             split=split,
             memory=memory,
             folder=folder,
+            quiet=quiet,
+            registry=registry,
         )
 
     def __repr__(self) -> str:
@@ -170,7 +182,7 @@ class Study:
 
     def examples(self, latents: Sequence[int], *, n: int = 20) -> Examples:
         """Where each of these latents is most active among the study's tokens: `n` contexts of different sequences."""
-        seen = activity(self, _checked(self.crosscoder, latents), per_latent=n)
+        seen = activity(self, known_latents(latents, self.crosscoder.num_latents), per_latent=n)
         density = seen.firings_F / max(1, seen.num_tokens)
         entries = [
             Example(
@@ -194,7 +206,7 @@ class Study:
 
         Columns `latent`, `site`, `kind` (promoted, suppressed), `rank`, `token`, `id`, `effect`.
         """
-        chosen = _checked(self.crosscoder, [latents] if isinstance(latents, int) else latents)
+        chosen = known_latents(latents, self.crosscoder.num_latents)
         return logit_effects(self.crosscoder, self.adapters, chosen, count=n)
 
     def density(self) -> Table:
@@ -262,19 +274,41 @@ class Study:
         from the source's own predictions; `recovered` is the share of it that the latents take away. With all latents
         and `with_error`, which adds the rest of the difference, source's layers give the source itself.
         """
-        for key in (source, target):
-            self.adapter(key)
         if latents is not None:
-            _checked(self.crosscoder, latents)
-        return patch_effect(self, source, target, latents, upper=upper, with_error=with_error, given=given)
+            known_latents(latents, self.crosscoder.num_latents)
+        return patch_effect(Patching.of(self, source, target, upper), Arm(latents, with_error), given)
+
+    def amplify(
+        self,
+        latents: Sequence[int] | None = None,
+        *,
+        alpha: float,
+        before: str | None = None,
+        after: str | None = None,
+    ) -> Amplified:
+        """The model after fine-tuning with α times more of what some latents (None: all) do otherwise in it.
+
+        At the points that both models write, x + α Σ_j f_j (d_j^after − d_j^before) takes the place of the activations
+        x, while it answers (`generate`) or reads a text (`logits`). `before` and `after` are the models of the first
+        and the last site if nothing is said.
+        """
+        if latents is not None:
+            known_latents(latents, self.crosscoder.num_latents)
+        sites = self.crosscoder.sites
+        return Amplified(Patching.of(self, after or sites[-1].model, before or sites[0].model), alpha, latents)
 
     # -- measure ------------------------------------------------------------------------------------------------
 
-    def evaluate(self) -> Metrics:
+    def evaluate(self, metrics: Sequence[str | Mapping[str, Any]] | None = None) -> Metrics:
         """Reconstruction, L0 and silent latents on the study's tokens, and what each model loses where the
         reconstruction takes the place of its activations: cross-entropy and KL, clean, spliced, zero- and
-        mean-ablated."""
+        mean-ablated.
+
+        `metrics` are further ones that plugins offer, by name or by `{"name": ..., **options}`; those of the
+        crosscoder's recipe if nothing is said.
+        """
         crosscoder = self.crosscoder
+        further = chosen_metrics(crosscoder, metrics, self.registry)
         columns = crosscoder.layout.columns(crosscoder.written.names)
         total_X = torch.zeros(crosscoder.written.width, **accumulator(crosscoder.device))
 
@@ -284,9 +318,9 @@ class Study:
                 total_X.add_(precise(x_BX[:, columns]).sum(dim=0))
                 yield x_BX
 
-        metrics = evaluate(crosscoder, rows())
-        mean_X = (total_X / metrics.num_tokens).float().to(crosscoder.device)
-        return attrs.evolve(metrics, spliced=spliced_losses(crosscoder, self.adapters, self.batches(), mean_X))
+        found = evaluate(crosscoder, rows(), metrics=further)
+        mean_X = (total_X / found.num_tokens).float().to(crosscoder.device)
+        return attrs.evolve(found, spliced=spliced_losses(crosscoder, self.adapters, self.batches(), mean_X))
 
     # -- passes -------------------------------------------------------------------------------------------------
 
@@ -334,7 +368,19 @@ class Study:
         The first pass keeps tokens, and activations and latents up to `memory` bytes; what does not fit is made anew by
         later passes, or read from files in `folder` if there is one.
         """
-        yield from self._passes().batches(-(-self.num_tokens // self.activations.context_length))
+        rows, length = -(-self.num_tokens // self.activations.context_length), self.activations.context_length
+        yield from watched(
+            self._passes().batches(rows),
+            self.doing,
+            total=rows * length,
+            quiet=self.quiet,
+            unit="tok",
+            size=lambda batch: batch.keep_BT.numel(),
+        )
+
+    def watch(self, items: Collection[T], what: str) -> Iterator[T]:
+        """The same items, with a progress bar unless the study is `quiet`: for what an analysis does besides passes."""
+        return watched(items, what, total=len(items), quiet=self.quiet)
 
     def _passes(self) -> Passes:
         config = self.activations
@@ -361,63 +407,3 @@ class Study:
             )
         passes: Passes = self._shared[key]
         return passes
-
-
-def _checked(crosscoder: Crosscoder, latents: Sequence[int]) -> list[int]:
-    outside = [j for j in latents if not 0 <= j < crosscoder.num_latents]
-    if outside:
-        raise AnalysisError(f"there is no latent {outside[0]}; they are numbered 0 to {crosscoder.num_latents - 1}")
-    return list(latents)
-
-
-@runtime_checkable
-class Analysis(Protocol):
-    """Turns a study (crosscoder, models, tokens) into a report."""
-
-    def run(self, study: Study) -> Report:
-        """Run the analysis and return its report; raises `AnalysisError` if it is not defined for this study."""
-
-
-@torch.no_grad()
-def analyse(
-    crosscoder: Crosscoder,
-    analyses: Sequence[str | Mapping[str, Any]] = ("decoder_norms", "latent_scaling"),
-    *,
-    study: Study | None = None,
-    registry: Registry | None = None,
-    **options: Any,
-) -> list[Report]:
-    """Run analyses by name, or by `{"name": ..., **options}`, and return their reports.
-
-    Unless a `study` is given, the remaining options are those of `Study.of`: other models or tokens, how many tokens,
-    the seed, and `trust_recipe`. If some analyses fail, the others run all the same, and `AnalysesFailed` has their
-    reports.
-    """
-    study = study or Study.of(crosscoder, registry=registry, **options)
-    chosen = [{"name": analysis} if isinstance(analysis, str) else analysis for analysis in analyses]
-    choices = [structure(analysis, AnalysisChoice, registry=registry) for analysis in chosen]
-    reports: list[Report] = []
-    failures: list[tuple[str, Exception]] = []
-    for choice in choices:
-        try:
-            reports.append(choice.build(registry=registry).run(study))
-        except Exception as error:
-            failures.append((_said(choice, error, registry), error))
-    if failures:
-        raise AnalysesFailed([text for text, _ in failures], reports) from failures[0][1]
-    return reports
-
-
-class AnalysesFailed(AnalysisError):  # noqa: N818
-    """Some of several analyses failed; `reports` are those of the others, `failures` a line for each that failed."""
-
-    def __init__(self, failures: Sequence[str], reports: Sequence[Report]) -> None:
-        super().__init__("; ".join(failures))
-        self.failures, self.reports = list(failures), list(reports)
-
-
-def _said(choice: AnalysisChoice, error: Exception, registry: Registry | None) -> str:
-    """Which analysis of which plugin failed, and why; only errors that are meant for users speak for themselves."""
-    offer = choice.offer(registry)
-    reason = str(error) if isinstance(error, CrosscodersError) else f"{type(error).__name__}: {error}"
-    return f"the analysis '{choice.name}' of the plugin '{offer.provider.plugin}' failed: {reason}"

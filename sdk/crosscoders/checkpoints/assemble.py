@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from ..errors import CheckpointError, ConfigError, SiteError, UnansweredError
 from ..plugins.registry import Registry
 from ..processes import ALONE, Processes
 from .blueprint import Answers, Blueprint, Rows, Slot
+from .stored import View
 
 PIECE_ELEMENTS = 2**18
 """Rows are read in pieces of about this many numbers, so that next to nothing is held twice."""
@@ -50,7 +52,9 @@ def assemble(
     for number, group in enumerate(blueprint.groups):
         latents = crosscoder.wiring.latent_slices[group.name]
         mine = _share(group.num_latents, processes)
-        bias_F = group.bias()[mine] if group.bias else torch.zeros(latents.stop - latents.start)
+        bias_F = torch.zeros(latents.stop - latents.start)
+        if group.bias:
+            bias_F = _sized(group.bias(), group.num_latents, f"the encoder bias of {group.name}")[mine]
         layout = crosscoder.layout.subset([sites[slot].name for slot in group.reads])
         for slot, rows in group.reads.items():
             subtract = blueprint.subtract.get(slot)
@@ -60,7 +64,7 @@ def assemble(
                 rows,
                 group.num_latents,
                 processes,
-                subtract() if subtract else None,
+                _sized(subtract(), rows.shape[1], f"what is subtracted at {slot}") if subtract else None,
             )
             bias_F = bias_F - off
         if divisor_F is not None:
@@ -70,12 +74,14 @@ def assemble(
         crosscoder.b_enc_F[latents] = bias_F.to(crosscoder.b_enc_F)
     for slot, vectors in blueprint.decoder_bias.items():
         columns = crosscoder.written.slices[sites[slot].name]
-        crosscoder.b_dec_X[columns] = sum((vector() for vector in vectors), torch.zeros(())).to(crosscoder.b_dec_X)
+        width, what = columns.stop - columns.start, f"a decoder bias at {slot}"
+        total = sum((_sized(vector(), width, what) for vector in vectors), torch.zeros(()))
+        crosscoder.b_dec_X[columns] = total.to(crosscoder.b_dec_X)
     for W, rows in zip(crosscoder.W_skip, blueprint.skip.values(), strict=True):
         _fill(W, slice(0, W.shape[1]), rows, W.shape[0], ALONE)
     _set_scales(crosscoder, blueprint, answers, sites)
     crosscoder.gate = _gate(crosscoder, blueprint, processes).to(crosscoder.device)
-    for text in blueprint.warnings:
+    for text in [*blueprint.warnings, *assumptions(blueprint, answers), *_unasked(blueprint, answers)]:
         warnings.warn(text, UserWarning, stacklevel=2)
     return crosscoder.eval()
 
@@ -90,23 +96,49 @@ def _require(blueprint: Blueprint, answers: Answers) -> None:
         raise CheckpointError(f"sites= names {', '.join(unknown)}, but the file has the slots {names}")
     missing = [slot for i, slot in enumerate(blueprint.slots) if not answers.site(slot, i)]
     if missing:
-        example = ", ".join(f'"{key}": "{site}"' for key, site in examples(missing).items())
+        given = examples(missing)
+        example = ", ".join(f'"{key}": "{site}"' for key, site in given.items())
+        options = " ".join(f"--site '{key}={site}'" for key, site in given.items())
         raise UnansweredError(
             f"the file does not say which sites its slots {', '.join(map(described, missing))} are; "
-            f"say it by sites={{{example}}}"
+            f"say it by sites={{{example}}}, or {options}"
         )
-    for question in blueprint.questions:
-        raise UnansweredError(f"{question.text}; say it by answers={{'{question.key}': {question.example!r}}}")
+    needed = [question for question in answers.open(blueprint.questions) if question.assumed is None]
+    if needed:
+        texts = "; ".join(question.text for question in needed)
+        answered = [(question.key, question.example) for question in needed]
+        options = " ".join(f"--answer {key}={example}" for key, example in answered)
+        raise UnansweredError(f"{texts}; say it by answers={dict(answered)}, or {options}")
+
+
+def assumptions(blueprint: Blueprint, answers: Answers) -> list[str]:
+    """What was not said and not answered, and is taken as the library's own loader takes it."""
+    return [
+        f"{question.text}; taken as {question.assumed!r}, and answers={{'{question.key}': {question.example!r}}}, or "
+        f"--answer {question.key}={question.example}, says otherwise"
+        for question in answers.open(blueprint.questions)
+        if question.assumed is not None
+    ]
+
+
+def _unasked(blueprint: Blueprint, answers: Answers) -> list[str]:
+    asked = [question.key for question in blueprint.questions]
+    unknown = [key for key in answers.others if key not in asked]
+    what = f"asked are {', '.join(asked)}" if asked else "nothing is asked"
+    return [f"answers= names {', '.join(unknown)}, but of this {blueprint.family} {what}"] if unknown else []
 
 
 def examples(slots: Sequence[Slot]) -> dict[str, str]:
-    """An answer for each slot, several layers as one with a star where that says the same."""
+    """An answer for each slot, no two alike; several layers as one with a star where that says the same."""
     found: dict[str, str] = {}
     for slot in slots:
         number = slot.key.rpartition(".")[2]
         starred = slot.key[: -len(number)] + "*", slot.example.replace(f"layers.{number}.", "layers.*.")
-        star = len(slots) > 2 and number.isdigit() and number != slot.key and "*" in starred[1]
-        found |= dict([starred]) if star else {slot.key: slot.example}
+        if len(slots) > 2 and number.isdigit() and number != slot.key and "*" in starred[1]:
+            found |= dict([starred])
+        else:
+            taken = slot.example in found.values()
+            found[slot.key] = f"model/{re.sub('[^A-Za-z0-9_.-]', '-', slot.key)}" if taken else slot.example
     return found
 
 
@@ -124,6 +156,9 @@ def _sites(blueprint: Blueprint, answers: Answers) -> dict[str, Site]:
 
 def _check_shapes(blueprint: Blueprint) -> None:
     """Before anything is read or allocated."""
+    gate, sizes = blueprint.gate, [group.num_latents for group in blueprint.groups]
+    if gate.name == "topk" and gate.k > (min(sizes) if gate.per_group else sum(sizes)):
+        raise CheckpointError(f"k is {gate.k}, and there are {blueprint.num_latents} latents in {len(sizes)} groups")
     widths = {slot.key: slot.width for slot in blueprint.slots}
     blocks: list[tuple[Rows, tuple[int, int]]] = []
     for group in blueprint.groups:
@@ -131,6 +166,8 @@ def _check_shapes(blueprint: Blueprint) -> None:
         blocks += [(rows, (group.num_latents, widths[slot])) for slot, rows in group.writes.items()]
     blocks += [(rows, (widths[written], widths[read])) for (read, written), rows in blueprint.skip.items()]
     for rows, shape in blocks:
+        if isinstance(rows, View):
+            rows.check_type()
         if rows.shape != shape:
             label = getattr(rows, "label", "a block of the file")
             raise CheckpointError(f"{label} has a part of shape {rows.shape}, where {shape} is needed")
@@ -168,6 +205,12 @@ def _empty(
         parameter.zero_()
     crosscoder.normaliser.scale_S.fill_(1.0)
     return crosscoder
+
+
+def _sized(vector: Tensor, size: int, what: str) -> Tensor:
+    if vector.shape != (size,):
+        raise CheckpointError(f"{what} has shape {tuple(vector.shape)} in the file, where {size} numbers are needed")
+    return vector
 
 
 def _share(count: int, processes: Processes) -> slice:
@@ -237,7 +280,8 @@ def _gate(crosscoder: Crosscoder, blueprint: Blueprint, processes: Processes) ->
         latents = crosscoder.wiring.latent_slices[group.name]
         if group.threshold is None:
             continue
-        threshold_F = group.threshold()[_share(group.num_latents, processes)]
+        threshold_F = _sized(group.threshold(), group.num_latents, f"the thresholds of {group.name}")
+        threshold_F = threshold_F[_share(group.num_latents, processes)]
         if divisor_F is not None:
             # A latent that writes nothing never has a score above a threshold.
             threshold_F = torch.where(divisor_F[latents] > 0, threshold_F / divisor_F[latents], largest)

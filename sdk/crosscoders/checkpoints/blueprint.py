@@ -5,7 +5,8 @@ A format makes a `Blueprint`; the host shows it (`inspect`) or builds it, block 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from math import isfinite
 from typing import Any, Protocol
 
 import torch
@@ -53,7 +54,26 @@ class Question:
     key: str
     """The key in `answers={...}`."""
     text: str
+    """What is not known, as a whole clause."""
     example: Any
+    """An answer, for messages."""
+    assumed: Any = None
+    """What is taken, with a warning, if nobody answers: what the library's own loader takes. None: it must be
+    answered."""
+    choices: tuple[Any, ...] = field(default=(), converter=as_tuple)
+    """All answers that there are; empty for any number, or any whole number from 1 on if `example` is one."""
+
+    def check(self, value: Any) -> Any:
+        """The answer `value`; `CheckpointError` if it cannot be one."""
+        if self.choices:
+            fits, wanted = value in self.choices, " or ".join(map(repr, self.choices))
+        elif type(self.example) is int:
+            fits, wanted = type(value) is int and value > 0, "a whole number from 1 on"
+        else:
+            fits, wanted = type(value) in (int, float) and isfinite(value), "a number"
+        if not fits:
+            raise CheckpointError(f"the answer '{self.key}' should be {wanted}, not {value!r}")
+        return value
 
 
 @frozen(kw_only=True, eq=False)
@@ -120,7 +140,7 @@ class Blueprint:
     unknown_scales: tuple[str, ...] = field(default=(), converter=as_tuple)
     """Slots whose scale is in no file."""
     questions: tuple[Question, ...] = field(default=(), converter=as_tuple)
-    """What must be answered and was not."""
+    """What the files do not say, answered or not."""
     models: Mapping[str, str] = field(factory=dict)
     """The model's id by model key, where the file says it."""
     dtype: torch.dtype = torch.float32
@@ -158,6 +178,16 @@ class Answers:
     """`none` (taken as they are), `estimate` (left unknown, for later), or the scale at each slot or site."""
     others: Mapping[str, Any] = field(factory=dict)
     """By the key of a `Question`."""
+
+    def to(self, question: Question) -> Any:
+        """The answer to a question; without one, what is assumed, or else an example that inspection can go on with."""
+        if question.key in self.others:
+            return question.check(self.others[question.key])
+        return question.example if question.assumed is None else question.assumed
+
+    def open(self, questions: Sequence[Question]) -> list[Question]:
+        """Those that nobody has answered."""
+        return [question for question in questions if question.key not in self.others]
 
     def site(self, slot: Slot, number: int) -> str:
         """The site of a slot, "" if nobody says."""

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
 from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jinja2 import Environment
 
+from ..privacy.local import published
 from ..reports.figures import histogram
-from .local import published
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 from ..crosscoder.module import Crosscoder
-from .description import number_at
+from .description import by_provider, number_at
 
 _CARD = """\
 ---
@@ -47,6 +48,11 @@ latents = crosscoder.encode({ {%- for site in sites %}"{{ site.name }}": ...{{ "
 ```
 
 Activations go in raw; each site's scale is stored with the weights.
+{%- if loading or training %}
+
+**Needs** {{ "to be loaded: " ~ loading if loading }}{{ "; " if loading and training -}}
+{{ "to be trained again: " ~ training if training }}.
+{%- endif %}
 
 | site | width | scale |{% if metrics %} explained variance | mean squared error |{% endif %}
 |---|---|---|{% if metrics %}---|---|{% endif %}
@@ -69,6 +75,13 @@ With the reconstruction in the place of the activations, nats per token; *recove
 {%- for site in spliced %}
 | `{{ site }}` |{% for name in losses.values() %} {{ number("spliced", site, name) }} |{% endfor %}
 {%- endfor %}
+{% endif %}
+{%- if metrics.further %}
+| further metric | value |
+|---|---|
+{%- for metric, values in metrics.further.items() %}{% for name in values %}
+| `{{ metric }}`: {{ name }} | {{ number("further", metric, name) }} |
+{%- endfor %}{% endfor %}
 {% endif %}
 {%- for name in figures %}
 ![{{ name }}](figures/{{ name }}.png)
@@ -100,6 +113,7 @@ Weights that another library trained, read from its format `{{ info.origin.forma
 {{ packing[info.reading.packing] }}
 {%- if info.reading.passes %} The token source was read to its end {{ info.reading.passes }} times.{% endif %}
 {%- if info.reading.skipped %} {{ info.reading.skipped }} bad rows of it were skipped.{% endif %}
+{%- if info.reading.stopped %} Training was {{ info.reading.stopped }}.{% endif %}
 {% endif %}
 {%- if recipe %}
 ## Recipe
@@ -123,6 +137,8 @@ _LOSSES = {
     "KL recovered, mean": "1-kl_spliced/kl_mean",
 }
 """Columns of the card, and what the metrics call them."""
+LOADED = ("architecture ", "gate ")
+"""Components without which a crosscoder cannot be loaded."""
 PACKING = {
     "apart": "Rows hold several documents, each read by the models as if it were alone.",
     "single": "Each row holds one document or a part of one.",
@@ -131,8 +147,19 @@ PACKING = {
 """How documents share rows, for people."""
 
 
-def write_card(crosscoder: Crosscoder, norms_FS: Tensor, folder: Path) -> None:
-    """Write `README.md` and `figures/` for `crosscoder` into `folder`; `norms_FS` are its latents' decoder norms."""
+def write_card(
+    crosscoder: Crosscoder,
+    norms_FS: Tensor,
+    needs: Sequence[Mapping[str, str]],
+    folder: Path,
+    *,
+    drawn_in: Path | None = None,
+) -> None:
+    """Write `README.md` and `figures/` for `crosscoder` into `folder`.
+
+    `norms_FS` are its latents' decoder norms, `needs` the components of other distributions, `drawn_in` a folder with
+    the card of the same weights, whose figures are taken.
+    """
     info = crosscoder.info
     assert info is not None
     recipe, models = published(info.recipe, info.models)
@@ -149,7 +176,11 @@ def write_card(crosscoder: Crosscoder, norms_FS: Tensor, folder: Path) -> None:
         label, name = "share of the decoder norm", "norm-shares"
     if len(names) == 1:
         values, label, name = {names[0]: norms_FS[:, 0].tolist()}, "decoder norm", "decoder-norms"
-    (figures / f"{name}.png").write_bytes(histogram(values, xlabel=label, ylabel="latents").png())
+    figure = figures / f"{name}.png"
+    if drawn_in is not None and (drawn_in / "figures" / figure.name).is_file():
+        shutil.copyfile(drawn_in / "figures" / figure.name, figure)
+    else:
+        figure.write_bytes(histogram(values, xlabel=label, ylabel="latents").png())
     environment = Environment(autoescape=False)  # noqa: S701 - Markdown, not HTML
 
     def number(*keys: str, form: str = ".4g") -> str:
@@ -171,10 +202,16 @@ def write_card(crosscoder: Crosscoder, norms_FS: Tensor, folder: Path) -> None:
         figures=[name],
         # The Hub links to base models by id; local folders and the shipped pair have no page there.
         models=models,
+        loading=_grouped(each for each in needs if each["component"].startswith(LOADED)),
+        training=_grouped(each for each in needs if not each["component"].startswith(LOADED)),
         base_models=sorted({m["model"] for m in models.values() if _is_hub_id(str(m.get("model", "")))}),
         recipe=json.dumps(recipe, indent=2) if recipe else "",
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def _grouped(needs: Iterable[Mapping[str, str]]) -> str:
+    return ", ".join(f"`{distribution}` {version} ({what})" for (distribution, version, _), what in by_provider(needs))
 
 
 def with_metadata(text: str, licence: str, datasets: Sequence[str], base_models: Sequence[str]) -> str:

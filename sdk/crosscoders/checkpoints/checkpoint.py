@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,16 @@ import torch
 
 from ..crosscoder.build import build_crosscoder
 from ..crosscoder.gates import check_gate, describe_gate, gate_from_config
-from ..crosscoder.info import CheckpointInfo
+from ..crosscoder.info import CheckpointInfo, need
 from ..crosscoder.module import Crosscoder
 from ..crosscoder.sites import Site
 from ..devices import find_device
 from ..errors import CheckpointError, CrosscodersError, PluginError, listed
 from ..plugins.choices import ArchitectureChoice, structure
 from ..plugins.registry import Registry, get_registry
+from ..privacy.local import published
 from ..processes import ALONE, Processes
 from .description import CONFIG, FORMAT, check_unchanged, description_checksum, read_config, sites_of
-from .local import published
 from .own import forget, recall, remember
 from .tensors import StoredTensors, link_tensors, save_tensors, shared_folder
 
@@ -64,7 +65,8 @@ def save_crosscoder(
             if weights_are_there:
                 forget(folder / CONFIG)
             (partial / CONFIG).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-            write_card(crosscoder, norms_FS.cpu().float(), partial)
+            drawn_in = folder if weights_are_there else None
+            write_card(crosscoder, norms_FS.cpu().float(), description.get("needs", []), partial, drawn_in=drawn_in)
     if processes.shard == 0:
         remember(folder / CONFIG, crosscoder.info)
     return folder
@@ -87,6 +89,7 @@ def describe(crosscoder: Crosscoder, *, registry: Registry | None = None) -> dic
         "metrics": _without_nan(info.metrics),
         "recipe": recipe,
         "reading": info.reading,
+        **({"needs": needs} if (needs := _needs(crosscoder, registry or get_registry())) else {}),
         "made_with": info.made_with,
         **({"origin": info.origin} if info.origin else {}),
     }
@@ -95,6 +98,21 @@ def describe(crosscoder: Crosscoder, *, registry: Registry | None = None) -> dic
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"this crosscoder's info cannot be written as JSON: {error}") from error
     return {**plain, "checksum": description_checksum(plain)}
+
+
+def _needs(crosscoder: Crosscoder, registry: Registry) -> list[dict[str, str]]:
+    """What loading this crosscoder, or training it again, needs of other distributions."""
+    info = crosscoder.info
+    assert info is not None
+    architecture = {
+        "component": f"architecture '{info.architecture['name']}'",
+        **{key: info.architecture[key] for key in ("plugin", "distribution", "version")},
+    }
+    gate = describe_gate(crosscoder.gate, registry=registry)["name"]
+    gates = [need(offer) for offer in registry.gates.offers if offer.qualified_name == gate]
+    ours = architecture["distribution"] == "crosscoders"
+    entries = [*([] if ours else [architecture]), *gates, *info.needs]
+    return list({(each["component"], each["plugin"]): each for each in entries}.values())
 
 
 def _without_nan(value: Any) -> Any:
@@ -126,7 +144,9 @@ def load_crosscoder(
     config = read_config(folder)
     stored = StoredTensors.open(folder, WEIGHTS)
     gate = _scaled(config["gate"], over=processes.num_shards)
-    crosscoder = _build(config, sites_of(config), registry, stored, processes)
+    sites = sites_of(config)
+    choice, _ = _described(config, sites, registry, stored)
+    crosscoder = build_crosscoder(choice, sites, registry=registry, processes=processes)
     crosscoder.gate = gate_from_config(gate, registry=registry)
     total = crosscoder.num_latents * processes.num_shards
     if total != config["num_latents"]:
@@ -139,19 +159,30 @@ def load_crosscoder(
     info = CheckpointInfo(
         **{key: config[key] for key in ("architecture", "loss", "models", "recipe", "metrics", "made_with")},
         reading=config.get("reading", {}),
+        needs=config.get("needs", []),
         origin=config.get("origin", {}),
     )
     crosscoder.info = recall(folder / CONFIG, info)
     return crosscoder.to(place).eval()
 
 
-def _build(
-    config: dict[str, Any],
-    sites: tuple[Site, ...],
-    registry: Registry,
-    stored: StoredTensors,
-    processes: Processes,
-) -> Crosscoder:
+def checked_folder(
+    folder: Path, *, registry: Registry | None = None
+) -> tuple[StoredTensors, list[int], Mapping[str, str]]:
+    """A saved folder whose config fits its tensors, by their headers: the tensors, latents of groups, and sharding.
+
+    `CheckpointError` says what is wrong with any other folder.
+    """
+    config, stored = read_config(folder), StoredTensors.open(folder, WEIGHTS)
+    _, made = _described(config, sites_of(config), registry or get_registry(), stored)
+    check_unchanged(config, folder)
+    return stored, [group.num_latents for group in made.wiring.groups], made.sharding
+
+
+def _described(
+    config: dict[str, Any], sites: tuple[Site, ...], registry: Registry, stored: StoredTensors
+) -> tuple[ArchitectureChoice, Crosscoder]:
+    """What the config describes, without memory for weights, after a comparison with the shapes of the tensors."""
     folder, architecture = stored.folder, config["architecture"]
     name, plugin = architecture["name"], architecture["plugin"]
     made_by = (
@@ -173,15 +204,23 @@ def _build(
             made = build_crosscoder(choice, sites, registry=registry)
             made.gate = gate_from_config(config["gate"], registry=registry)
             expected = made.state_dict()
-    except CheckpointError:
-        raise
+    except CheckpointError as error:
+        plugin, _, gate = config["gate"]["name"].rpartition(":")
+        if not plugin or not isinstance(error.__cause__, PluginError):
+            raise
+        known = [each for each in config.get("needs", []) if each["component"] == f"gate '{gate}'"]
+        by = f" of the distribution '{known[0]['distribution']}' version '{known[0]['version']}'" if known else ""
+        raise PluginError(
+            f"{folder} has the gate '{gate}' of the plugin '{plugin}'{by}, which is not loaded here; if you trust that "
+            f"distribution, install it and try again\n  {error}"
+        ) from error
     except (CrosscodersError, RuntimeError, TypeError, OverflowError) as error:  # torch's, of impossible sizes
         raise CheckpointError(
             f"the config of the architecture '{name}' in {folder} does not fit what is installed; it was saved by "
             f"{made_by}: {error}"
         ) from error
     _compare({key: tuple(value.shape) for key, value in expected.items()}, stored.shapes(), stored)
-    return build_crosscoder(choice, sites, registry=registry, processes=processes)
+    return choice, made
 
 
 def _compare(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,15 @@ KEYS = (
     "metrics",
     "recipe",
     "reading",
+    "needs",
     "made_with",
     "origin",
     "checksum",
 )
+
+
+NEEDS = ("component", "plugin", "distribution", "version")
+"""What an entry of `needs` says of a component of another distribution."""
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -37,17 +42,25 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = read_json(path, CheckpointError)
     except FileNotFoundError:
         raise CheckpointError(f"{folder} is not a saved crosscoder: it has no {CONFIG}") from None
+    return checked_config(config, str(folder))
+
+
+def checked_config(config: Any, where: str) -> dict[str, Any]:
+    """The content of the `config.json` at `where`, in which every value is of the kind that it should be."""
     if not isinstance(config, dict) or config.get("library") != "crosscoders":
-        raise CheckpointError(f"{path} does not describe a crosscoder of this library")
+        raise CheckpointError(f"{CONFIG} of {where} does not describe a crosscoder of this library")
     if type(config.get("format")) is not int or config["format"] != FORMAT:
-        raise CheckpointError(f"{folder} has format {shown(config.get('format'))}; this version reads {FORMAT}")
+        raise CheckpointError(f"{where} has format {shown(config.get('format'))}; this version reads {FORMAT}")
     unknown = sorted(set(config) - set(KEYS))
     if unknown:
-        raise CheckpointError(f"{path} has unknown keys {listed(unknown, ', ')}")
+        raise CheckpointError(f"{CONFIG} of {where} has unknown keys {listed(unknown, ', ')}")
     for key in ("architecture", "loss", "gate", "models", "metrics", "recipe", "made_with"):
         expect(config, key, dict)
     expect({"reading": {}, **config}, "reading", dict)
     expect({"origin": {}, **config}, "origin", dict)
+    for each in expect({"needs": [], **config}, "needs", list):
+        if not isinstance(each, dict) or not all(isinstance(each.get(key), str) for key in NEEDS):
+            raise CheckpointError(f"{CONFIG} has a malformed entry of 'needs': {shown(each)}")
     expect(config, "sites", list)
     expect(config, "num_latents", int)
     for key in ("name", "plugin", "distribution", "version"):
@@ -96,6 +109,14 @@ def _site(entry: Any) -> Site:
         return Site(entry["name"], entry["width"])
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{CONFIG} has a malformed site {shown(entry)}") from error
+
+
+def by_provider(needs: Iterable[Mapping[str, str]]) -> list[tuple[tuple[str, str, str], str]]:
+    """Entries of `needs` by distribution, version and plugin: the components of each, in one string."""
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for each in needs:
+        groups.setdefault((each["distribution"], each["version"], each["plugin"]), []).append(each["component"])
+    return [(provider, ", ".join(components)) for provider, components in groups.items()]
 
 
 def number_at(table: Any, *keys: str) -> float | None:

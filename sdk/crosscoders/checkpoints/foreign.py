@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ from attrs import frozen
 from ..crosscoder.info import CheckpointInfo
 from ..crosscoder.module import Crosscoder
 from ..devices import find_device
-from ..errors import CheckpointError, PluginError
+from ..errors import CheckpointError, CrosscodersError, PluginError
 from ..files import whole_folder
 from ..plugins.registry import Registry, get_registry
 from ..processes import ALONE, Processes
-from .assemble import assemble, described, examples
+from .assemble import assemble, assumptions
 from .blueprint import Answers, Blueprint
 from .formats import CheckpointFormat
+from .inspection import plain
 from .source import READERS, Source
 
 
@@ -36,7 +38,8 @@ class Foreign:
 
     def inspect(self, answers: Answers | None = None) -> Blueprint:
         """What they hold, from headers and configs."""
-        return self.format.inspect(self.source, answers or Answers())
+        with _named_faults(self.source, self.format):
+            return self.format.inspect(self.source, answers or Answers())
 
     def read(
         self,
@@ -50,9 +53,9 @@ class Foreign:
         """The crosscoder, with a record of where it came from."""
         answers = answers or Answers()
         blueprint = self.inspect(answers)
-        crosscoder = assemble(
-            blueprint, answers, registry=registry, device=find_device(str(device)), dtype=dtype, processes=processes
-        )
+        place = find_device(str(device))
+        with _named_faults(self.source, self.format):
+            crosscoder = assemble(blueprint, answers, registry=registry, device=place, dtype=dtype, processes=processes)
         crosscoder.info = _info(self.source, blueprint, answers, crosscoder, registry or get_registry())
         return crosscoder
 
@@ -64,15 +67,16 @@ def find(source: Source, *, format: str = "", registry: Registry | None = None) 
     """
     registry = registry or get_registry()
     if format:
-        return Foreign(source, _build(registry, format))
+        return Foreign(_holding(source), _build(registry, format))
     faults: list[CheckpointError] = []
     while True:
         claims: list[CheckpointFormat] = []
         for name in registry.checkpoint_formats:
             candidate = _build(registry, name)
             try:
-                if candidate.detect(source):
-                    claims.append(candidate)
+                with _named_faults(source, candidate):
+                    if candidate.detect(source):
+                        claims.append(candidate)
             except CheckpointError as error:
                 faults.append(error)
         if len(claims) == 1:
@@ -81,12 +85,42 @@ def find(source: Source, *, format: str = "", registry: Registry | None = None) 
             names = ", ".join(f"'{claim.name}'" for claim in claims)
             raise CheckpointError(f"{source.name} fits the formats {names}; say which by format=")
         folders = source.folders()
-        if len(folders) != 1 or any("/" not in name and Path(name).suffix in READERS for name in source.files):
+        if len(folders) != 1 or _has_weights(source):
             break
         source = source.inside(folders[0])
     if faults:
         raise faults[0]
     raise NothingFitsError(_nothing_fits(source, registry))
+
+
+def _has_weights(source: Source) -> bool:
+    return any("/" not in name and Path(name).suffix in READERS for name in source.files)
+
+
+def _holding(source: Source) -> Source:
+    """The files seen from the folder that holds them, where there is only one way to go down.
+
+    Formats that keep a folder for each layer have several, and are left where they are; folders of folders are not.
+    """
+    while len(source.folders()) == 1 and not _has_weights(source):
+        source = source.inside(source.folders()[0])
+    deepest = max((name.count("/") for name in source.files if Path(name).suffix in READERS), default=0)
+    if deepest > 1 and not _has_weights(source):
+        raise CheckpointError(f"{source.name} holds many checkpoints; {source.folders_text()}: name one by subfolder=")
+    return source
+
+
+@contextmanager
+def _named_faults(source: Source, format: CheckpointFormat) -> Iterator[None]:
+    """Whatever a format trips over in strange files is a fault of these files, or of the format; both are named."""
+    try:
+        yield
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, CrosscodersError):
+            raise
+        raise CheckpointError(
+            f"the format '{format.name}' cannot make sense of {source.name}: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _nothing_fits(source: Source, registry: Registry) -> str:
@@ -140,10 +174,10 @@ def _origin(source: Source, blueprint: Blueprint, answers: Answers, registry: Re
         "read_by": {"plugin": provider.plugin, "distribution": provider.distribution, "version": provider.version},
         **source.record,
         "sha256": source.digests(),
-        "config": _plain(blueprint.config),
+        "config": plain(blueprint.config),
         "dtype": str(blueprint.dtype).removeprefix("torch."),
-        "answers": {key: _plain(value) for key, value in given.items() if value},
-        "assumed": list(blueprint.assumed),
+        "answers": {key: plain(value) for key, value in given.items() if value},
+        "assumed": [*blueprint.assumed, *assumptions(blueprint, answers)],
         "changes": [*blueprint.changes, *_changes(blueprint), *source.notes],
         "warnings": list(blueprint.warnings),
     }
@@ -160,87 +194,6 @@ def _changes(blueprint: Blueprint) -> list[str]:
     if blueprint.unit_decoder:
         changes.append("latents were rescaled to decoder rows of length 1")
     return changes
-
-
-def _plain(value: Any) -> Any:
-    """JSON data of a config that may be YAML."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value if isinstance(value, str | int | float | bool | None) else str(value)
-
-
-def inspection_text(found: Foreign, name: str, answers: Answers | None = None) -> str:
-    """What `crosscoders inspect` prints."""
-    answers = answers or Answers()
-    plan = found.inspect(answers)
-    lines = [f"{name}: {plan.family}, format {plan.format}" + (f" ({plan.version})" if plan.version else "")]
-    reads = {slot for group in plan.groups for slot in group.reads}
-    writes = {slot for group in plan.groups for slot in group.writes}
-    for number, slot in enumerate(plan.slots):
-        role = " and ".join(word for word, names in (("read", reads), ("written", writes)) if slot.key in names)
-        site = answers.site(slot, number)
-        says = f"{role}: " if role else ""
-        lines.append(f"slot {described(slot)}, width {slot.width}, {says}{site or 'which site is not said'}")
-    sizes = {group.num_latents for group in plan.groups}
-    each = (
-        f" in {len(plan.groups)} groups" + (f" of {sizes.pop()}" if len(sizes) == 1 else "")
-        if len(plan.groups) > 1
-        else ""
-    )
-    if plan.refused:
-        return "\n".join([*lines, f"cannot be held: {plan.refused}"])
-    lines.append(
-        f"{plan.num_latents} latents{each}, gate {plan.gate}" + (f", {len(plan.skip)} skip maps" if plan.skip else "")
-    )
-    lines.append(f"stored in {str(plan.dtype).removeprefix('torch.')}, {plan.size / 1e6:.1f} MB")
-    lines += [f"model {key}: {model}" for key, model in plan.models.items()]
-    lines += [f"assumed: {text}" for text in plan.assumed] + [f"warning: {text}" for text in plan.warnings]
-    missing = [slot for number, slot in enumerate(plan.slots) if not answers.site(slot, number)]
-    unknown = [s for s in plan.slots if s.key in plan.unknown_scales and answers.normalisation is None]
-    lines += [f"to be answered: the site of slot {described(slot)}" for slot in missing]
-    lines += [f"to be answered: {question.text}" for question in plan.questions]
-    if unknown:
-        lines.append(
-            f"to be answered to encode: what activations were multiplied by at {', '.join(s.key for s in unknown)} "
-            "(--normalisation none, a number for each, or estimate)"
-        )
-    options = [f"--site '{key}={site}'" for key, site in examples(missing).items()]
-    options += [f"--answer {question.key}={question.example}" for question in plan.questions]
-    options += ["--normalisation estimate"] if unknown else []
-    lines.append(" ".join(["next: crosscoders convert", name, "FOLDER", *options]))
-    return "\n".join(lines)
-
-
-def inspection_data(found: Foreign, answers: Answers | None = None) -> dict[str, Any]:
-    """The same as plain data."""
-    answers = answers or Answers()
-    plan = found.inspect(answers)
-    return {
-        "format": plan.format,
-        "family": plan.family,
-        "version": plan.version,
-        "slots": [
-            {"key": slot.key, "width": slot.width, "site": answers.site(slot, n), "what": slot.what}
-            for n, slot in enumerate(plan.slots)
-        ],
-        "groups": [
-            {"name": g.name, "num_latents": g.num_latents, "reads": list(g.reads), "writes": list(g.writes)}
-            for g in plan.groups
-        ],
-        "skip": [list(block) for block in plan.skip],
-        "gate": str(plan.gate),
-        "dtype": str(plan.dtype).removeprefix("torch."),
-        "bytes": plan.size,
-        "models": dict(plan.models),
-        "unknown_scales": list(plan.unknown_scales),
-        "questions": [attrs.asdict(question) for question in plan.questions],
-        "assumed": list(plan.assumed),
-        "warnings": list(plan.warnings),
-        "refused": plan.refused,
-        "config": _plain(plan.config),
-    }
 
 
 def check_export(crosscoder: Crosscoder, format: str, *, registry: Registry | None = None) -> list[str]:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from hashlib import file_digest, sha1
 from pathlib import Path
 from typing import Any
 
+from attrs import field, frozen
+
+from ..converters import as_tuple
 from ..errors import CheckpointError
+from ..privacy.local import path_strings
 from .card import with_metadata
-from .checkpoint import CARD, CONFIG, WEIGHTS, load_crosscoder
-from .local import path_strings
+from .checkpoint import CARD, CONFIG, WEIGHTS, checked_folder
 
 FILES = (CONFIG, f"{WEIGHTS}*.safetensors", f"{WEIGHTS}.safetensors.index.json", CARD, "figures/*", "report.html")
 
@@ -28,7 +31,7 @@ def is_folder(name: str | Path) -> bool:
 
 
 @contextmanager
-def _client(doing: str) -> Iterator[None]:
+def hub_client(doing: str) -> Iterator[None]:
     """The Hub's client raises anything from bare RuntimeErrors to its transport's own kinds: all are one of ours."""
     try:
         yield
@@ -53,7 +56,7 @@ def download(
 
     prefix = f"{subfolder.strip('/')}/" if subfolder else ""
     where = f"'{repo_id}'" + (f" at revision '{revision}'" if revision else "")
-    with _client(f"{where} is not a folder here and could not be fetched from the Hub"):
+    with hub_client(f"{where} is not a folder here and could not be fetched from the Hub"):
         folder = Path(
             snapshot_download(
                 repo_id,
@@ -100,19 +103,25 @@ def _is_whole(path: Path) -> bool:
     return True
 
 
+@frozen(kw_only=True)
+class Publication:
+    """How a crosscoder is published: where in the repository, and what the head of its card says."""
+
+    private: bool = False
+    """Of a repository that is made."""
+    tag: str = ""
+    branch: str = ""
+    """Made if it is missing; empty for the main one."""
+    create_pr: bool = False
+    """Open a pull request instead of committing."""
+    licence: str = ""
+    datasets: tuple[str, ...] = field(default=(), converter=as_tuple)
+    base_models: tuple[str, ...] = field(default=(), converter=as_tuple)
+    commit_message: str = "Upload crosscoder"
+
+
 def push_folder(
-    folder: Path,
-    repo_id: str,
-    *,
-    private: bool = False,
-    tag: str = "",
-    branch: str = "",
-    create_pr: bool = False,
-    licence: str = "",
-    datasets: Sequence[str] = (),
-    base_models: Sequence[str] = (),
-    commit_message: str = "Upload crosscoder",
-    token: str | bool | None = None,
+    folder: Path, repo_id: str, publication: Publication | None = None, *, token: str | bool | None = None
 ) -> str:
     """Upload the folder of a saved crosscoder in one commit, creating the repository if it is missing.
 
@@ -130,34 +139,34 @@ def push_folder(
             f"{folder} names paths of this machine, such as {paths[0]}; load the crosscoder and save it again, which "
             "leaves them out"
         )
-    if create_pr and (tag or branch):
+    how = publication or Publication()
+    if how.create_pr and (how.tag or how.branch):
         raise CheckpointError("a pull request has no branch or tag of its own: leave out branch= and tag=")
     api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as scratch:
-        published = _publishable(folder, Path(scratch), licence, datasets, base_models)
-        with _client(f"could not push to '{repo_id}'"):
-            api.create_repo(repo_id, private=private, exist_ok=True)
-            if branch:
-                api.create_branch(repo_id, branch=branch, exist_ok=True)
+        published = _publishable(folder, Path(scratch), how)
+        with hub_client(f"could not push to '{repo_id}'"):
+            api.create_repo(repo_id, private=how.private, exist_ok=True)
+            if how.branch:
+                api.create_branch(repo_id, branch=how.branch, exist_ok=True)
             commit = api.create_commit(
                 repo_id,
                 operations=published,
-                commit_message=commit_message,
-                revision=branch or None,
-                create_pr=create_pr,
+                commit_message=how.commit_message,
+                revision=how.branch or None,
+                create_pr=how.create_pr,
             )
-            if tag:
-                api.create_tag(repo_id, tag=tag, revision=commit.oid, exist_ok=False)
-    return str(commit.pr_url if create_pr else commit.commit_url)
+            if how.tag:
+                api.create_tag(repo_id, tag=how.tag, revision=commit.oid, exist_ok=False)
+    return str(commit.pr_url if how.create_pr else commit.commit_url)
 
 
-def _publishable(
-    folder: Path, scratch: Path, licence: str, datasets: Sequence[str], base_models: Sequence[str]
-) -> list[Any]:
+def _publishable(folder: Path, scratch: Path, how: Publication) -> list[Any]:
     """What a commit adds: the files, the card with what is said here, weights in the Hub's ordinary form."""
     from huggingface_hub import CommitOperationAdd
 
-    from .tensors import is_in_parts, save_ordinary
+    from .tensors import is_in_parts
+    from .whole_files import write_whole
 
     files = {
         path.relative_to(folder).as_posix(): path
@@ -165,12 +174,11 @@ def _publishable(
         if path.is_file() and any(fnmatch(path.relative_to(folder).as_posix(), pattern) for pattern in FILES)
     }
     if is_in_parts(folder, WEIGHTS):
-        # Processes that share latents save a part each; others, and the Hub's own client, expect whole tensors.
         files = {name: path for name, path in files.items() if not name.startswith(f"{WEIGHTS}")}
-        save_ordinary(scratch, WEIGHTS, load_crosscoder(folder).state_dict())
+        write_whole(*checked_folder(folder), scratch)
         files |= {path.name: path for path in scratch.iterdir()}
-    if licence or datasets or base_models:
-        card = scratch / "card.md"
-        card.write_text(with_metadata((folder / CARD).read_text(encoding="utf-8"), licence, datasets, base_models))
+    if how.licence or how.datasets or how.base_models:
+        card, text = scratch / "card.md", (folder / CARD).read_text(encoding="utf-8")
+        card.write_text(with_metadata(text, how.licence, how.datasets, how.base_models), encoding="utf-8")
         files[CARD] = card
     return [CommitOperationAdd(path_in_repo=name, path_or_fileobj=str(path)) for name, path in files.items()]

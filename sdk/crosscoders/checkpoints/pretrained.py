@@ -17,8 +17,9 @@ from ..plugins.specs import ReleaseSpec
 from ..processes import ALONE, Processes
 from .blueprint import Answers, Blueprint
 from .checkpoint import CONFIG, load_crosscoder, save_crosscoder
-from .description import read_config
+from .description import checked_config, read_config
 from .foreign import Foreign, NothingFitsError, find
+from .hub import Publication as Publication  # noqa: PLC0414  `push_to_hub` knows this module alone
 from .hub import download, is_folder, push_folder
 from .source import Source
 
@@ -45,15 +46,8 @@ class Place:
             local_files_only=self.local_files_only,
         )
 
-    def own_folder(self, source: Source) -> Path | None:
-        """The folder, fetched if need be, where these are files of ours; else None."""
-        if CONFIG not in source:
-            return None
-        try:
-            if source.json(CONFIG).get("library") != "crosscoders":
-                return None
-        except CheckpointError:
-            return None
+    def own_folder(self, source: Source) -> Path:
+        """The folder of files of ours, fetched if need be."""
         if is_folder(self.name):
             return Path(self.name) / self.subfolder
         subfolder = source.root
@@ -69,48 +63,25 @@ class Place:
 
 
 def load_pretrained(
-    name: str | Path,
+    place: Place,
+    answers: Answers,
     *,
     format: str = "",
-    revision: str | None = None,
-    subfolder: str = "",
-    sites: Mapping[str, str] | Sequence[str] = (),
-    normalisation: str | Mapping[str, float] | None = None,
-    answers: Mapping[str, Any] | None = None,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
-    token: str | bool | None = None,
-    cache_dir: str | Path | None = None,
-    local_files_only: bool = False,
     registry: Registry | None = None,
     processes: Processes = ALONE,
 ) -> Crosscoder:
     """A crosscoder of any known format; see `Crosscoder.from_pretrained`."""
-    given = make_answers(sites, normalisation, answers)
-    place = Place(
-        name=str(name),
-        subfolder=subfolder,
-        revision=revision,
-        token=token,
-        cache_dir=cache_dir,
-        local_files_only=local_files_only,
-    )
-    place, given, format = from_release(place, given, format, registry)
-    found = open_pretrained(place, format=format, registry=registry)
+    found, answers = open_pretrained(place, answers, format=format, registry=registry)
     if isinstance(found, Foreign):
-        return found.read(given, registry=registry, device=device, dtype=dtype, processes=processes)
-    if given.sites or given.others or given.normalisation not in (None, "estimate"):
+        return found.read(answers, registry=registry, device=device, dtype=dtype, processes=processes)
+    if answers.sites or answers.others or answers.normalisation not in (None, "estimate"):
         raise CheckpointError(
-            f"{name} is of this library and says its sites and scales; sites= and the like are for others"
+            f"{place.name} is of this library and says its sites and scales; sites= and the like are for others"
         )
     crosscoder = load_crosscoder(found, registry=registry, device=str(device), processes=processes)
     return crosscoder if dtype == torch.float32 else _narrowed(crosscoder, dtype)
-
-
-def push_pretrained(crosscoder: Crosscoder, repo_id: str, **options: Any) -> str:
-    """Save a crosscoder and upload it; `options` are those of `push_folder`. See `Crosscoder.push_to_hub`."""
-    with tempfile.TemporaryDirectory() as scratch:
-        return push_folder(save_crosscoder(crosscoder, Path(scratch) / "crosscoder"), repo_id, **options)
 
 
 def inspect_pretrained(
@@ -127,7 +98,10 @@ def inspect_pretrained(
     local_files_only: bool = False,
     registry: Registry | None = None,
 ) -> Blueprint:
-    """What another library's checkpoint holds and what it does not say, from headers alone."""
+    """What another library's checkpoint holds and what it does not say, from headers alone.
+
+    Options are those of `Crosscoder.from_pretrained`.
+    """
     place = Place(
         name=str(name),
         subfolder=subfolder,
@@ -136,24 +110,56 @@ def inspect_pretrained(
         cache_dir=cache_dir,
         local_files_only=local_files_only,
     )
-    place, given, format = from_release(place, make_answers(sites, normalisation, answers), format, registry)
-    found = open_pretrained(place, format=format, registry=registry)
+    given = make_answers(sites, normalisation, answers)
+    found, given = open_pretrained(place, given, format=format, registry=registry)
     if not isinstance(found, Foreign):
         raise CheckpointError(f"{name} is a crosscoder of this library; `crosscoders info` says what it is")
     return found.inspect(given)
 
 
-def open_pretrained(place: Place, *, format: str = "", registry: Registry | None = None) -> Path | Foreign:
-    """The folder of a checkpoint of ours, or a foreign one of a known format."""
+def open_pretrained(
+    place: Place, answers: Answers | None = None, *, format: str = "", registry: Registry | None = None
+) -> tuple[Path | Foreign, Answers]:
+    """The folder of a checkpoint of ours, or a foreign one of a known format; and the answers, a release's included."""
+    place, answers, format = _from_release(place, answers or Answers(), format, registry)
     source = place.source()
-    own = None if format else place.own_folder(source)
-    if own is not None:
-        return own
+    if not format and _is_own(source):
+        return place.own_folder(source), answers
+    return _foreign(place, source, format, registry), answers
+
+
+def describe_pretrained(place: Place, *, registry: Registry | None = None) -> tuple[dict[str, Any] | Foreign, Answers]:
+    """`config.json` of a checkpoint of ours, of which no other file is fetched, or a foreign one and the answers."""
+    place, answers, format = _from_release(place, Answers(), "", registry)
+    source = place.source()
+    if format or not _is_own(source):
+        return _foreign(place, source, format, registry), answers
+    if is_folder(place.name):
+        return read_config(place.own_folder(source)), answers
+    return checked_config(source.json(CONFIG), source.name), answers
+
+
+def _is_own(source: Source) -> bool:
+    try:
+        return CONFIG in source and source.json(CONFIG).get("library") == "crosscoders"
+    except CheckpointError:
+        return False
+
+
+def _foreign(place: Place, source: Source, format: str, registry: Registry | None) -> Foreign:
     try:
         return find(source, format=format, registry=registry)
     except CheckpointError as fault:
         _as_our_own(place, fault)
         raise
+
+
+def push_pretrained(
+    crosscoder: Crosscoder, repo_id: str, publication: Publication, *, token: str | bool | None = None
+) -> str:
+    """Save a crosscoder and upload it; see `Crosscoder.push_to_hub`."""
+    with tempfile.TemporaryDirectory() as scratch:
+        return push_folder(save_crosscoder(crosscoder, Path(scratch) / "crosscoder"), repo_id, publication, token=token)
 
 
 def _as_our_own(place: Place, fault: CheckpointError) -> None:
@@ -188,7 +194,7 @@ def pretrained(search: str = "", *, registry: Registry | None = None) -> list[Re
     return [r for r in releases if all(any(word in text for text in r.searched) for word in words)]
 
 
-def from_release(place: Place, answers: Answers, format: str, registry: Registry | None) -> tuple[Place, Answers, str]:
+def _from_release(place: Place, answers: Answers, format: str, registry: Registry | None) -> tuple[Place, Answers, str]:
     """What a short name of the table of releases stands for; everything else as it is."""
     if "/" in place.name or Path(place.name).exists():
         return place, answers, format

@@ -9,8 +9,9 @@ from typing import Any
 
 import click
 
-from ..errors import ConfigError
+from ..errors import ConfigError, shown
 from .boundary import quiet_libraries, user_errors
+from .options import quiet_option
 from .output import say
 from .places import opened, source_options
 
@@ -39,6 +40,7 @@ DEFAULT_TOKENS = 65_536
 @click.option("--device", default="auto", show_default=True, help="Where to compute; auto takes a GPU if there is one.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--output", default="analysis", show_default=True, type=click.Path(path_type=Path))
+@quiet_option
 @source_options
 def analyse(
     name: str,
@@ -49,6 +51,7 @@ def analyse(
     device: str,
     seed: int,
     output: Path,
+    quiet: bool,
     **options: Any,
 ) -> None:
     """Analyse a crosscoder (folder or Hub id, of any known format) and write report.html and report.json.
@@ -57,8 +60,9 @@ def analyse(
     --trust-recipe.
     """
     quiet_libraries()
-    from ..analysis.study import AnalysesFailed, Study
-    from ..analysis.study import analyse as run
+    from ..analysis.running import AnalysesFailed
+    from ..analysis.running import analyse as run
+    from ..analysis.study import Study
     from ..devices import find_device
     from ..reports import save_page
 
@@ -76,11 +80,12 @@ def analyse(
             num_tokens=numbers[0] if numbers else DEFAULT_TOKENS,
             seed=seed,
             trust_recipe=trust_recipe,
+            quiet=quiet,
             say=lambda line: say(f"reads {line}"),
         )
         if options["scales"] == ("estimate",):
             study.estimate_normalisation()
-        chosen = [_analysis(text) for text in analyses] or ["decoder_norms", "latent_scaling"]
+        chosen = [_analysis(text) for text in analyses]
         failed: AnalysesFailed | None = None
         try:
             reports = run(crosscoder, chosen, study=study)
@@ -110,8 +115,10 @@ def _source(text: str) -> Any:
     if text.lstrip().startswith("{"):
         return _json(text)
     path = Path(text)
-    if not path.is_file():
-        raise click.BadParameter(f"'{text}' should be a number, a JSON object, or a JSON or TOML file that is here")
+    if not _is_file(path):
+        raise click.BadParameter(
+            f"{shown(text)} should be a number, a JSON object, or a JSON or TOML file that is here"
+        )
     try:
         content = path.read_text(encoding="utf-8-sig")
         data = tomllib.loads(content) if path.suffix == ".toml" else json.loads(content)
@@ -120,8 +127,15 @@ def _source(text: str) -> Any:
     return data.get("tokens", data) if isinstance(data, dict) else data
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that no file can have, such as one that is too long
+        return False
+
+
 def _json(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise click.BadParameter(f"{text} is not valid JSON: {error}") from error
+        raise click.BadParameter(f"{shown(text)} is not valid JSON: {error}") from error

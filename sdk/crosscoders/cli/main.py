@@ -5,18 +5,39 @@ from __future__ import annotations
 import click
 
 from .analyse import analyse
-from .components import plugins
+from .attribute import attribute
+from .components import components, plugins
 from .demo import demo
+from .init import init
+from .plugin_commands import Commands
 from .pretrained import convert, inspect, pretrained
 from .share import info, pull, push
+from .spurious import spurious
 from .train import harvest, sweep, train
 
 
-@click.group()
+@click.group(cls=Commands)
 @click.version_option(package_name="crosscoders")
 def main() -> None:
     """Train, share, load and analyse sparse crosscoders."""
 
 
-for _command in (demo, train, harvest, sweep, analyse, info, inspect, convert, pretrained, push, pull, plugins):
+for _command in (
+    demo,
+    init,
+    train,
+    harvest,
+    sweep,
+    analyse,
+    attribute,
+    spurious,
+    info,
+    inspect,
+    convert,
+    pretrained,
+    push,
+    pull,
+    components,
+    plugins,
+):
     main.add_command(_command)

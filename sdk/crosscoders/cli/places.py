@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ..errors import ConfigError
+
 if TYPE_CHECKING:
     from ..checkpoints.blueprint import Answers
     from ..checkpoints.pretrained import Place
+    from ..crosscoder.module import Crosscoder
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -39,6 +43,18 @@ def source_options(command: F) -> F:
     return command
 
 
+def local_folder(name: str) -> Path | None:
+    """The folder of that name; None where it may be a Hub id. `ConfigError` where only a folder can be meant."""
+    from ..checkpoints.hub import is_folder
+
+    folder = Path(name)
+    if is_folder(name):
+        return folder
+    if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        raise ConfigError(f"{name} is a file, not a folder" if folder.exists() else f"there is no folder {name}")
+    return None
+
+
 def pairs(texts: tuple[str, ...], option: str) -> dict[str, str]:
     """Texts KEY=VALUE of a repeated option."""
     found = {}
@@ -53,13 +69,13 @@ def pairs(texts: tuple[str, ...], option: str) -> dict[str, str]:
 def _value(text: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 
-def placed(name: str, options: dict[str, Any]) -> tuple[Place, Answers, str]:
-    """Where the checkpoint is, the answers, and its format: from a command's options."""
-    from ..checkpoints.pretrained import Place, from_release, make_answers
+def placed(name: str, options: dict[str, Any]) -> tuple[Place, Answers]:
+    """Where the checkpoint is, and the answers: from a command's options."""
+    from ..checkpoints.pretrained import Place, make_answers
 
     scales: Any = None
     if options["scales"] in (("none",), ("estimate",)):
@@ -77,22 +93,22 @@ def placed(name: str, options: dict[str, Any]) -> tuple[Place, Answers, str]:
         revision=options["revision"],
         local_files_only=options["local_files_only"],
     )
-    return from_release(place, answers, options["format_name"], None)
+    return place, answers
 
 
-def opened(name: str, options: dict[str, Any], *, device: str = "cpu") -> Any:
+def given(options: dict[str, Any]) -> list[str]:
+    """The options that a command was called with, as words, for another command about the same checkpoint."""
+    words = ["--local-files-only"] if options["local_files_only"] else []
+    for option, key in (("--format", "format_name"), ("--revision", "revision"), ("--subfolder", "subfolder")):
+        words += [option, options[key]] if options[key] else []
+    for option, key in (("--site", "sites"), ("--normalisation", "scales"), ("--answer", "answers")):
+        words += [word for text in options[key] for word in (option, text)]
+    return words
+
+
+def opened(name: str, options: dict[str, Any], *, device: str = "cpu") -> Crosscoder:
     """The crosscoder that a command's name and options mean."""
-    from ..crosscoder.module import Crosscoder
+    from ..checkpoints.pretrained import load_pretrained
 
-    place, answers, format_name = placed(name, options)
-    return Crosscoder.from_pretrained(
-        place.name,
-        format=format_name,
-        revision=place.revision,
-        subfolder=place.subfolder,
-        sites=dict(answers.sites),
-        normalisation=answers.normalisation,
-        answers=answers.others,
-        device=device,
-        local_files_only=place.local_files_only,
-    )
+    place, answers = placed(name, options)
+    return load_pretrained(place, answers, format=options["format_name"], device=device)

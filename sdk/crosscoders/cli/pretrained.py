@@ -11,7 +11,7 @@ import click
 
 from .boundary import user_errors
 from .output import say
-from .places import opened, placed, source_options
+from .places import given, opened, placed, source_options
 
 
 @click.command()
@@ -23,22 +23,24 @@ def inspect(name: str, as_json: bool, **options: Any) -> None:
 
     NAME is a folder, a Hub id, owner/name:folder, or a name of `crosscoders pretrained`. Headers are read, not weights.
     """
-    from ..checkpoints.foreign import Foreign, inspection_data, inspection_text
+    from ..checkpoints.foreign import Foreign
+    from ..checkpoints.inspection import inspection_data, inspection_text
     from ..checkpoints.pretrained import open_pretrained
 
     with user_errors():
-        place, answers, format_name = placed(name, options)
-        found = open_pretrained(place, format=format_name)
+        place, answers = placed(name, options)
+        found, answers = open_pretrained(place, answers, format=options["format_name"])
         if not isinstance(found, Foreign):
             from ..checkpoints.checkpoint import read_config
 
             config = read_config(found)
             say(json.dumps(config, indent=2) if as_json else _own_text(name, config))
             return
+        plan = found.inspect(answers)
         if as_json:
-            say(json.dumps(inspection_data(found, answers), indent=2))
+            say(json.dumps(inspection_data(plan, answers), indent=2))
         else:
-            say(inspection_text(found, name, answers))
+            say(inspection_text(plan, name, answers, given(options)))
 
 
 def _own_text(name: str, config: dict[str, Any]) -> str:
@@ -68,9 +70,9 @@ def convert(name: str, folder: Path, target: str, check: bool, **options: Any) -
         if target == "crosscoders":
             if not check:
                 crosscoder.save_pretrained(folder)
-            changes = []
-            if crosscoder.normaliser.unknown:
-                changes = [f"the normalisation of {', '.join(crosscoder.normaliser.unknown)} stays unknown"]
+            unknown = ", ".join(crosscoder.normaliser.unknown)
+            found_by = "`analyse --normalisation estimate` finds it"
+            changes = [f"the normalisation of {unknown} stays unknown; {found_by}"] if unknown else []
         else:
             changes = check_export(crosscoder, target) if check else export(crosscoder, folder, target)
     for text in changes:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
 from .boundary import user_errors
 from .output import say
+from .places import local_folder
 
 
 @click.command()
@@ -17,40 +19,17 @@ from .output import say
 @click.option("--private", is_flag=True, help="Make a new repository private.")
 @click.option("--tag", default="", help="Tag the commit.")
 @click.option("--branch", default="", help="Push to this branch, made if it is missing.")
-@click.option("--pull-request", is_flag=True, help="Open a pull request instead of committing.")
+@click.option("--pull-request", "create_pr", is_flag=True, help="Open a pull request instead of committing.")
 @click.option("--licence", default="", help="Licence in the card, such as apache-2.0.")
 @click.option("--dataset", "datasets", multiple=True, help="Dataset in the card; repeatable.")
 @click.option("--base-model", "base_models", multiple=True, help="Base model in the card; repeatable.")
-@click.option("--message", default="Upload crosscoder", show_default=True, help="Commit message.")
-def push(
-    folder: Path,
-    repo_id: str,
-    private: bool,
-    tag: str,
-    branch: str,
-    pull_request: bool,
-    licence: str,
-    datasets: tuple[str, ...],
-    base_models: tuple[str, ...],
-    message: str,
-) -> None:
+@click.option("--message", "commit_message", default="Upload crosscoder", show_default=True, help="Commit message.")
+def push(folder: Path, repo_id: str, **options: Any) -> None:
     """Push a saved crosscoder to the Hub."""
-    from ..checkpoints.hub import push_folder
+    from ..checkpoints.hub import Publication, push_folder
 
     with user_errors():
-        url = push_folder(
-            folder,
-            repo_id,
-            private=private,
-            tag=tag,
-            branch=branch,
-            create_pr=pull_request,
-            licence=licence,
-            datasets=datasets,
-            base_models=base_models,
-            commit_message=message,
-        )
-        say(url)
+        say(push_folder(folder, repo_id, Publication(**options)))
 
 
 @click.command()
@@ -78,25 +57,34 @@ def pull(repo_id: str, folder: Path, revision: str | None, subfolder: str) -> No
 @click.command()
 @click.argument("name")
 @click.option("--revision", help="Branch, tag or commit on the Hub.")
+@click.option("--subfolder", default="", help="Folder in the repository; NAME may also be owner/name:folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print config.json.")
-def info(name: str, revision: str | None, as_json: bool) -> None:
-    """Describe a saved crosscoder without loading its weights or models."""
-    from ..checkpoints.description import number_at, read_config
-    from ..checkpoints.foreign import inspection_data, inspection_text
-    from ..checkpoints.pretrained import Place, open_pretrained
+def info(name: str, revision: str | None, subfolder: str, as_json: bool) -> None:
+    """Describe a saved crosscoder without loading its weights or models; of the Hub only config.json is fetched."""
+    from ..checkpoints.description import by_provider, number_at
+    from ..checkpoints.inspection import inspection_data, inspection_text
+    from ..checkpoints.pretrained import Place, describe_pretrained
 
     with user_errors():
-        found = open_pretrained(Place(name=str(_folder(name) or name), revision=revision))
-        if not isinstance(found, Path):
-            say(json.dumps(inspection_data(found), indent=2) if as_json else inspection_text(found, name))
+        place = Place(name=str(local_folder(name) or name), subfolder=subfolder, revision=revision)
+        config, answers = describe_pretrained(place)
+        if not isinstance(config, dict):
+            given = [
+                *(["--revision", revision] if revision else []),
+                *(["--subfolder", subfolder] if subfolder else []),
+            ]
+            plan = config.inspect(answers)
+            data = json.dumps(inspection_data(plan, answers), indent=2) if as_json else ""
+            say(data or inspection_text(plan, name, answers, given))
             return
-        config = read_config(found)
     if as_json:
         say(json.dumps(config, indent=2))
         return
     architecture = config["architecture"]
     say(f"{config['num_latents']} latents, architecture {architecture['name']}, gate {config['gate']['name']}")
     say(f"made by {architecture['distribution']} {architecture['version']} (plugin '{architecture['plugin']}')")
+    for (distribution, version, plugin), components in by_provider(config.get("needs", [])):
+        say(f"needs {distribution} {version} (plugin '{plugin}'): {components}")
     for site in config["sites"]:
         explained = number_at(config["metrics"], "explained_variance", site["name"])
         tail = f"   explained variance {explained:.4f}" if explained is not None else ""
@@ -113,16 +101,10 @@ def info(name: str, revision: str | None, as_json: bool) -> None:
     l0 = number_at(config["metrics"], "l0")
     if l0 is not None:
         say(f"L0 {l0:.2f}")
-
-
-def _folder(name: str) -> Path | None:
-    """The folder of that name; None where it may be a Hub id. `ConfigError` where only a folder can be meant."""
-    from ..checkpoints.hub import is_folder
-    from ..errors import ConfigError
-
-    folder = Path(name)
-    if is_folder(name):
-        return folder
-    if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
-        raise ConfigError(f"{name} is a file, not a folder" if folder.exists() else f"there is no folder {name}")
-    return None
+    further = config["metrics"].get("further")
+    for metric, values in further.items() if isinstance(further, dict) else ():
+        for part in values if isinstance(values, dict) else ():
+            value = number_at(values, part)
+            say(f"{metric}: {part} {'undefined' if value is None else f'{value:.4g}'}")
+    if stopped := config.get("reading", {}).get("stopped"):
+        say(f"training was {stopped}")

@@ -30,7 +30,7 @@ def train(
     from ..training import train as run
 
     with user_errors(hint=_hint(fresh)), process_group():
-        chosen = _config(config, output, cache, settings)
+        chosen = _config(config, output, cache, settings, quiet)
         crosscoder = run(chosen, resume=not fresh, quiet=quiet)
         _say_metrics(crosscoder)
         say(f"saved: {chosen.output / 'crosscoder'}")
@@ -54,7 +54,7 @@ def harvest(config: Path, folder: Path, tokens: int, verify: bool, settings: tup
 
     with user_errors(), process_group():
         if not verify:
-            run(_config(config, None, None, settings), folder, num_tokens=tokens, quiet=quiet)
+            run(_config(config, None, None, settings, quiet), folder, num_tokens=tokens, quiet=quiet)
         say(f"{verify_cache(folder)} shards, all checksums match" if verify else f"harvested: {folder}")
 
 
@@ -81,7 +81,7 @@ def sweep(
     from ..training.sweep import SUMMARY, sweep_table
 
     with user_errors(hint=_hint(fresh)), process_group():
-        chosen = _config(config, output, cache, ())
+        chosen = _config(config, output, cache, (), quiet)
         values = dict(map(several_values, settings))
         found = run(chosen, values, resume=not fresh, quiet=quiet)
         for folder in found:
@@ -91,13 +91,18 @@ def sweep(
         say(f"table: {chosen.output / SUMMARY}")
 
 
-def _config(path: Path, output: Path | None, cache: Path | None, settings: tuple[str, ...]) -> RunConfig:
+def _config(path: Path, output: Path | None, cache: Path | None, settings: tuple[str, ...], quiet: bool) -> RunConfig:
+    """The config that a command means; says what comes next, since models can take minutes to load."""
     import attrs
 
     from ..training import RunConfig
 
     config = RunConfig.from_toml(path, settings=dict(map(one_value, settings)))
-    return attrs.evolve(config, output=output or config.output, cache=cache or config.cache)
+    config = attrs.evolve(config, output=output or config.output, cache=cache or config.cache)
+    if not quiet:
+        what = f"activations from {config.cache}" if config.cache else f"loading the models {', '.join(config.models)}"
+        say(f"sites {', '.join(config.sites)}; {what}")
+    return config
 
 
 def _hint(fresh: bool) -> str:

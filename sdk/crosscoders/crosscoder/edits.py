@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from ..errors import SiteError
+from ..errors import LatentError, SiteError
+from .latents import known_latents
 
 if TYPE_CHECKING:
     from .module import Crosscoder
@@ -26,11 +27,10 @@ KINDS = ("add", "scale", "clamp")
 
 
 def parsed(changes: Mapping[int, Change], num_latents: int) -> dict[int, tuple[str, float]]:
-    """Each change as kind and number; `SiteError` for latents that are not there or changes that mean nothing."""
+    """Each change as kind and number; `LatentError` for latents that are not there or changes that mean nothing."""
+    known_latents(changes, num_latents)
     found = {}
     for latent, change in changes.items():
-        if not 0 <= latent < num_latents:
-            raise SiteError(f"there is no latent {latent}; they are numbered 0 to {num_latents - 1}")
         if change == "ablate":
             found[latent] = ("scale", 0.0)
         elif isinstance(change, int | float):
@@ -38,7 +38,7 @@ def parsed(changes: Mapping[int, Change], num_latents: int) -> dict[int, tuple[s
         elif isinstance(change, tuple) and len(change) == 2 and change[0] in KINDS:
             found[latent] = (change[0], float(change[1]))
         else:
-            raise SiteError(
+            raise LatentError(
                 f"the change {change!r} of latent {latent} is none of 'ablate', a number to add, or a pair of "
                 f"{', '.join(KINDS)} and a number"
             )

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cached_property
 
 import torch
 from attrs import evolve, field, frozen
 from torch import Tensor
 
+from ..errors import LatentError
 from ..kernels import operations
+
+
+def known_latents(latents: int | Iterable[int], num_latents: int) -> list[int]:
+    """The latents that somebody names, as a list; `LatentError` for one that is not there."""
+    chosen = [latents] if isinstance(latents, int) else list(latents)
+    outside = next((j for j in chosen if not 0 <= j < num_latents), None)
+    if outside is not None:
+        raise LatentError(f"there is no latent {outside}; they are numbered 0 to {num_latents - 1}")
+    return chosen
 
 
 @frozen(eq=False, slots=False)

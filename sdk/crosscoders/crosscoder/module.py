@@ -8,7 +8,7 @@ x̃ are normalised activations. Lindsey et al. 2024, "Sparse Crosscoders"; no de
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from ..processes import ALONE, Processes
 from .edits import Change, latent_change
 from .gates import Gate, ReluGate
 from .inputs import as_activations, as_dense_latents, check_finite
-from .latents import Latents
+from .latents import Latents, known_latents
 from .normalise import Normaliser
 from .sharing import Shareable
 from .sites import Columns, Site, SiteLayout
@@ -36,7 +36,19 @@ LEAST_PIECE_ROWS = 64
 """A piece has at least this many rows: with fewer, the matrix product becomes slow."""
 
 
-class Crosscoder(Shareable, nn.Module):
+class _WithWeights(type):
+    """Makes the weights of a crosscoder once its `__init__`, or that of its subclass, has ended.
+
+    So a subclass may set what its weights depend on before or after it calls `super().__init__`, as in any class.
+    """
+
+    def __call__(cls, *args: Any, **keywords: Any) -> Any:
+        made = super().__call__(*args, **keywords)
+        made._complete()
+        return made
+
+
+class Crosscoder(Shareable, nn.Module, metaclass=_WithWeights):
     """Encodes the activations of all sites into one set of latents and decodes them back.
 
     Activations are given and returned in the model's own units: as a tensor `x_BX` with the sites side by side, or as a
@@ -58,7 +70,11 @@ class Crosscoder(Shareable, nn.Module):
         self.info = None
         self.normaliser = Normaliser(wiring.layout)
         self.gate: Gate = ReluGate()
-        self._make_weights()
+
+    def _complete(self) -> None:
+        """Make the weights, then the biases and the skip connection, which every parameterisation has alike."""
+        wiring = self.wiring
+        self.make_weights()
         self.b_enc_F = nn.Parameter(torch.zeros(wiring.num_latents))
         self.b_dec_X = nn.Parameter(torch.zeros(wiring.written.width))
         widths = {site.name: site.width for site in wiring.sites}
@@ -66,8 +82,13 @@ class Crosscoder(Shareable, nn.Module):
 
     # -- weights; a special parameterisation overrides these four methods ----------------------------------------
 
-    def _make_weights(self) -> None:
-        """Create the parameters of each group: encoder (F_group, X read), decoder (F_group, X written and not tied)."""
+    def make_weights(self) -> None:
+        """Create the parameters of every group, as zeros: encoder (F_group, X read), decoder (F_group, X written and
+        not tied).
+
+        Called once, when `__init__` has ended, so that every attribute of a subclass exists; before that, there are no
+        weights.
+        """
         layout, groups = self.wiring.layout, self.wiring.groups
         widths = {site.name: site.width for site in self.sites}
         self.W_enc = nn.ParameterList([torch.zeros(g.num_latents, layout.subset(g.reads).width) for g in groups])
@@ -202,10 +223,7 @@ class Crosscoder(Shareable, nn.Module):
         """What a value of 1 of a latent adds to the activations at a written site, in raw units: (D,), or (K, D) of K
         latents."""
         scale_D = self.normaliser.scale_X((site,))
-        chosen = [latents] if isinstance(latents, int) else list(latents)
-        outside = [j for j in chosen if not 0 <= j < self.num_latents]
-        if outside:
-            raise SiteError(f"there is no latent {outside[0]}; they are numbered 0 to {self.num_latents - 1}")
+        chosen = known_latents(latents, self.num_latents)
         row_KD = self.b_enc_F.new_zeros(len(chosen), self.written.subset([site]).width)
         for index, group in enumerate(self.wiring.groups):
             columns = self.wiring.latent_slices[group.name]

@@ -52,23 +52,19 @@ class Shareable:
         they do not say is answered by `sites` (slot to site, or in order), `normalisation` (`"none"`, or what each
         site's activations are multiplied by; else it stays unknown) and `answers`; see `crosscoders inspect`.
         """
-        from ..checkpoints.pretrained import load_pretrained
+        from ..checkpoints.pretrained import Place, load_pretrained, make_answers
 
-        return load_pretrained(
-            name,
-            format=format,
-            revision=revision,
+        place = Place(
+            name=str(name),
             subfolder=subfolder,
-            sites=sites,
-            normalisation=normalisation,
-            answers=answers,
-            dtype=dtype,
-            device=device,
+            revision=revision,
             token=token,
             cache_dir=cache_dir,
             local_files_only=local_files_only,
-            registry=registry,
-            processes=processes,
+        )
+        given = make_answers(sites, normalisation, answers)
+        return load_pretrained(
+            place, given, format=format, dtype=dtype, device=device, registry=registry, processes=processes
         )
 
     def push_to_hub(
@@ -89,11 +85,9 @@ class Shareable:
 
         `licence`, `datasets` and `base_models` go into the card's head.
         """
-        from ..checkpoints.pretrained import push_pretrained
+        from ..checkpoints.pretrained import Publication, push_pretrained
 
-        return push_pretrained(
-            cast("Crosscoder", self),
-            repo_id,
+        publication = Publication(
             private=private,
             tag=tag,
             branch=branch,
@@ -102,5 +96,5 @@ class Shareable:
             datasets=datasets,
             base_models=base_models,
             commit_message=commit_message,
-            token=token,
         )
+        return push_pretrained(cast("Crosscoder", self), repo_id, publication, token=token)

@@ -78,9 +78,13 @@ class Decoder(Protocol):
 
 @runtime_checkable
 class ModelAdapter(Protocol):
-    """A model as crosscoders see it: tokens in; activations, logits and edits at named points.
+    """A model as crosscoders see it: rows of ids in, activations at named points out. That is all that training needs.
 
-    One that reads no more than some number of tokens says so by a further method, `longest_context() -> int | None`.
+    What the ids mean is between the adapter and its token source: tokens of a vocabulary, or numbers of samples of a
+    data set. What more a model can do is said by having the methods of further protocols: `ReadsText`, `GivesLogits`,
+    `Generates`, `ReadsOut`; a `LanguageModel` has all but the last.
+
+    A model that reads no more than some number of tokens says so by a method `longest_context() -> int | None`.
     """
 
     def describe(self) -> dict[str, Any]:
@@ -91,6 +95,17 @@ class ModelAdapter(Protocol):
 
     def width(self, point: str) -> int:
         """Width of the activations at `point`; raises `SiteError` if there is no such point."""
+
+    def to(self, device: torch.device) -> ModelAdapter:
+        """Move the model; returns the adapter."""
+
+    def activations(self, tokens: TokenBatch, points: Sequence[str]) -> dict[str, Tensor]:
+        """Activations (B, T, D) at each point, detached; the forward pass may stop after the last one."""
+
+
+@runtime_checkable
+class ReadsText(Protocol):
+    """What an adapter offers whose ids are tokens of text. Without it, a token source has to yield `TokenIds`."""
 
     def vocabulary(self) -> str:
         """A fingerprint of the vocabulary: two models with the same one give every token id the same meaning."""
@@ -104,27 +119,36 @@ class ModelAdapter(Protocol):
     def token_texts(self, ids: Sequence[int]) -> list[str]:
         """The text of each token on its own, with spaces kept."""
 
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of a sequence, without special tokens."""
+
+
+@runtime_checkable
+class GivesLogits(Protocol):
+    """What an adapter offers that predicts the next token: losses with a reconstruction spliced in, ablations."""
+
+    def logits(self, tokens: TokenBatch, edits: Sequence[Edit] = ()) -> Tensor:
+        """Logits (B, T, V) of the model, with `edits` applied during the forward pass."""
+
+
+@runtime_checkable
+class Generates(Protocol):
+    """What an adapter offers that writes text token by token: steered generation, amplification."""
+
     def prompt(self, question: str) -> list[int]:
         """Token ids of a user's question, laid out so that the model answers next."""
 
     def end_tokens(self) -> frozenset[int]:
         """The token ids that end an answer."""
 
-    def text(self, ids: Sequence[int]) -> str:
-        """The text of a sequence, without special tokens."""
-
-    def to(self, device: torch.device) -> ModelAdapter:
-        """Move the model; returns the adapter."""
-
-    def activations(self, tokens: TokenBatch, points: Sequence[str]) -> dict[str, Tensor]:
-        """Activations (B, T, D) at each point, detached; the forward pass stops after the last one."""
-
-    def logits(self, tokens: TokenBatch, edits: Sequence[Edit] = ()) -> Tensor:
-        """Logits (B, T, V) of the model, with `edits` applied during the forward pass."""
-
     def decoder(self, edits: Sequence[Edit] = ()) -> Decoder:
         """A fresh decoder with an empty cache, which makes `edits` on the way: each sees the activations (B, T, D) of
         the tokens that are read at that moment."""
+
+
+@runtime_checkable
+class LanguageModel(ModelAdapter, ReadsText, GivesLogits, Generates, Protocol):
+    """A model that reads text, predicts and writes it."""
 
 
 @runtime_checkable

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from .adapter import ModelAdapter
+from .capabilities import reads_text, tokenized, vocabulary_of
 from .documents import Text
 from .packing import keeps_documents_apart
 from .sequences import SequenceReader
@@ -43,8 +44,9 @@ def choose_pack(
         if not points.get(key):
             continue
         read = documents
-        if adapter.vocabulary() != reading.vocabulary():
-            read = [adapter.tokenize(Text(reading.text(tokens.ids))).cut(0, context_length)[0] for tokens in documents]
+        if vocabulary_of(adapter) != vocabulary_of(reading):
+            text = reads_text(reading, "pairing models of different vocabularies").text
+            read = [tokenized(adapter, Text(text(tokens.ids))).cut(0, context_length)[0] for tokens in documents]
             read = [tokens for tokens in read if tokens.ids]
         if not keeps_documents_apart(adapter, max(points[key], key=order.index), read):
             return False

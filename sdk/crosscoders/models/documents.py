@@ -43,6 +43,8 @@ class Origin:
     """For people: the file and line, or the dataset and row."""
     bad_rows: str = field(default="stop", validator=in_(BAD_ROWS))
     """`stop` or `skip`."""
+    again: bool = False
+    """Whether this row has been given before, by a source that began again inside another; it is then not counted."""
 
 
 @frozen

@@ -8,6 +8,7 @@ from typing import Any
 from ..errors import ConfigError
 from .adapter import ModelAdapter
 from .alignment import align
+from .capabilities import reads_text, vocabulary_of
 from .context import check_context, longest_context
 from .documents import Chat, Document, Text, TokenIds
 from .rows import PartnerPiece, Piece, Row, batch_of
@@ -36,7 +37,7 @@ def make_reader(
     With `pack`, every adapter has to keep the documents of a row apart: see `choice.choose_pack`.
     """
     check_context(adapters, context_length)
-    others = {key: adapter for key, adapter in adapters.items() if adapter.vocabulary() != reading.vocabulary()}
+    others = {key: adapter for key, adapter in adapters.items() if vocabulary_of(adapter) != vocabulary_of(reading)}
     options: dict[str, Any] = {
         "context_length": context_length,
         "pack": pack,
@@ -73,6 +74,10 @@ class PairedReader(SequenceReader):
                 "pack = 'across' runs documents of one tokenizer together, and the models here have several; use true "
                 "or false"
             )
+        what = "pairing models of different vocabularies"
+        self.text = reads_text(adapter, what)
+        self.others = {key: reads_text(other, what) for key, other in others.items()}
+        self._longest = {key: longest_context(other) for key, other in others.items()}
         super().__init__(
             source,
             adapter,
@@ -82,7 +87,6 @@ class PairedReader(SequenceReader):
             held_out_share=held_out_share,
             repeat=repeat,
         )
-        self.others = dict(others)
         self.num_matched = self.num_tokens = 0
 
     @property
@@ -100,16 +104,16 @@ class PairedReader(SequenceReader):
     def _tokenize(self, document: Document) -> Tokenized:
         if isinstance(document, TokenIds):
             raise ConfigError("models with different vocabularies can read texts and chats, but not token ids")
-        return self.adapter.tokenize(document)
+        return self.text.tokenize(document)
 
     def _cut(self, opened: Opened) -> Piece:
         document, tokens = opened.document, opened.tokens
         if isinstance(document, Text) and len(tokens.ids) > self.context_length:
             window = tokens.ids[opened.offset : opened.offset + self._step]
-            document = Text(self.adapter.text(window), origin=document.origin)
-            tokens = self.adapter.tokenize(document)
+            document = Text(self.text.text(window), origin=document.origin)
+            tokens = self.text.tokenize(document)
         tokens, _ = tokens.cut(0, self.context_length)
-        partners = {key: self._pair(tokens, other, document) for key, other in self.others.items()}
+        partners = {key: self._pair(tokens, key, document) for key in self.others}
         sizes = [-(-len(partner.tokens.ids) // PARTNER_ROOM) for partner in partners.values()]
         return Piece(opened.number, opened.offset, tokens, max(len(tokens.ids), *sizes), partners)
 
@@ -123,11 +127,12 @@ class PairedReader(SequenceReader):
         # One token fewer than fits, because each piece gets a beginning-of-sequence token of its own.
         return self.context_length - 1
 
-    def _pair(self, tokens: Tokenized, other: ModelAdapter, piece: Document) -> PartnerPiece:
+    def _pair(self, tokens: Tokenized, key: str, piece: Document) -> PartnerPiece:
+        other = self.others[key]
         if isinstance(piece, Chat) and not other.has_chat_template():
             # A model without a chat template reads the conversation as the reading model lays it out.
-            piece = Text(self.adapter.text(tokens.ids), origin=piece.origin)
+            piece = Text(self.text.text(tokens.ids), origin=piece.origin)
         room = PARTNER_ROOM * self.context_length
-        theirs, _ = other.tokenize(piece).cut(0, min(room, longest_context(other) or room))
-        pairs = align(tokens.ids, theirs.ids, self.adapter.text, other.text)
+        theirs, _ = other.tokenize(piece).cut(0, min(room, self._longest[key] or room))
+        pairs = align(tokens.ids, theirs.ids, self.text.text, other.text)
         return PartnerPiece(theirs, list(zip(pairs.first, pairs.second, strict=True)), pairs.num_matched)

@@ -10,6 +10,7 @@ from attrs import frozen
 from torch import Tensor
 
 from .adapter import Edit, ModelAdapter
+from .capabilities import gives_logits
 from .tokens import TokenBatch
 
 LOGITS_AT_A_TIME = 2**25
@@ -58,7 +59,8 @@ class Piece:
 
 @torch.no_grad()
 def pieces(adapter: ModelAdapter, key: str, tokens: TokenBatch) -> Iterator[Piece]:
-    """Run the model called `key` over `tokens`, some rows at a time."""
+    """Run the model called `key` over `tokens`, some rows at a time; `ConfigError` where it gives no logits."""
+    predicting = gives_logits(adapter, f"the loss of the model '{key}'")
     partner = tokens.partners.get(key)
     own = partner.tokens if partner else tokens
     start, count, num_rows = 0, 1, len(own.ids)
@@ -72,7 +74,7 @@ def pieces(adapter: ModelAdapter, key: str, tokens: TokenBatch) -> Iterator[Piec
             predicts_BT[:, :-1] &= part.document[:, :-1] == part.document[:, 1:]
 
         def run(edits: Sequence[Edit], part: TokenBatch = part, predicts_BT: Tensor = predicts_BT) -> Tensor:
-            logits_BTV = adapter.logits(part, edits)
+            logits_BTV = predicting.logits(part, edits)
             return logits_BTV[predicts_BT.to(logits_BTV.device)].float().log_softmax(dim=-1)
 
         clean_NV = run(())

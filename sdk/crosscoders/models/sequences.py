@@ -13,6 +13,7 @@ from attrs import define
 
 from ..errors import ConfigError, DocumentError
 from .adapter import ModelAdapter
+from .capabilities import lays_out_chats, tokenized
 from .documents import Document
 from .packing import Packing
 from .rows import Piece, Row, batch_of
@@ -32,7 +33,7 @@ def reading_adapter(adapters: Mapping[str, ModelAdapter], tokenizer: str = "") -
         if tokenizer not in adapters:
             raise ConfigError(f"tokenizer is '{tokenizer}', but the models are {', '.join(adapters)}")
         return adapters[tokenizer]
-    return next((a for a in adapters.values() if a.has_chat_template()), next(iter(adapters.values())))
+    return next((a for a in adapters.values() if lays_out_chats(a)), next(iter(adapters.values())))
 
 
 @define(eq=False)
@@ -198,7 +199,7 @@ class SequenceReader:
             tokens = self._tokenize(document)
         except DocumentError as error:
             if document.origin and document.origin.bad_rows == "skip":
-                self.documents.skip(place, str(error))
+                self.documents.skip(document.origin, str(error))
                 return None
             raise ConfigError(f"{place}: {error}") from error
         return Opened(number, document, tokens) if len(tokens.ids) else None
@@ -219,7 +220,7 @@ class SequenceReader:
     # -- what a piece is, to be replaced by readers of several models ---------------------------------------------
 
     def _tokenize(self, document: Document) -> Tokenized:
-        return self.adapter.tokenize(document)
+        return tokenized(self.adapter, document)
 
     def _cut(self, opened: Opened) -> Piece:
         """The piece at the document's offset."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 from ..errors import ConfigError
-from .documents import BadRow, Document, is_held_out
+from .documents import BadRow, Document, Origin, is_held_out
 from .tokens import TokenSource
 
 Split = Literal["train", "held_out"]
@@ -55,7 +55,7 @@ class SplitReader:
             self.next_document += 1
             self._searched += 1
             if isinstance(document, BadRow):
-                self.skip(document.origin.place, document.reason)
+                self.skip(document.origin, document.reason)
             elif is_held_out(document, self.held_out_share) == (self.split == "held_out"):
                 return number, document
 
@@ -63,11 +63,11 @@ class SplitReader:
         """Say that the last document was of use."""
         self._searched, self._from_start = 0, False
 
-    def skip(self, place: str, reason: str) -> None:
-        """Count a bad row."""
-        if self.passes == 0:
+    def skip(self, origin: Origin, reason: str) -> None:
+        """Count a bad row, unless it was met before."""
+        if self.passes == 0 and not origin.again:
             self.skipped += 1
-        self.first_skipped = self.first_skipped or f"{place}: {reason}"
+        self.first_skipped = self.first_skipped or f"{origin.place}: {reason}"
 
     def begin_pass(self) -> None:
         """Go to the first document again."""

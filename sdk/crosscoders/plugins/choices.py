@@ -6,7 +6,7 @@ A table `{name = "batchtopk", k = 32}` chooses a component; the registry knows t
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import GenericAlias
 from typing import Any, ClassVar, Self, TypeVar, get_args, get_origin
@@ -18,8 +18,9 @@ from cattrs.gen import make_dict_structure_fn
 from cattrs.v import format_exception
 
 from ..errors import ConfigError, PluginError, listed, nearest, shown
-from ..reading import read_toml_table
-from .registry import Offer, Registry, get_registry
+from .kinds import component_command
+from .offers import Offer
+from .registry import Registry, get_registry
 
 T = TypeVar("T")
 
@@ -94,10 +95,20 @@ class ObserverChoice(Choice):
     kind = "observer"
 
 
-def structure(data: Any, cls: type[T], *, registry: Registry | None = None, where: str = "") -> T:
-    """Make an instance of `cls` from plain data; `ConfigError` lists the problems with their paths, one per line."""
+class MetricChoice(Choice):
+    """A metric and its options."""
+
+    kind = "metric"
+
+
+def structure(data: Any, cls: type[T], *, registry: Registry | None = None, where: str = "", see: str = "") -> T:
+    """Make an instance of `cls` from plain data; `ConfigError` lists the problems with their paths, one per line.
+
+    It also names the commands that list the options of the components at fault, or `see` where it is of none.
+    """
+    at_fault: list[str] = []
     try:
-        return _converter(registry or get_registry()).structure(data, cls)
+        return _converter(registry or get_registry(), at_fault).structure(data, cls)
     except cattrs.BaseValidationError as error:
         problems = cattrs.transform_error(error, format_exception=_explain)
     except RecursionError as error:
@@ -105,24 +116,16 @@ def structure(data: Any, cls: type[T], *, registry: Registry | None = None, wher
     except (ConfigError, PluginError, ValueError, TypeError, AttributeError, OverflowError) as error:
         problems = [_explain(error, cls)]
     text = listed(problems, "\n  ")
+    commands = listed([f"`{command}`" for command in dict.fromkeys(at_fault or filter(None, [see]))], ", ")
     if len(problems) > 1:
-        raise ConfigError(f"{len(problems)} problems{f' in {where}' if where else ''}:\n  {text}")
-    raise ConfigError(text + (f" (in {where})" if where else ""))
+        more = f"\n  see {commands}" if commands else ""
+        raise ConfigError(f"{len(problems)} problems{f' in {where}' if where else ''}:\n  {text}{more}")
+    raise ConfigError(text + (f" (in {where})" if where else "") + (f"; see {commands}" if commands else ""))
 
 
 def unstructure(config: Any) -> Any:
     """Convert a config to plain JSON data, which `structure` reads back."""
     return _plain(config)
-
-
-def read_toml(
-    path: Path, cls: type[T], *, settings: Mapping[str, Any] | None = None, registry: Registry | None = None
-) -> T:
-    """Read a config from a TOML file; `settings`, values by dotted key, take the place of what it says."""
-    data = read_toml_table(path, ConfigError)
-    for key, value in (settings or {}).items():
-        set_value(data, key, value)
-    return structure(data, cls, registry=registry, where=str(path))
 
 
 def set_value(data: dict[str, Any], key: str, value: Any) -> None:
@@ -133,6 +136,20 @@ def set_value(data: dict[str, Any], key: str, value: Any) -> None:
         if not isinstance(data, dict):
             raise ConfigError(f"'{key}' names no value: '{part}' is not a table")
     data[last] = value
+
+
+def parts_of(config: Any) -> Iterator[Any]:
+    """A config and all configs and choices within it."""
+    if attrs.has(type(config)):
+        yield config
+        for each in attrs.fields(type(config)):
+            yield from parts_of(getattr(config, each.name))
+    elif isinstance(config, Mapping):
+        for item in config.values():
+            yield from parts_of(item)
+    elif isinstance(config, list | tuple):
+        for item in config:
+            yield from parts_of(item)
 
 
 def _plain(value: Any) -> Any:
@@ -161,7 +178,8 @@ def _explain(error: BaseException, kind: type | None) -> str:
     return format_exception(error, kind)
 
 
-def _converter(registry: Registry) -> cattrs.Converter:
+def _converter(registry: Registry, at_fault: list[str]) -> cattrs.Converter:
+    """A converter that adds to `at_fault` the commands that list the options which could not be read."""
     converter = cattrs.Converter(forbid_extra_keys=True)
     for kind, accepted in ((int, (int,)), (float, (int, float)), (str, (str,)), (bool, (bool,))):
         converter.register_structure_hook(kind, _strict(kind, accepted))
@@ -177,7 +195,13 @@ def _converter(registry: Registry) -> cattrs.Converter:
             )
         options = {key: value for key, value in data.items() if key != "name"}
         config = registry.catalog(cls.kind)[data["name"]].config_class()
-        return cls(data["name"], converter.structure(options, config))
+        before = len(at_fault)
+        try:
+            return cls(data["name"], converter.structure(options, config))
+        except Exception:
+            if len(at_fault) == before:  # otherwise it is a component within that is at fault
+                at_fault.append(component_command(cls.kind, data["name"]))
+            raise
 
     def table(cls: Any) -> Any:
         plain = make_dict_structure_fn(cls, converter, _cattrs_forbid_extra_keys=True)
@@ -214,6 +238,8 @@ def _is_tuple(cls: Any) -> bool:
 def _path(value: Any, _: Any) -> Path:
     if not isinstance(value, str | Path):
         raise ConfigError(f"expected a path, not {shown(value)}")
+    if "\0" in str(value):
+        raise ConfigError(f"no path can have a null character, as {shown(str(value))} has")
     return Path(value)
 
 

@@ -14,9 +14,11 @@ from .specs import (
     AnalysisSpec,
     ArchitectureSpec,
     CheckpointFormatSpec,
+    CommandSpec,
     GateSpec,
     LossSpec,
     LossTermSpec,
+    MetricSpec,
     ModelAdapterSpec,
     ObserverSpec,
     ReleaseSpec,
@@ -236,22 +238,74 @@ class CrosscodersSpecs:
 
     @hookspec
     def crosscoders_observers(self) -> Iterable[ObserverSpec]:
-        """Offer observers of training runs; only those that a run's config lists are called.
+        """Offer observers of training runs; only those that a run's config lists (`observers`) are called.
 
-        `build(options)` returns an object with `step_end(run, report)` and `run_end(run)`:
+        `build(options)` returns an `Observer`; this one ends a run that has become good enough:
 
-        >>> from crosscoders import ObserverSpec, hookimpl
-        >>> class Printer:
+        >>> from attrs import frozen
+        >>> from crosscoders import Observer, ObserverSpec, hookimpl
+        >>> @frozen(kw_only=True)
+        ... class EnoughConfig:
+        ...     explained_variance: float = 0.95
+        >>> class Enough(Observer):
         ...     def __init__(self, options):
-        ...         self.lines = []
+        ...         self.options = options
         ...
         ...     def step_end(self, run, report):
-        ...         self.lines.append(f"{report.step}: {report.loss:.3f}")
-        ...
-        ...     def run_end(self, run):
-        ...         pass
+        ...         worst = min(report.explained_variance.values())
+        ...         run.log({"enough/worst_site": worst})
+        ...         if worst > self.options.explained_variance:
+        ...             run.stop(f"every site has an explained variance of {worst:.3f}")
         >>> @hookimpl
         ... def crosscoders_observers():
-        ...     yield ObserverSpec(name="printer", config="crosscoders:NoOptions", build="my_plugin.printer:Printer")
+        ...     yield ObserverSpec(
+        ...         name="enough", config="my_plugin.enough:EnoughConfig", build="my_plugin.enough:Enough"
+        ...     )
+        """
+        return ()
+
+    @hookspec
+    def crosscoders_metrics(self) -> Iterable[MetricSpec]:
+        """Offer further metrics of an evaluation; only those that a run's config lists (`metrics`) are computed.
+
+        `build(options)` returns a `Metric`: sums over tokens, and numbers made of them.
+
+        >>> import torch
+        >>> from crosscoders import Metric, MetricSpec, hookimpl
+        >>> class ActivationSize(Metric):
+        ...     def __init__(self, options):
+        ...         pass
+        ...
+        ...     def sums(self, batch):
+        ...         return torch.stack([batch.latents.value_N.sum(), torch.tensor(len(batch.latents.value_N))])
+        ...
+        ...     def values(self, sums_K, crosscoder):
+        ...         total, count = sums_K.tolist()
+        ...         return {"mean_active": total / count if count else float("nan")}
+        >>> @hookimpl
+        ... def crosscoders_metrics():
+        ...     yield MetricSpec(
+        ...         name="activation_size", config="crosscoders:NoOptions", build="my_plugin.sizes:ActivationSize"
+        ...     )
+        """
+        return ()
+
+    @hookspec
+    def crosscoders_commands(self) -> Iterable[CommandSpec]:
+        """Offer commands: `crosscoders NAME` of the command line, made with click.
+
+        `build` names the command itself. An error of the kind `CrosscodersError` is shown as one line.
+
+        >>> import click
+        >>> from crosscoders import CommandSpec, hookimpl
+        >>> @click.command()
+        ... @click.argument("name")
+        ... def count(name):
+        ...     "Count the latents of a crosscoder."
+        >>> @hookimpl
+        ... def crosscoders_commands():
+        ...     yield CommandSpec(
+        ...         name="count", build="my_plugin.cli:count", summary="Count the latents of a crosscoder."
+        ...     )
         """
         return ()

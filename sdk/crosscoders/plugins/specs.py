@@ -131,6 +131,26 @@ class ObserverSpec(ComponentSpec):
 
 
 @frozen(kw_only=True)
+class MetricSpec(ComponentSpec):
+    """`build(options)` returns a `Metric`."""
+
+    products = (Lazy("crosscoders:Metric"),)
+
+
+@frozen(kw_only=True)
+class CommandSpec(ComponentSpec):
+    """`build` is a command of `click` itself, a `click.Command` or `click.Group`; its `summary` is what `--help` lists.
+
+    It is imported when somebody calls it, and then under the name of the record.
+    """
+
+    products = (Lazy("click:Command"),)
+    name: str = field(validator=matches_re(r"[a-z][a-z0-9-]*"))
+    """What is typed after `crosscoders`: lower-case letters, digits and hyphens."""
+    config: Lazy[type[Any]] = field(default=Lazy("crosscoders:NoOptions"), init=False)
+
+
+@frozen(kw_only=True)
 class ReleaseSpec(ComponentSpec):
     """A crosscoder that somebody has published: data, so that it can be found and loaded by a short name.
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-import matplotlib
+import matplotlib.image
+import numpy as np
 from attrs import frozen
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from .svg import image_svg
+
+DPI = 160
+"""Pixels per inch of drawings as images."""
 COLOURS = ("#2f6fb3", "#d1603d", "#4a9a5b", "#8a63a8", "#b58a2c", "#4aa3a8", "#b34f7a", "#6b6b6b")
 
 
@@ -25,16 +29,29 @@ class Drawing:
         """The drawing as SVG text; equal drawings give equal text."""
         buffer = io.BytesIO()
         with matplotlib.rc_context({"svg.hashsalt": "crosscoders", "svg.fonttype": "none"}):
-            FigureCanvasSVG(self.figure)
             self.figure.savefig(buffer, format="svg", metadata={"Date": None})
         return buffer.getvalue().decode()[len('<?xml version="1.0" encoding="utf-8" standalone="no"?>') :].strip()
+
+    def image(self) -> str:
+        """SVG text that shows the drawing as pixels: smaller than `svg` where there is much to draw."""
+        height, width, _ = self.pixels().shape
+        # 96 of the page's pixels are an inch, as `svg` has it.
+        return image_svg(self.png(), round(width * 96 / DPI), round(height * 96 / DPI))
+
+    def save_png(self, path: Path) -> None:
+        """Write the drawing as PNG."""
+        path.write_bytes(self.png())
 
     def png(self) -> bytes:
         """The drawing as PNG bytes, at twice the nominal resolution."""
         buffer = io.BytesIO()
-        FigureCanvasAgg(self.figure)
-        self.figure.savefig(buffer, format="png", dpi=160)
+        self.figure.savefig(buffer, format="png", dpi=DPI)
         return buffer.getvalue()
+
+    def pixels(self) -> np.ndarray:
+        """The drawing as an image: (height, width, 3) of uint8, red, green and blue."""
+        image = matplotlib.image.imread(io.BytesIO(self.png()), format="png")
+        return (255 * image[..., :3]).round().astype(np.uint8)
 
 
 def _axes(xlabel: str, ylabel: str) -> tuple[Figure, matplotlib.axes.Axes]:
@@ -110,4 +127,49 @@ def curves(
     if log:
         axes.set_yscale("log")
     axes.legend(fontsize=8)
+    return Drawing(figure)
+
+
+def forest(groups: Mapping[str, Mapping[str, tuple[float, float, float]]], *, xlabel: str) -> Drawing:
+    """Draw a dot with its interval, (value, low, high), for each label of each named group, labels downwards."""
+    figure, axes = _axes(xlabel, "")
+    labels = list(dict.fromkeys(label for values in groups.values() for label in values))
+    figure.set_figheight(1.0 + 0.26 * max(3, len(labels)))
+    for number, (name, values) in enumerate(groups.items()):
+        shift = (number - (len(groups) - 1) / 2) * 0.5 / max(1, len(groups))
+        places = [labels.index(label) + shift for label in values]
+        middle, low, high = (list(column) for column in zip(*values.values(), strict=True))
+        reach = [
+            [m - a if math.isfinite(a) else 0.0 for m, a in zip(middle, low, strict=True)],
+            [b - m if math.isfinite(b) else 0.0 for m, b in zip(middle, high, strict=True)],
+        ]
+        axes.errorbar(
+            middle, places, xerr=reach, fmt="o", markersize=4, linewidth=1.2, label=name,
+            color=COLOURS[number % len(COLOURS)],
+        )  # fmt: skip
+    axes.set_yticks(range(len(labels)), labels, fontsize=8)
+    axes.invert_yaxis()
+    if len(groups) > 1:
+        axes.legend(fontsize=8)
+    return Drawing(figure)
+
+
+def heatmap(
+    table: Sequence[Sequence[float | None]], *, rows: Sequence[str], columns: Sequence[str], label: str
+) -> Drawing:
+    """Draw a table of numbers as colours, with each number in its cell; None leaves a cell empty."""
+    figure = Figure(figsize=(2.2 + 0.62 * len(columns), 1.4 + 0.42 * len(rows)), layout="constrained")
+    axes = figure.add_subplot()
+    numbers = [[math.nan if value is None else value for value in row] for row in table]
+    known = [value for row in numbers for value in row if math.isfinite(value)] or [0.0, 1.0]
+    image = axes.imshow(numbers, cmap="cividis", aspect="auto", vmin=min(known), vmax=max(known))
+    middle = (min(known) + max(known)) / 2
+    axes.set_xticks(range(len(columns)), columns, rotation=45, ha="right", fontsize=8)
+    axes.set_yticks(range(len(rows)), rows, fontsize=8)
+    for y, row in enumerate(numbers):
+        for x, value in enumerate(row):
+            if math.isfinite(value):
+                colour = "white" if value < middle else "black"
+                axes.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colour)
+    figure.colorbar(image, label=label)
     return Drawing(figure)

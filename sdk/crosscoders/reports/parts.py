@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen
 
 from ..converters import as_tuple
+from ..errors import AnalysisError
 from .frames import data_frame
+from .svg import safe_svg
 
 if TYPE_CHECKING:
     import pandas
@@ -67,11 +69,30 @@ class Table(_Shown):
 
 @frozen(kw_only=True)
 class Figure(_Shown):
-    """A drawing, as SVG text."""
+    """A drawing, as SVG text.
+
+    Whatever is not part of a drawing (scripts, links, style sheets, references to elsewhere) is left out of the SVG.
+    """
 
     title: str
-    svg: str = field(repr=False)
+    svg: str = field(repr=False, converter=safe_svg)
     note: str = ""
+    """A caption, under the drawing."""
+    alt: str = ""
+    """What the drawing shows, in words, for those who cannot see it; the title if nothing is said."""
+
+    @classmethod
+    def from_matplotlib(cls, figure: Any, *, title: str, alt: str, note: str = "", png: bool = False) -> Figure:
+        """A part of a matplotlib figure, `alt` saying in words what it shows. The figure itself stays as it is.
+
+        With `png`, the drawing is an image of pixels, which is smaller where there are thousands of points.
+        """
+        if not hasattr(figure, "savefig"):
+            raise AnalysisError(f"a {type(figure).__name__} is not a matplotlib figure; pass axes.figure, for example")
+        from .figures import Drawing
+
+        drawing = Drawing(figure)
+        return cls(title=title, svg=drawing.image() if png else drawing.svg(), note=note, alt=alt)
 
 
 @frozen(kw_only=True)
@@ -131,4 +152,48 @@ class Examples(_Shown):
         )
 
 
-Part = Table | Figure | Note | Examples
+@frozen(kw_only=True)
+class Entry:
+    """Something that a line says all about, with what is behind it."""
+
+    heading: str
+    group: str
+    """By which entries are filtered."""
+    line: str
+    facts: Mapping[str, Cell] = field(factory=dict)
+    """Numbers behind the line, by name."""
+    contexts: tuple[Context, ...] = field(default=(), converter=as_tuple)
+
+
+@frozen(kw_only=True, repr=False)
+class Entries(_Shown):
+    """Entries in groups, one line each; the page shows all or one group, and more of an entry on a click."""
+
+    title: str
+    entries: tuple[Entry, ...] = field(converter=as_tuple)
+    note: str = ""
+
+    @property
+    def groups(self) -> dict[str, int]:
+        """The groups in their order, and how many entries each has."""
+        return {
+            group: sum(entry.group == group for entry in self.entries)
+            for group in dict.fromkeys(entry.group for entry in self.entries)
+        }
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __repr__(self) -> str:
+        return f"Entries({self.title!r}, " + ", ".join(f"{count} {group}" for group, count in self.groups.items()) + ")"
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """One row for each entry: `heading`, `group`, `line`, and all facts."""
+        names = dict.fromkeys(name for entry in self.entries for name in entry.facts)
+        columns: dict[str, list[Any]] = {
+            name: [getattr(entry, name) for entry in self.entries] for name in ("heading", "group", "line")
+        }
+        return data_frame(columns | {name: [entry.facts.get(name) for entry in self.entries] for name in names})
+
+
+Part = Table | Figure | Note | Examples | Entries

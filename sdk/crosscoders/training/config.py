@@ -18,15 +18,20 @@ from ..errors import ConfigError
 from ..plugins.choices import (
     ArchitectureChoice,
     LossChoice,
+    MetricChoice,
     ModelChoice,
     ObserverChoice,
     TokenSourceChoice,
-    read_toml,
+    set_value,
     structure,
     unstructure,
 )
 from ..plugins.registry import Registry
+from ..plugins.requirements import check_requirements
+from ..reading import read_toml_table
 
+OPTIONS = "crosscoders components run"
+"""The command that lists the options of a run."""
 _share = and_(ge(0.0), le(1.0))
 
 
@@ -136,12 +141,17 @@ class RunConfig:
     """How the weights are initialised."""
     training: TrainingConfig = field(factory=TrainingConfig)
     """Options of optimisation, evaluation and checkpoints."""
+    requires: tuple[str, ...] = ()
+    """Distributions of plugins that must be installed, as pip writes them: `["my-plugin>=1"]`. Checked before anything
+    else, and recorded."""
     tokenizer: str = field(default="", validator=instance_of(str))
     """Key of the model whose tokenizer is used. Empty takes the first model with a chat template, or else the first."""
     trackers: tuple[str, ...] = ()
     """Trackers of accelerate, by name: `tensorboard`, `wandb`, `trackio`, ..."""
     observers: tuple[ObserverChoice, ...] = ()
     """Observers that are called during the run."""
+    metrics: tuple[MetricChoice, ...] = ()
+    """Further metrics of each evaluation, which plugins offer."""
     device: str = field(default="auto", validator=in_(("auto", "cpu")))
     """Device of the crosscoder: `cpu`, or `auto` for the one that accelerate chooses."""
     models_device: str = field(default="", validator=instance_of(str))
@@ -150,6 +160,10 @@ class RunConfig:
     """Folder of activations that `crosscoders harvest` wrote for this config. Without it, the models run."""
     output: Path = field(default=Path("runs/crosscoder"), converter=Path)
     """Folder for the checkpoints and the trained crosscoder."""
+
+    def __attrs_post_init__(self) -> None:
+        if self.metrics and self.training.shards > 1:
+            raise ConfigError("metrics need all latents in one process: set training.shards to 1, or leave them out")
 
     @property
     def harvest(self) -> HarvestConfig:
@@ -166,7 +180,7 @@ class RunConfig:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], *, registry: Registry | None = None) -> RunConfig:
         """Read a config from plain data; `ConfigError` lists every problem with its path."""
-        return structure(data, cls, registry=registry)
+        return cls._of(data, registry)
 
     @classmethod
     def from_toml(
@@ -176,7 +190,18 @@ class RunConfig:
 
         `ConfigError` lists every problem with its path.
         """
-        return read_toml(Path(path), cls, settings=settings, registry=registry)
+        data = read_toml_table(Path(path), ConfigError)
+        for key, value in (settings or {}).items():
+            set_value(data, key, value)
+        return cls._of(data, registry, where=str(path))
+
+    @classmethod
+    def _of(cls, data: Mapping[str, Any], registry: Registry | None, where: str = "") -> RunConfig:
+        # Before components are looked up by name: what is said of one that is missing would be less clear.
+        requires = data.get("requires", ()) if isinstance(data, Mapping) else ()
+        if isinstance(requires, list | tuple):
+            check_requirements(requires, registry)
+        return structure(data, cls, registry=registry, where=where, see=OPTIONS)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data that `from_dict` reads back."""

@@ -14,6 +14,7 @@ from ..devices import accumulator, precise
 from ..errors import TrainingError
 from ..processes import ALONE, Processes
 from ..reports import Table
+from .metric import EvaluationBatch, FurtherMetrics, Metric
 
 if TYPE_CHECKING:
     import pandas
@@ -39,6 +40,8 @@ class Metrics:
     """Per written site, and per model with several: cross-entropy and KL with the reconstruction in the place of the
     activations, against ablations, and the recovered shares under their formulas; see `fidelity`. Empty where no model
     ran."""
+    further: Mapping[str, Mapping[str, float]] = field(factory=dict)
+    """The numbers of further metrics, which plugins offer (`metrics` of a config), by the metric's name."""
 
     def __repr__(self) -> str:
         explained = ", ".join(f"{site} {value:.4f}" for site, value in self.explained_variance.items())
@@ -70,12 +73,17 @@ class Metrics:
             "crosscoder; cross-entropy and KL are nats per token.",
         )
 
+    def further_table(self) -> Table:
+        """The numbers of further metrics; columns `metric`, `name`, `value`."""
+        rows = [(metric, name, value) for metric, values in self.further.items() for name, value in values.items()]
+        return Table(title="Further metrics", columns=("metric", "name", "value"), rows=rows)
+
     def to_pandas(self) -> pandas.DataFrame:
         """`table` as a pandas frame."""
         return self.table().to_pandas()
 
     def _repr_html_(self) -> str:
-        return self.table()._repr_html_()
+        return self.table()._repr_html_() + (self.further_table()._repr_html_() if self.further else "")
 
 
 CONSTANT = 1e-12
@@ -83,11 +91,20 @@ CONSTANT = 1e-12
 
 
 @torch.no_grad()
-def evaluate(crosscoder: Crosscoder, batches: Iterable[Tensor], *, processes: Processes = ALONE) -> Metrics:
+def evaluate(
+    crosscoder: Crosscoder,
+    batches: Iterable[Tensor],
+    *,
+    metrics: Mapping[str, Metric] | None = None,
+    processes: Processes = ALONE,
+) -> Metrics:
     """Compute metrics over `batches` of raw activations (B, X), which are this process's share of the set.
 
-    If processes shard the latents, each of them must be given the tokens of its whole replica.
+    `metrics` are further ones by name. If processes shard the latents, each of them must be given the tokens of its
+    whole replica, and there can be no further metrics.
     """
+    assert not metrics or processes.num_shards == 1
+    further = FurtherMetrics(metrics or {})
     written = crosscoder.written
     columns = crosscoder.layout.columns(written.names)
     width, sites = written.width, len(written.sites)
@@ -108,6 +125,8 @@ def evaluate(crosscoder: Crosscoder, batches: Iterable[Tensor], *, processes: Pr
         counts = sums.new_tensor([len(latents.latent_N), len(x_BX)])
         sums += torch.cat([shifted_BX.sum(dim=0), shifted_BX.square().sum(dim=0), torch.stack(errors), counts])
         fired_F += latents.fired_F
+        further.add(EvaluationBatch(crosscoder, x_BX, latents, x_hat_BX))
+    further.sums = {name: processes.over_replicas(sums_K) for name, sums_K in further.sums.items()}
     sums[-2] = processes.over_shards(sums[-2])
     sums, fired_F = processes.over_replicas(sums), processes.over_replicas(fired_F)
     num_tokens = int(sums[-1])
@@ -127,4 +146,5 @@ def evaluate(crosscoder: Crosscoder, batches: Iterable[Tensor], *, processes: Pr
         mean_squared_error={name: value / num_tokens for name, value in by_site.items()},
         num_tokens=num_tokens,
         undefined=dict.fromkeys(constant, "its activations are constant over the evaluation tokens"),
+        further=further.values(crosscoder),
     )

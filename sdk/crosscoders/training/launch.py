@@ -13,9 +13,9 @@ from accelerate.state import AcceleratorState, PartialState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import LoggerType
 
-from ..checkpoints.local import published
 from ..errors import ConfigError
 from ..plugins.choices import unstructure
+from ..privacy.local import published
 from .config import RunConfig, TrainingConfig
 
 PACKAGES = {"comet_ml": "comet-ml"}

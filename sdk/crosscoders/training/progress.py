@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
 
 from attrs import frozen
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..crosscoder.module import Crosscoder
 from ..processes import Processes
 
 
@@ -28,7 +25,9 @@ class StepReport:
     step: int
     """The number of steps done, including this one."""
     loss: float
+    """The sum of the terms."""
     terms: Mapping[str, float]
+    """Each term of the loss, a mean over the tokens of the global batch."""
     l0: float
     """Mean number of active latents per token, as selected in training."""
     explained_variance: Mapping[str, float]
@@ -37,7 +36,9 @@ class StepReport:
     """Share of the latents that are dead: not selected within the run's dead window, whose length is
     `TrainingConfig.dead_after`."""
     lr: float
+    """Learning rate of this step."""
     grad_norm: float
+    """Norm of the whole gradient before clipping."""
     fired_F: Tensor
     """Boolean mask of the latents that are active on at least one token of the batch."""
 
@@ -54,22 +55,24 @@ class StepReport:
         }
 
 
-@frozen(eq=False)
-class RunView:
-    """What an observer sees of a run. It is for reading only."""
+def summary(reports: Sequence[StepReport], read: Mapping[str, int]) -> str:
+    """The numbers of the progress bar: those of one crosscoder, or the range of several."""
+    counts = [f"{read[key]} {what}" for key, what in (("passes", "passes"), ("skipped", "rows skipped")) if read[key]]
+    values = [value for report in reports for value in report.explained_variance.values()]
+    if len(reports) > 1:
+        return f"{len(reports)} crosscoders, EV {', '.join([f'{min(values):.3f} to {max(values):.3f}', *counts])}"
+    explained = " ".join(f"{value:.3f}" for value in values)
+    return ", ".join([f"EV {explained}, L0 {reports[0].l0:.1f}, dead {reports[0].dead_share:.1%}", *counts])
 
-    crosscoder: Crosscoder
-    output: Path
-    total_steps: int
-    is_main: bool
 
-
-@runtime_checkable
-class Observer(Protocol):
-    """Watches a training run; it is called in every process."""
-
-    def step_end(self, run: RunView, report: StepReport) -> None:
-        """Called after each optimizer step; the report's tensors are detached and not yet synchronised."""
-
-    def run_end(self, run: RunView) -> None:
-        """Called after the last step and the final evaluation."""
+def reading_note(read: Mapping[str, int]) -> str:
+    """What should be known of the tokens that a run was trained on."""
+    notes = []
+    if read["passes"]:
+        notes.append(
+            f"the token source came to its end {read['passes']} times and was read again: give it more text, and every "
+            "token is a new one"
+        )
+    if read["skipped"]:
+        notes.append(f"{read['skipped']} bad rows were skipped")
+    return "; ".join(notes)

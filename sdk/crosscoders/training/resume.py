@@ -15,11 +15,12 @@ from torch import Tensor
 from ..checkpoints.tensors import StoredTensors, save_tensors, shared_folder
 from ..errors import CheckpointError
 from ..files import disk_errors, partial_path
+from ..privacy.configs import recorded_like
 from .continuing import OtherRunError, check_same_run
 from .stored_state import check_state, check_table, read_sealed, sealed
 from .trainer import Trainer
 
-FORMAT = 2
+FORMAT = 3
 
 
 def save_state(
@@ -30,7 +31,7 @@ def save_state(
     position: dict[str, Any],
     extra: dict[str, Tensor],
 ) -> Path:
-    """Write `step-N` into `folder`. The shards of one replica call this."""
+    """Write `step-N` into `folder`; `config` is as files have it (`recorded`). The shards of one replica call this."""
     tensors = {f"extra.{name}": tensor for name, tensor in extra.items()}
     # The gate is not saved: it follows from the loss, and which gate is set now depends on earlier evaluations.
     weights = {k: v for k, v in trainer.crosscoder.state_dict().items() if not k.startswith("gate.")}
@@ -94,7 +95,7 @@ def load_state(
     if state.get("format") != FORMAT:
         raise OtherRunError(f"the checkpoint {path} has format {state.get('format')}; this version reads {FORMAT}")
     check_table(state, path)
-    check_same_run(f"the checkpoint {path}", state["config"], config, state["step"])
+    check_same_run(f"the checkpoint {path}", state["config"], recorded_like(state["config"], config), state["step"])
     check_state(tensors, trainer, path)
     trainer.crosscoder.load_state_dict(_part(tensors, "crosscoder."))
     trainer.loss.load_state_dict(_part(tensors, "loss."))

@@ -1,6 +1,16 @@
 """What this distribution offers to crosscoders. Nothing heavy is imported here: the records point to the code."""
 
-from crosscoders import AnalysisSpec, ArchitectureSpec, LossSpec, ModelAdapterSpec, hookimpl
+from crosscoders import (
+    AnalysisSpec,
+    ArchitectureSpec,
+    CommandSpec,
+    GateSpec,
+    LossSpec,
+    MetricSpec,
+    ModelAdapterSpec,
+    ObserverSpec,
+    hookimpl,
+)
 
 
 @hookimpl
@@ -37,6 +47,12 @@ def crosscoders_model_adapters():
         build="crosscoders_example.random_walk:RandomWalk",
         summary="A toy model whose activations walk randomly along the text.",
     )
+    yield ModelAdapterSpec(
+        name="waves",
+        config="crosscoders_example.waves:WavesConfig",
+        build="crosscoders_example.waves:Waves",
+        summary="Sine waves by number, for a model that reads no text.",
+    )
 
 
 @hookimpl
@@ -46,4 +62,43 @@ def crosscoders_analyses():
         config="crosscoders:NoOptions",
         build="crosscoders_example.alive:Alive",
         summary="How many latents fire at least once.",
+    )
+
+
+@hookimpl
+def crosscoders_gates():
+    yield GateSpec(
+        name="margin",
+        config="crosscoders_example.margin:MarginConfig",
+        build="crosscoders_example.margin:Margin",
+        summary="On where the score exceeds a share of the token's largest.",
+    )
+
+
+@hookimpl
+def crosscoders_observers():
+    yield ObserverSpec(
+        name="plateau",
+        config="crosscoders_example.plateau:PlateauConfig",
+        build="crosscoders_example.plateau:Plateau",
+        summary="Ends a run that no longer improves.",
+    )
+
+
+@hookimpl
+def crosscoders_metrics():
+    yield MetricSpec(
+        name="evenness",
+        config="crosscoders:NoOptions",
+        build="crosscoders_example.evenness:Evenness",
+        summary="Over how many latents the activity is spread.",
+    )
+
+
+@hookimpl
+def crosscoders_commands():
+    yield CommandSpec(
+        name="site-norms",
+        build="crosscoders_example.command:site_norms",
+        summary="Mean norms at the sites of a crosscoder.",
     )

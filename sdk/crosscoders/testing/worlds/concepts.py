@@ -35,8 +35,9 @@ def firing(
         chance_BC = chance_BC * (1 - topic_share + topic_share * num_topics * inside_BC)
     if document_effect:
         # The factor's mean is 1.
-        log_BC = document_effect * normal(document_B, len(rates_C), stream=DOCUMENT) - document_effect**2 / 2
-        chance_BC = chance_BC * log_BC.exp()
+        document_U, of_B = torch.unique_consecutive(document_B, return_inverse=True)
+        log_UC = document_effect * normal(document_U, len(rates_C), stream=DOCUMENT) - document_effect**2 / 2
+        chance_BC = chance_BC * log_UC.exp()[of_B]
     u_BC = uniform(ids_B, len(rates_C), stream=FIRING)
     fires_BC = u_BC < chance_BC
     if not bool((parent_C >= 0).any()):

@@ -24,6 +24,7 @@ class DiffWorldConfig:
     """Two models of `width` dimensions whose concepts differ in known ways; the defaults are those of the docs."""
 
     width: int = field(default=48, validator=ge(2))
+    """Dimensions of each model's activations."""
     num_shared: int = field(default=60, validator=ge(0))
     """Number of concepts in both models, whose two directions have cosine `shared_cosine`."""
     num_weak: int = field(default=16, validator=ge(0))
@@ -31,7 +32,9 @@ class DiffWorldConfig:
     num_shifted: int = field(default=12, validator=ge(0))
     """Number of concepts that fire in both models on 60 % of occasions, only in A on 20 %, and only in B on 20 %."""
     num_only_a: int = field(default=8, validator=ge(0))
+    """Number of concepts that only A has."""
     num_only_b: int = field(default=8, validator=ge(0))
+    """Number of concepts that only B has."""
     num_weak_b: int = field(default=0, validator=ge(0))
     """Concepts that are weaker in B than in A."""
     num_models: int = field(default=2, validator=in_((2, 3)))
@@ -85,6 +88,7 @@ class DiffWorldConfig:
     copy_noise: float = field(default=0.0, validator=ge(0.0))
     """Standard deviation of additional noise on a copy."""
     seed: int = 0
+    """Decides concepts, directions, and where they fire."""
 
     def __attrs_post_init__(self) -> None:
         if self.copy and self.width_b:

@@ -23,8 +23,11 @@ class LayerWorldConfig:
     """
 
     num_layers: int = field(default=6, validator=ge(1))
+    """Number of layers of the model."""
     width: int = field(default=32, validator=ge(2))
+    """Dimensions of the activations of each layer."""
     num_features: int = field(default=96, validator=ge(1))
+    """Number of features in all."""
     min_span: int = field(default=1, validator=ge(1))
     """Smallest number of layers that a feature lives on."""
     max_span: int = field(default=0, validator=ge(0))
@@ -40,6 +43,7 @@ class LayerWorldConfig:
     noise: float = field(default=0.01, validator=ge(0.0))
     """Standard deviation of the noise in each dimension."""
     seed: int = 0
+    """Decides features, directions, and where they fire."""
 
     def __attrs_post_init__(self) -> None:
         if not self.min_span <= (self.max_span or self.num_layers) <= self.num_layers:

@@ -20,7 +20,7 @@ NEVER_PATHS = frozenset(
     ("adapter", "attention", "chat_column", "class", "column", "dtype", "name", "revision", "split", "subset")
 )
 """Options that name no file, so that a folder which happens to be called `main` or `train` changes nothing."""
-NAMING_FILES = ("models", "tokens", "observers", "initialisation")
+NAMING_FILES = ("models", "tokens", "observers", "metrics", "initialisation")
 """Parts of a run's config whose strings may name files."""
 _RECORDED = re.compile(r"local (folder|file|path)( \(sha256 [0-9a-f]{16}\))?")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
@@ -129,16 +129,19 @@ def _files(folder: Path) -> list[Path]:
     return found
 
 
-def published(recipe: Mapping[str, Any], models: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def published(
+    recipe: Mapping[str, Any], models: Mapping[str, Any], *, known: Mapping[str, str] | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """A run's config, and what its models say of themselves, without local paths.
 
     Outside of the parts that name files, only what looks like a path is one: a folder `wandb` beside a run does not
-    make a path of the tracker's name.
+    make a path of the tracker's name. `known` says what to put for some paths, whatever is there now.
     """
     parts = {key: recipe[key] for key in NAMING_FILES if key in recipe}
     names = {text for _, text in local_strings([parts, models])}
     names |= set(path_strings(recipe))
-    table = {name: record(name) for name in names}
+    known = known or {}
+    table = {**known, **{name: record(name) for name in names - known.keys()}}
     # The longest first, since one path may be the beginning of another.
     paths = sorted((name for name in table if is_path(name) and len(name) > 1), key=len, reverse=True)
 

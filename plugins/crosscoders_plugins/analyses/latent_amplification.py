@@ -1,0 +1,295 @@
+"""Which latents carry a behaviour that amplification brings out, and do they bring it out by themselves?
+
+1. Answers by amplified logits (`amplification`) show the behaviour.
+2. They are read again with one latent after another taken out of the model after fine-tuning, x^after − f_j
+   (d_j^after − d_j^before): what the log-probability of the behaviour's tokens loses is what the latent contributes.
+3. *Needed*: questions are answered again by amplified logits, the latents that contribute most taken out.
+4. *Enough*: questions are answered by the model after fine-tuning with only these latents amplified,
+   x^after + α Σ_{j∈S} f_j (d_j^after − d_j^before).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from attrs import field, frozen
+from attrs.validators import and_, ge, gt, lt, min_len
+
+from crosscoders import AnalysisError, Decoder, Figure, Note, Part, Report, Study, Table
+from crosscoders.authoring import Amplified, Patching, language_model
+from crosscoders.reports.figures import curves
+
+from .answers import by_question, compiled, held_out_questions
+from .attribution import Reading, answer_with
+from .sampling import SamplingConfig, sample
+
+
+@frozen(kw_only=True)
+class LatentAmplificationConfig:
+    """Which behaviours are attributed to latents, and how strongly logits and latents are amplified."""
+
+    before: str = ""
+    """Key of the model before fine-tuning; empty takes the model of the first site."""
+    after: str = ""
+    """Key of the model after fine-tuning; empty takes the model of the last site."""
+    patterns: Mapping[str, str] = field(factory=dict)
+    """Regular expressions by name: the behaviours."""
+    latents: Mapping[str, tuple[int, ...]] = field(factory=dict)
+    """Latents of a behaviour, by its name, that are taken as they are instead of being looked for."""
+    logit_alpha: float = 1.0
+    """Strength with which logits are amplified to find the behaviours; 0 does not amplify."""
+    alphas: tuple[float, ...] = field(default=(0.0, 1.0, 2.0, 4.0, 8.0), validator=min_len(1))
+    """Strengths with which the latents are amplified."""
+    prompts: tuple[str, ...] = ()
+    """The questions to answer; empty takes held-out questions of the study's tokens."""
+    num_prompts: int = field(default=50, validator=gt(0))
+    """Number of held-out questions to take if `prompts` is empty."""
+    samples_per_prompt: int = field(default=4, validator=gt(0))
+    """Number of answers to each question."""
+    sampling: SamplingConfig = field(factory=SamplingConfig)
+    """How tokens are sampled."""
+    candidates: int = field(default=48, validator=ge(1))
+    """Number of latents that are taken out one by one: those that do most otherwise before the behaviour."""
+    read: int = field(default=32, validator=ge(1))
+    """Number of answers with a behaviour that are read again."""
+    named: int = field(default=4, validator=ge(1))
+    """Number of latents, those that contribute most, that are taken out and amplified together."""
+    batch_rows: int = field(default=200, validator=gt(0))
+    """Number of answers generated in one batch."""
+    confidence: float = field(default=0.95, validator=and_(gt(0.0), lt(1.0)))
+    """Of the intervals of rates, by question."""
+
+    def __attrs_post_init__(self) -> None:
+        for name, pattern in self.patterns.items():
+            compiled(name, pattern)
+        unknown = set(self.latents) - set(self.patterns)
+        if unknown:
+            raise AnalysisError(f"latents are given for '{unknown.pop()}', of which there is no pattern")
+
+
+@frozen
+class _Model:
+    """A model, changed by the crosscoder's latents or not, as `sample` takes it."""
+
+    decoders: Any
+    ends: frozenset[int]
+
+    def decoder(self) -> Decoder:
+        found: Decoder = self.decoders.decoder()
+        return found
+
+    def end_tokens(self) -> frozenset[int]:
+        return self.ends
+
+
+@frozen(eq=False)
+class Rate:
+    """How many answers have a behaviour."""
+
+    hits: int
+    answers: int
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.hits / self.answers:.1%}"
+
+    @property
+    def row(self) -> tuple[int, int, float, float, float]:
+        """As columns of a table."""
+        return self.answers, self.hits, self.hits / self.answers, self.low, self.high
+
+
+class LatentAmplification:
+    """Analysis `latent_amplification`."""
+
+    def __init__(self, options: LatentAmplificationConfig) -> None:
+        self.options = options
+        self.patterns = {name: compiled(name, pattern) for name, pattern in options.patterns.items()}
+
+    @torch.no_grad()
+    def run(self, study: Study) -> Report:
+        """Report for each behaviour the latents that carry it, and rates with them taken out and amplified."""
+        options, sites = self.options, study.crosscoder.sites
+        if not self.patterns:
+            raise AnalysisError("no behaviour to attribute: give patterns, regular expressions by name")
+        patching = Patching.of(study, options.after or sites[-1].model, options.before or sites[0].model)
+        questions = list(options.prompts) or held_out_questions(study, options.num_prompts)
+        model = language_model(study.adapter(patching.source), "latent amplification")
+        asked = [model.prompt(q) for q in questions for _ in range(options.samples_per_prompt)]
+        plain = self._answers(patching, asked, logit_alpha=0.0)
+        shown = self._answers(patching, asked, logit_alpha=options.logit_alpha) if options.logit_alpha else plain
+        behaviours = {}
+        for name, pattern in self.patterns.items():
+            numbers: dict[str, Any] = {"plain": self._rate(patching, pattern, plain)}
+            numbers["amplified_logits"] = self._rate(patching, pattern, shown)
+            numbers |= self._carried(study, patching, name, asked, shown)
+            latents = numbers["latents"][: options.named]
+            if latents:
+                without = self._answers(
+                    patching, asked, logit_alpha=options.logit_alpha, latents=latents, latent_alpha=-1.0
+                )
+                numbers["without"] = self._rate(patching, pattern, without)
+                numbers["amplified_latents"] = {
+                    alpha: self._rate(
+                        patching, pattern, self._answers(patching, asked, latents=latents, latent_alpha=alpha)
+                    )
+                    for alpha in options.alphas
+                }
+            behaviours[name] = numbers
+        return self._report(patching, behaviours)
+
+    def _answers(
+        self,
+        patching: Patching,
+        asked: Sequence[Sequence[int]],
+        *,
+        logit_alpha: float = 0.0,
+        latents: Sequence[int] = (),
+        latent_alpha: float = 0.0,
+    ) -> list[list[int]]:
+        """Token ids of the answers to every prompt, with logits and some latents amplified or not."""
+        study, rows = patching.study, self.options.batch_rows
+        models = (study.adapter(key) for key in (patching.source, patching.target))
+        after, before = (language_model(model, "latent amplification") for model in models)
+        acting = Amplified(patching, latent_alpha, list(latents)) if latents and latent_alpha else after
+        changed = _Model(acting, after.end_tokens())
+        found: list[list[int]] = []
+        # The same seed for every arm, so that they differ in what is amplified alone.
+        generator = torch.Generator().manual_seed(study.seed)
+        for start in range(0, len(asked), rows):
+            found += sample(
+                changed,
+                before if logit_alpha else changed,
+                asked[start : start + rows],
+                alpha=logit_alpha,
+                config=self.options.sampling,
+                generator=generator,
+                device=study.crosscoder.device,
+            ).ids
+        return found
+
+    def _rate(self, patching: Patching, pattern: re.Pattern[str], answers: Sequence[Sequence[int]]) -> Rate:
+        adapter = language_model(patching.study.adapter(patching.source), "latent amplification")
+        flags = [pattern.search(adapter.text(ids)) is not None for ids in answers]
+        limits = by_question(flags, self.options.samples_per_prompt, self.options.confidence)
+        return Rate(sum(flags), len(flags), *limits)
+
+    def _carried(
+        self, study: Study, patching: Patching, name: str, asked: Sequence[Sequence[int]], answers: Sequence[list[int]]
+    ) -> dict[str, Any]:
+        """The latents that carry a behaviour, most first, none where it never came up."""
+        options, adapter, pattern = self.options, study.adapter(patching.source), self.patterns[name]
+        found = [
+            answer
+            for prompt, ids in zip(asked, answers, strict=True)
+            if (answer := answer_with(adapter, pattern, prompt, ids)) is not None
+        ][: options.read]
+        given = list(options.latents.get(name, ()))
+        if not found:
+            return {"read": 0, "latents": given, "contribution": [None] * len(given)}
+        reading = Reading.of(patching, options.logit_alpha, found)
+        candidates = given or reading.candidates(options.candidates)
+        whole = reading.log_probability()
+        loss = {j: whole - reading.log_probability([j]) for j in candidates}
+        ranked = given or sorted(candidates, key=lambda j: (-loss[j], j))
+        return {
+            "read": len(found),
+            "log_probability": whole,
+            "log_probability_without": reading.log_probability(ranked[: options.named]),
+            "latents": ranked,
+            "contribution": [loss[j] for j in ranked],
+        }
+
+    def _report(self, patching: Patching, behaviours: Mapping[str, dict[str, Any]]) -> Report:
+        options, rows, parts, lines = self.options, [], list[Part](), []
+        for name, found in behaviours.items():
+            named = ", ".join(map(str, found["latents"][: options.named]))
+            rows.append((name, "plain", *found["plain"].row))
+            rows.append((name, f"logits amplified, α = {options.logit_alpha:g}", *found["amplified_logits"].row))
+            if "without" not in found:
+                lines.append(f"'{name}' did not come up, so there is nothing to attribute.")
+                continue
+            rows.append((name, f"the same without {named}", *found["without"].row))
+            levels = found["amplified_latents"]
+            rows += [(name, f"only {named} amplified, α = {alpha:g}", *rate.row) for alpha, rate in levels.items()]
+            best = max(levels, key=lambda alpha: levels[alpha].hits / levels[alpha].answers)
+            enough = f"they bring it from {found['plain']} to {levels[best]} (α = {best:g})"
+            if levels[best].low <= found["plain"].hits / found["plain"].answers:
+                enough = "they do not surely bring it out"
+            lines.append(
+                f"'{name}': latents {named} contribute most. With amplified logits it comes up in "
+                f"{found['amplified_logits']} of answers, without them in {found['without']}; amplified by themselves "
+                f"{enough}."
+            )
+            if found["read"]:
+                parts.append(
+                    Table(
+                        title=f"Latents that carry '{name}'",
+                        columns=("latent", "nats lost without it"),
+                        rows=list(zip(found["latents"], found["contribution"], strict=True))[:12],
+                        note=f"log p of the behaviour's own tokens by amplified logits, over {found['read']} answers: "
+                        f"{found['log_probability']:.2f} nats, and {found['log_probability_without']:.2f} without "
+                        f"{named}.",
+                    )
+                )
+        rates = Table(
+            title="Rates",
+            columns=("behaviour", "answers by", "answers", "hits", "rate", "low", "high"),
+            rows=rows,
+            note=f"Intervals at {options.confidence:.0%}, by question.",
+        )
+        drawn = {name: found["amplified_latents"] for name, found in behaviours.items() if "amplified_latents" in found}
+        if drawn:
+            alphas = sorted(options.alphas)
+            drawing = curves(
+                {
+                    name: (alphas, [levels[a].hits / levels[a].answers for a in alphas])
+                    for name, levels in drawn.items()
+                },
+                xlabel="α of the behaviour's latents",
+                ylabel="share of answers",
+                bands={
+                    name: ([levels[a].low for a in alphas], [levels[a].high for a in alphas])
+                    for name, levels in drawn.items()
+                },
+            )
+            parts.insert(0, Figure(title="Only the behaviour's latents amplified", svg=drawing.svg()))
+        parts.append(
+            Note(
+                text="Latents are needed where the rate falls without them, and enough where it rises with them alone. "
+                "A behaviour can be spread over many latents, or pass by the sites of this crosscoder."
+            )
+        )
+        frame_rows = [
+            (name, j, loss)
+            for name, found in behaviours.items()
+            for j, loss in zip(found["latents"], found["contribution"], strict=True)
+        ]
+        return Report(
+            title="Latent amplification",
+            summary=" ".join(lines),
+            parts=[rates, *parts],
+            data={
+                "before": patching.target,
+                "after": patching.source,
+                "points": list(patching.points),
+                "logit_alpha": options.logit_alpha,
+                "behaviours": {name: _plain(found) for name, found in behaviours.items()},
+            },
+            frame=Table(title="Contributions", columns=("behaviour", "latent", "contribution"), rows=frame_rows)
+            if frame_rows
+            else None,
+        )
+
+
+def _plain(value: Any) -> Any:
+    """As JSON data."""
+    if isinstance(value, Rate):
+        return {"answers": value.answers, "hits": value.hits, "interval": [value.low, value.high]}
+    if isinstance(value, dict):
+        return {f"{key:g}" if isinstance(key, float) else key: _plain(item) for key, item in value.items()}
+    return value
