@@ -206,7 +206,7 @@ def _layers(name: str, source: Source, config: dict[str, Any], answers: Answers)
         size=sum(tensor.size for file in files for tensor in file.values()),
         config={CONFIG: config} if config else {},
         assumed=assumed,
-        warnings=earlier if first[-1] else (),
+        warnings=earlier if kind == "clt" else (),
     )
 
 
