@@ -36,19 +36,22 @@ class Readout:
 
 
 class Rows:
+    def __init__(self, count):
+        self.count = count
+
     def documents(self, *, skip=0):
-        for start in range(skip * 20, 400, 20):
+        for start in range(skip * 20, self.count, 20):
             yield TokenIds(tuple(range(start, start + 20)))
 
 
-def pair(*, copy=False):
+def pair(*, copy=False, rate=0.2, count=400):
     """Six concepts on orthogonal directions, the last two in b only unless it is a copy, and their true dictionary."""
     generator = torch.Generator().manual_seed(0)
-    on = torch.rand(400, 6, generator=generator) < 0.2
-    f_NC = torch.where(on, 1.0 + torch.rand(400, 6, generator=generator), torch.zeros(()))
+    on = torch.rand(count, 6, generator=generator) < rate
+    f_NC = torch.where(on, 1.0 + torch.rand(count, 6, generator=generator), torch.zeros(()))
     rows_CD = torch.linalg.qr(torch.randn(8, 8, generator=generator)).Q[:6]
     there_C = torch.tensor([1.0, 1, 1, 1, float(copy), float(copy)])
-    readout_DV = torch.randn(8, 400, generator=generator)
+    readout_DV = torch.randn(8, count, generator=generator)
     models = {
         "a": Readout((f_NC * there_C) @ rows_CD, readout_DV),
         "b": Readout(f_NC @ rows_CD, readout_DV),
@@ -60,11 +63,11 @@ def pair(*, copy=False):
     with torch.no_grad():
         crosscoder.W_enc[0].copy_(torch.cat([torch.zeros(6, 8), rows_CD], dim=1))
         crosscoder.W_dec[0].copy_(torch.cat([there_C[:, None] * rows_CD, rows_CD], dim=1))
-    return study_of(crosscoder, models), f_NC, rows_CD
+    return study_of(crosscoder, models, count), f_NC, rows_CD
 
 
-def study_of(crosscoder, models):
-    """A study over the four hundred tokens that the models know, in rows of twenty."""
+def study_of(crosscoder, models, count=400):
+    """A study over the tokens that the models know, in rows of twenty."""
     masks = MaskConfig(max_norm_multiple=0.0)
     config = ActivationConfig(context_length=20, held_out_share=0.0, rows_per_forward=8, masks=masks)
-    return Study(crosscoder, models, Rows(), activations=config, num_tokens=400)
+    return Study(crosscoder, models, Rows(count), activations=config, num_tokens=count)

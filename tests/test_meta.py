@@ -2,6 +2,8 @@
 
 import ast
 import inspect
+import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ import pytest
 import crosscoders
 from crosscoders import get_registry
 from crosscoders.plugins.hookspecs import CrosscodersSpecs
-from crosscoders.plugins.registry import KINDS
+from crosscoders.plugins.kinds import KINDS
 
 ROOT = Path(__file__).parent.parent
 ADAPTER_TESTS = {
@@ -20,6 +22,7 @@ ADAPTER_TESTS = {
 }
 
 
+@cache
 def suites_in_tests():
     """Names of components that a conformance suite is subclassed for, by the suite's base."""
     found = set()
@@ -35,6 +38,11 @@ def suites_in_tests():
                 found |= {(base, name) for base in bases for name in named}
                 found |= {(base, node.name) for base in bases}
     return found
+
+
+@cache
+def pages():
+    return [page.read_text() for page in (ROOT / "docs").rglob("*.md")]
 
 
 SUITES = {
@@ -57,7 +65,7 @@ def test_every_component_runs_its_suite_and_has_a_docs_page(kind, name):
         return  # data: tests of the table look at all of them
     elif kind != "checkpoint format":  # those are made in a loop, which a test of theirs compares with the registry
         assert (SUITES[kind], name) in suites_in_tests()
-    assert any(f"`{name}`" in page.read_text() for page in (ROOT / "docs").rglob("*.md")), f"no docs page names {name}"
+    assert any(f"`{name}`" in page for page in pages()), f"no docs page names {name}"
 
 
 @pytest.mark.parametrize(
@@ -79,6 +87,22 @@ def test_every_option_says_what_it_means():
     options = [(cls.__name__, option) for cls in classes for option in options_of(cls)]
     assert len(options) > 200
     assert [(name, option.name) for name, option in options if not option.meaning.endswith(".")] == []
+
+
+def test_the_documentation_has_the_options_of_every_component():
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    spec = spec_from_file_location("option_tables", ROOT / "docs" / "option_tables.py")
+    tables = module_from_spec(spec)
+    spec.loader.exec_module(tables)
+    pages = {path: path.read_text() for path in (ROOT / "docs").rglob("*.md")}
+    asked = {place for text in pages.values() for place in tables.PLACE.findall(text)}
+    assert asked >= {"run", *SUITES, "model adapter"}
+    page = tables.rendered("before\n<!-- options: loss -->\nafter", "components/losses")
+    assert page.startswith("before\n") and "### Options of `batchtopk`" in page and page.endswith("after")
+    assert "| `k` | integer ≥ 1 | `100` | Number of active latents per token. |" in page
+    assert all(len(re.findall(r"(?<!\\)\|", line)) == 5 for line in page.splitlines() if line.startswith("|"))
+    assert "| `lr` | number > 0 | `0.0001` | Peak learning rate." in tables.rendered("<!-- options: run -->", "x")
 
 
 @pytest.mark.parametrize("hook", sorted(hook for hook, _ in KINDS.values()))

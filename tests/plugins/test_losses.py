@@ -25,7 +25,7 @@ from crosscoders import (
 )
 from crosscoders.crosscoder.sparse_encoder import find_candidates, find_candidates_by_bf16
 from crosscoders.testing import DiffWorld, LossSuite, LossTermSuite
-from crosscoders.testing.suites.loss import SMALL_WORLD
+from crosscoders.testing.suites.loss import SMALL_WORLD, planted_batches
 
 
 class TestBatchTopK(LossSuite):
@@ -516,12 +516,7 @@ def test_jumprelu_quadratic_penalty_and_its_gradient():
     assert crosscoder.W_enc[0].grad is None
 
 
-def planted_batches(batch_size=256):
-    world, number = DiffWorld(SMALL_WORLD), 0
-    while True:
-        ids = torch.arange(number, number + batch_size)
-        yield torch.cat([world.activations("a", ids), world.activations("b", ids)], dim=1)
-        number += batch_size
+WORLD = DiffWorld(SMALL_WORLD)
 
 
 def trained(loss, steps=400, **options):
@@ -530,8 +525,8 @@ def trained(loss, steps=400, **options):
     crosscoder = Crosscoder(Wiring(sites=sites, groups=(LatentGroup("all", 32, names, names),)))
     made_loss = LossChoice.of(loss, **options).build()
     config = TrainingConfig(num_tokens=steps * 256, batch_size=256, lr=5e-3)
-    reports = list(fit(crosscoder, made_loss, planted_batches(), config))
-    return crosscoder, made_loss, reports, evaluate(crosscoder, islice(planted_batches(), 20))
+    reports = list(fit(crosscoder, made_loss, planted_batches(WORLD), config))
+    return crosscoder, made_loss, reports, evaluate(crosscoder, islice(planted_batches(WORLD), 20))
 
 
 @pytest.mark.parametrize(
@@ -561,7 +556,7 @@ def test_frequency_term_presses_frequent_latents_down():
     limit, rates = 0.05, {}
     for name, terms in (("without", []), ("with", [{"name": "frequency", "limit": limit, "weight": 3.0}])):
         crosscoder, *_ = trained("batchtopk", k=3, terms=terms)
-        latents = crosscoder.encode(torch.cat(list(islice(planted_batches(), 20))))
+        latents = crosscoder.encode(torch.cat(list(islice(planted_batches(WORLD), 20))))
         rates[name] = torch.bincount(latents.latent_N, minlength=32) / latents.num_tokens
     assert int((rates["with"] > 2 * limit).sum()) < int((rates["without"] > 2 * limit).sum())
     assert rates["with"].max() < 0.6 * rates["without"].max()

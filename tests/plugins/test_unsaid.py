@@ -146,3 +146,11 @@ def test_the_next_command_that_inspect_prints_works(case, given, tmp_path, monke
     next_one = run("inspect", "FOLDER").splitlines()[-1]
     assert next_one == "next: crosscoders info FOLDER"
     assert "came from files" in run("info", "FOLDER")
+
+
+def test_the_older_layout_of_openmoss_is_named(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "final.safetensors").write_bytes(b"")
+    (tmp_path / "hyperparams.json").write_text(json.dumps({"d_model": 8, "d_sae": 24, "jump_relu_threshold": 1.0}))
+    with pytest.raises(CheckpointError, match="older layout"):
+        Crosscoder.from_pretrained(tmp_path)

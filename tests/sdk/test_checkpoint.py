@@ -160,7 +160,7 @@ def test_saving_over_an_old_one_replaces_it_whole(planted_crosscoder, saved, mon
 
     before = (saved / "config.json").read_text()
 
-    def fail(*_):
+    def fail(*_, **__):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

@@ -8,8 +8,9 @@ import sys
 import pytest
 
 from crosscoders import LossChoice, LossSpec, PluginError, Registry, TokenSourceSpec, hookimpl
+from crosscoders.plugins.installed import named_once
 from crosscoders.plugins.isolation import attempt
-from crosscoders.plugins.registry import MOST_RECORDS
+from crosscoders.plugins.kinds import MOST_RECORDS
 
 HOOK = "from crosscoders import hookimpl, LossSpec\n@hookimpl\ndef crosscoders_losses():\n"
 RECORD = "    yield LossSpec(name='x', config='a:b', build='a:b', summary='\\x1b[2J\\x1b]0;owned\\x07')"
@@ -80,10 +81,11 @@ def test_one_name_of_two_distributions_is_the_same_ones_in_any_order():
     for point, name in ((first, "a-dist"), (second, "b-dist")):
         vars(point)["dist"] = type("D", (), {"name": name, "version": "1"})()
     for points in ([first, second], [second, first]):
-        registry = Registry()
-        chosen = registry._sorted_points(points)
+        aside = {}
+        chosen = named_once(points, aside.__setitem__)
         assert [provider.distribution for _, provider in chosen] == ["a-dist"]
-        assert "belongs to a-dist 1" in registry.set_aside[0].reason
+        ((other, error),) = aside.items()
+        assert other.distribution == "b-dist" and "belongs to a-dist 1" in str(error)
 
 
 # -- what is built ------------------------------------------------------------------------------------------------

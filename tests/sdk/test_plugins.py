@@ -8,7 +8,7 @@ import pytest
 from crosscoders import ArchitectureSpec, LossSpec, PluginError, Registry, hookimpl
 from crosscoders.errors import CrosscodersError
 from crosscoders.plugins.hookspecs import CrosscodersSpecs
-from crosscoders.plugins.registry import KINDS
+from crosscoders.plugins.kinds import KINDS
 
 
 class Good:

@@ -24,7 +24,7 @@ from crosscoders import (
 )
 from crosscoders.cli import main
 from crosscoders.errors import CheckpointError
-from crosscoders.plugins.registry import Provider, SetAside
+from crosscoders.plugins.offers import Provider, SetAside
 from crosscoders.testing import synthetic_run
 
 

@@ -12,7 +12,9 @@ import click
 from click.shell_completion import CompletionItem
 
 from ..errors import ConfigError, nearest
-from ..plugins.registry import KINDS, Offer, component_command, get_registry
+from ..plugins.kinds import KINDS, component_command
+from ..plugins.offers import Offer
+from ..plugins.registry import get_registry
 from .boundary import user_errors
 from .output import say
 

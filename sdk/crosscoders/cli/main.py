@@ -5,12 +5,14 @@ from __future__ import annotations
 import click
 
 from .analyse import analyse
+from .attribute import attribute
 from .components import components, plugins
 from .demo import demo
 from .init import init
 from .plugin_commands import Commands
 from .pretrained import convert, inspect, pretrained
 from .share import info, pull, push
+from .spurious import spurious
 from .train import harvest, sweep, train
 
 
@@ -27,6 +29,8 @@ for _command in (
     harvest,
     sweep,
     analyse,
+    attribute,
+    spurious,
     info,
     inspect,
     convert,

@@ -12,7 +12,8 @@ import click
 
 from ..errors import CrosscodersError, PluginError, printable
 from ..plugins.isolation import worded
-from ..plugins.registry import Offer, get_registry
+from ..plugins.offers import Offer
+from ..plugins.registry import get_registry
 from ..plugins.specs import CommandSpec
 from .boundary import user_errors
 

@@ -19,7 +19,8 @@ from ..converters import as_tuple
 from ..errors import CheckpointError, ConfigError, CrosscodersError, shown
 from ..plugins.choices import structure
 from ..plugins.isolation import worded
-from ..plugins.registry import Offer, Registry, get_registry
+from ..plugins.offers import Offer
+from ..plugins.registry import Registry, get_registry
 
 
 class Gate(nn.Module, ABC):

@@ -10,7 +10,8 @@ from attrs import field, frozen
 from attrs.validators import instance_of
 
 from ..plugins.choices import ArchitectureChoice, Choice, parts_of, unstructure
-from ..plugins.registry import Offer, Registry, get_registry
+from ..plugins.offers import Offer
+from ..plugins.registry import Registry, get_registry
 
 
 @frozen(kw_only=True)

@@ -18,7 +18,9 @@ from cattrs.gen import make_dict_structure_fn
 from cattrs.v import format_exception
 
 from ..errors import ConfigError, PluginError, listed, nearest, shown
-from .registry import Offer, Registry, component_command, get_registry
+from .kinds import component_command
+from .offers import Offer
+from .registry import Registry, get_registry
 
 T = TypeVar("T")
 
@@ -236,6 +238,8 @@ def _is_tuple(cls: Any) -> bool:
 def _path(value: Any, _: Any) -> Path:
     if not isinstance(value, str | Path):
         raise ConfigError(f"expected a path, not {shown(value)}")
+    if "\0" in str(value):
+        raise ConfigError(f"no path can have a null character, as {shown(str(value))} has")
     return Path(value)
 
 

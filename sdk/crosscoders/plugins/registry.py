@@ -1,36 +1,31 @@
 """Discovery of plugins and the registry of what they offer.
 
 A plugin that cannot be imported, or that yields anything but records, is set aside with the reason, which is appended
-to every "no such component" error; it never breaks other plugins. A name that is offered twice is an error only when
-used. What a plugin builds is checked where it is built.
+to every "no such component" error; it never breaks other plugins.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
 from functools import cache, cached_property, partial
-from importlib.metadata import EntryPoint, entry_points
-from itertools import islice
+from importlib.metadata import entry_points
 from types import ModuleType
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import pluggy
-from attrs import frozen
 
-from ..errors import CrosscodersError, PluginError, listed, nearest, shown
-from .built_in import GATES
+from ..errors import PluginError
 from .hookspecs import PROJECT, CrosscodersSpecs
+from .installed import named_once
 from .isolation import attempt, printing_to_stderr, worded
-from .products import check_product, options_class
+from .kinds import KINDS, read_records
+from .offers import BUILT_IN, Catalog, Offer, Provider, SetAside
 from .specs import (
     AnalysisSpec,
     ArchitectureSpec,
     CheckpointFormatSpec,
     CommandSpec,
-    ComponentSpec,
     GateSpec,
-    Lazy,
     LossSpec,
     LossTermSpec,
     MetricSpec,
@@ -39,159 +34,6 @@ from .specs import (
     ReleaseSpec,
     TokenSourceSpec,
 )
-
-S = TypeVar("S", bound=ComponentSpec)
-
-KINDS: Mapping[str, tuple[str, type[ComponentSpec]]] = {
-    "architecture": ("crosscoders_architectures", ArchitectureSpec),
-    "loss": ("crosscoders_losses", LossSpec),
-    "loss term": ("crosscoders_loss_terms", LossTermSpec),
-    "model adapter": ("crosscoders_model_adapters", ModelAdapterSpec),
-    "analysis": ("crosscoders_analyses", AnalysisSpec),
-    "token source": ("crosscoders_token_sources", TokenSourceSpec),
-    "checkpoint format": ("crosscoders_checkpoint_formats", CheckpointFormatSpec),
-    "gate": ("crosscoders_gates", GateSpec),
-    "observer": ("crosscoders_observers", ObserverSpec),
-    "metric": ("crosscoders_metrics", MetricSpec),
-    "command": ("crosscoders_commands", CommandSpec),
-    "release": ("crosscoders_pretrained", ReleaseSpec),
-}
-"""The hook and the record class of each kind of component."""
-
-MOST_RECORDS = 1000
-"""Records that one hook may yield; more are a fault, not an offer."""
-OURS = {"crosscoders-plugins": "crosscoders_plugins", "crosscoders-adapters": "crosscoders_adapters"}
-"""Entry-point names that no other distribution may take, and what they stand for."""
-
-
-def component_command(kind: str, name: str = "") -> str:
-    """The command that lists the components of a kind, or the options of one."""
-    return " ".join(filter(None, ("crosscoders components", kind.replace(" ", "-"), name)))
-
-
-@frozen
-class Provider:
-    """Where a component comes from."""
-
-    plugin: str
-    distribution: str
-    version: str
-
-    def __str__(self) -> str:
-        return f"{self.distribution} {self.version} (plugin '{self.plugin}')"
-
-
-HOST = Provider("crosscoders", "crosscoders", "built in")
-"""Provider of what comes with the host itself."""
-
-
-@frozen
-class Offer(Generic[S]):
-    """A record, together with its provider."""
-
-    spec: S
-    provider: Provider
-
-    kind: str = ""
-
-    def __str__(self) -> str:
-        return f"the {self.kind} '{self.spec.name}' of {self.provider}"
-
-    @property
-    def qualified_name(self) -> str:
-        """`plugin:name`, which is never ambiguous. Checkpoints store plugin and name separately."""
-        return f"{self.provider.plugin}:{self.spec.name}"
-
-    @property
-    def is_built_in(self) -> bool:
-        """Whether it is the host's own, which no plugin can take the name of."""
-        return self.provider is HOST
-
-    def config_class(self) -> type[Any]:
-        """The class of its options; `PluginError` names the plugin where there is none."""
-        return options_class(self._loaded(self.spec.config), str(self))
-
-    def build(self, options: Any, *arguments: Any) -> Any:
-        """Make the component. `PluginError` names the plugin where that fails or something else comes back."""
-        function = self._loaded(self.spec.build)
-        try:
-            made = attempt(lambda: function(options, *arguments))
-        except (CrosscodersError, MemoryError) as error:
-            if isinstance(error, PluginError):
-                raise PluginError(f"{self} could not be built: {error}") from error
-            raise
-        except Exception as error:  # third-party code
-            raise PluginError(f"{self} could not be built: {worded(error)}") from error
-        return check_product(made, [product.load() for product in self.spec.products], str(self))
-
-    def reference(self) -> Any:
-        """What `build` names, where that is the component itself; `PluginError` names the plugin where it is not."""
-        return check_product(
-            self._loaded(self.spec.build), [product.load() for product in self.spec.products], str(self)
-        )
-
-    def _loaded(self, reference: Lazy[Any]) -> Any:
-        try:
-            return reference.load()
-        except PluginError as error:
-            raise PluginError(f"{self} cannot be used: {error}") from error
-
-
-BUILT_IN: Mapping[str, tuple[Offer[Any], ...]] = {"gate": tuple(Offer(spec, HOST, "gate") for spec in GATES)}
-"""What the host offers itself; no plugin can take these names, so that any checkpoint means the same everywhere."""
-
-
-@frozen
-class SetAside:
-    """A plugin, or one of its hooks, that could not be used, and why."""
-
-    provider: Provider
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.provider}: {self.reason}"
-
-
-class Catalog(Mapping[str, Offer[S]]):
-    """All components of one kind that plugins offer, by name or by qualified name.
-
-    `built_in` ones, the host's own, are found by name too, before any other.
-    """
-
-    def __init__(
-        self,
-        kind: str,
-        offers: tuple[Offer[S], ...],
-        set_aside: tuple[SetAside, ...],
-        built_in: tuple[Offer[S], ...] = (),
-    ) -> None:
-        self.kind = kind
-        self.offers, self.built_in = offers, built_in
-        self._set_aside = set_aside
-
-    def __getitem__(self, name: str) -> Offer[S]:
-        """The offer called `name`; `PluginError` lists the alternatives if there is none, or more than one."""
-        matches = [offer for offer in self.built_in if name == offer.spec.name]
-        matches = matches or [offer for offer in self.offers if name in (offer.spec.name, offer.qualified_name)]
-        if len(matches) == 1:
-            return matches[0]
-        if matches:
-            choices = ", ".join(f"'{offer.qualified_name}' of {offer.provider}" for offer in matches)
-            raise PluginError(f"{len(matches)} plugins provide the {self.kind} '{name}'; say which: {choices}")
-        names = sorted({*self, *(offer.spec.name for offer in self.built_in)})
-        guess = nearest(name, names)
-        message = f"no {self.kind} is called '{name}'{guess or ';'} available: {', '.join(names) or 'none'}"
-        aside = listed([f"not loaded: {one}" for one in self._set_aside], "\n  ")
-        raise PluginError(f"{message}\n  {aside}" if aside else message)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(dict.fromkeys(offer.spec.name for offer in self.offers))
-
-    def __len__(self) -> int:
-        return len(list(iter(self)))
-
-    def __contains__(self, name: object) -> bool:
-        return any(name in (offer.spec.name, offer.qualified_name) for offer in self.offers)
 
 
 class Registry:
@@ -222,7 +64,7 @@ class Registry:
             disabled = frozenset(name.strip() for name in names if name.strip())
         registry = cls(strict=strict)
         with printing_to_stderr():
-            for point, provider in registry._sorted_points(list(entry_points(group=PROJECT))):
+            for point, provider in named_once(entry_points(group=PROJECT), registry._put_aside):
                 if disabled & {point.name, "all"}:
                     registry.set_aside.append(SetAside(provider, "disabled by CROSSCODERS_DISABLE_PLUGINS"))
                     continue
@@ -234,34 +76,6 @@ class Registry:
                 registry._register(module, provider)
             _ = registry._offers
         return registry
-
-    def _sorted_points(self, points: list[EntryPoint]) -> list[tuple[EntryPoint, Provider]]:
-        """One entry point for each name, in the order of names, whatever the order of the path."""
-        chosen: dict[str, tuple[EntryPoint, Provider]] = {}
-
-        def rank(point: EntryPoint) -> tuple[bool, bool, str]:
-            distribution = point.dist.name if point.dist else ""
-            ours = distribution == PROJECT and OURS.get(point.name) == point.value
-            return (not ours, distribution != point.name, distribution)
-
-        for point in sorted(points, key=lambda point: (point.name, rank(point))):
-            distribution = point.dist
-            provider = Provider(
-                point.name,
-                distribution.name if distribution else "unknown",
-                distribution.version if distribution else "unknown",
-            )
-            if point.name in chosen:
-                first, owner = chosen[point.name]
-                # The same distribution can be seen twice (two copies on the path); the first one counts.
-                if (owner.distribution, first.value) != (provider.distribution, point.value):
-                    self._put_aside(provider, PluginError(f"the name '{point.name}' belongs to {owner}"))
-                continue
-            if point.name in OURS and rank(point)[0]:
-                self._put_aside(provider, PluginError(f"the name '{point.name}' belongs to crosscoders itself"))
-                continue
-            chosen[point.name] = point, provider
-        return list(chosen.values())
 
     def register(self, plugin: object, *, name: str, distribution: str = "local", version: str = "0") -> None:
         """Add a plugin by hand: a module, or any object with hook implementations."""
@@ -308,7 +122,7 @@ class Registry:
             for impl in getattr(self._manager.hook, hook).get_hookimpls():
                 provider = by_plugin[impl.plugin_name]
                 try:
-                    records = attempt(partial(_read_records, impl, hook, record))
+                    records = attempt(partial(read_records, impl, hook, record))
                     collected += [Offer(spec, provider, kind) for spec in records]
                 except Exception as error:
                     self._put_aside(provider, error)
@@ -412,23 +226,6 @@ class Registry:
                 for aside in self.set_aside
             ],
         }
-
-
-def _read_records(impl: Any, hook: str, record: type[ComponentSpec]) -> list[ComponentSpec]:
-    if impl.hookwrapper or impl.wrapper:
-        raise PluginError(f"{hook} only declares components, so it cannot be wrapped")
-    specs: list[ComponentSpec] = []
-    names: set[str] = set()
-    for spec in islice(impl.function() or (), MOST_RECORDS + 1):
-        if not isinstance(spec, record):
-            raise PluginError(f"{hook} yielded {shown(spec)}, which is not a {record.__name__}")
-        if spec.name in names:
-            raise PluginError(f"{hook} yielded the name '{spec.name}' twice")
-        if len(specs) == MOST_RECORDS:
-            raise PluginError(f"{hook} yielded more than {MOST_RECORDS:,} records")
-        names.add(spec.name)
-        specs.append(spec)
-    return specs
 
 
 @cache

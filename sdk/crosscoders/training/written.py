@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ..plugins.kinds import component_command
 from ..plugins.options import Option, options_of, toml
-from ..plugins.registry import Registry, component_command, get_registry
+from ..plugins.registry import Registry, get_registry
 from .config import OPTIONS, RunConfig
 
 COLUMN = 40

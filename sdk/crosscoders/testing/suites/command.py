@@ -14,7 +14,8 @@ from click.testing import CliRunner, Result
 
 from ...cli import main
 from ...cli.plugin_commands import guarded
-from ...plugins.registry import Offer, Registry
+from ...plugins.offers import Offer
+from ...plugins.registry import Registry
 from ...plugins.specs import CommandSpec
 from .base import Suite
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
-from itertools import islice
+from functools import lru_cache
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,6 +28,17 @@ from .base import NamedSuite
 SMALL_WORLD = DiffWorldConfig(
     width=16, num_shared=12, num_weak=0, num_shifted=0, num_only_a=3, num_only_b=3, min_rate=0.03, max_rate=0.1
 )
+
+
+def planted_batches(world: DiffWorld, batch_size: int = 256) -> Iterator[Tensor]:
+    """Batches of both models' activations, (B, X), without end; they are made once and shared, so change none."""
+    return (_batch(world, number * batch_size, batch_size) for number in count())
+
+
+@lru_cache(maxsize=1024)
+def _batch(world: DiffWorld, first: int, size: int) -> Tensor:
+    ids = torch.arange(first, first + size)
+    return torch.cat([world.activations("a", ids), world.activations("b", ids)], dim=1)
 
 
 class LossSuite(NamedSuite):
@@ -55,11 +67,7 @@ class LossSuite(NamedSuite):
         return crosscoder, loss
 
     def _batches(self, batch_size: int = 256) -> Iterator[Tensor]:
-        world, number = self._world(), 0
-        while True:
-            ids = torch.arange(number, number + batch_size)
-            yield torch.cat([world.activations("a", ids), world.activations("b", ids)], dim=1)
-            number += batch_size
+        return planted_batches(self._world(), batch_size)
 
     def _ready(self, registry: Registry) -> tuple[Crosscoder, Any, Tensor, StepContext]:
         crosscoder, loss = self._made(registry)

@@ -1,0 +1,102 @@
+"""Automatic interpretation: conformance, a scripted model that knows the truth, and one that knows nothing."""
+
+import json
+import re
+
+import pytest
+
+from crosscoders import AnalysisError, ScoreThresholdGate, analyse
+from crosscoders.testing import AnalysisSuite
+from crosscoders_plugins.analyses.autointerp import likelihoods, score_of
+from crosscoders_plugins.analyses.windows import Window, sampled
+from planted_pair import pair
+
+
+def knows_nothing(prompt):
+    return "something" if "responds to:" in prompt[-20:] else "\n".join(f"{n}: 60" for n in range(1, 6))
+
+
+class TestAutointerp(AnalysisSuite):
+    name = "autointerp"
+    options = {"model": f"{__name__}:knows_nothing", "count": 2, "min_firings": 8, "train": 8, "test": 8}
+
+
+def sparse():
+    """Concepts that are rare enough for windows without them."""
+    made = pair(rate=0.03, count=2000)
+    # Above what rounding leaves of other concepts.
+    made[0].crosscoder.gate = ScoreThresholdGate(0.5)
+    return made
+
+
+def report_of(study, **options):
+    (report,) = analyse(study.crosscoder, [{"name": "autointerp", **options}], study=study)
+    return report
+
+
+def scripted(study, latent):
+    """A model that knows on which tokens the latent is active, since every token is named by its number."""
+    active = set()
+    for batch in study.batches():
+        mine = batch.latents.latent_N == latent
+        rows = batch.place_B2[batch.latents.token_N[mine]]
+        active |= {f"<{int(batch.tokens.ids[r, t])}>" for r, t in rows}
+    prompts = []
+
+    def model(prompt):
+        prompts.append(prompt)
+        if prompt.startswith("Below"):
+            assert set(re.findall("«(<[0-9]+>)»", prompt)) <= active
+            return " the planted tokens\n"
+        assert "the planted tokens" in prompt
+        lines = []
+        for number, text in re.findall(r"^(\d+): (.*)$", prompt, flags=re.MULTILINE):
+            marked = set(re.findall("«(<[0-9]+>)»", text))
+            there = (marked or set(re.findall("<[0-9]+>", text))) & active
+            lines.append(f"{number}: {95 if there else 5}")
+        return "\n".join(lines)
+
+    return model, prompts
+
+
+def test_a_model_that_knows_scores_1_and_one_that_does_not_scores_chance(tmp_path):
+    study, _, _ = sparse()
+    model, prompts = scripted(study, 4)
+    path = tmp_path / "explanations.json"
+    found = report_of(study, model=model, latents=[4], train=8, test=12, save=str(path)).data["latents"]["4"]
+    assert found["explanation"] == "the planted tokens"
+    for kind in ("detection", "fuzzing"):
+        assert found[kind]["balanced_accuracy"] == found[kind]["auc"] == 1.0, kind
+        assert found[kind]["answered"] == found[kind]["asked"]
+    assert json.loads(path.read_text())["latents"]["4"] == found
+    assert len(prompts) == 1 + -(-found["detection"]["asked"] // 5) + -(-found["fuzzing"]["asked"] // 5)
+    blind = report_of(study, model=knows_nothing, latents=[4], train=8, test=12).data["latents"]["4"]
+    assert blind["detection"]["balanced_accuracy"] == blind["detection"]["auc"] == 0.5
+
+
+def test_windows_are_what_they_say():
+    study, f_NC, _ = sparse()
+    found = sampled(study, [0, 4])
+    for latent, windows in found.items():
+        assert windows.positive and windows.negative and windows.hard
+        for window in windows.positive:
+            ids = [int(token[1:-1]) for token in window.tokens]
+            assert window.values == pytest.approx([float(f_NC[i, latent]) for i in ids], abs=1e-4)
+        assert all(window.peak > 0 for window in windows.positive)
+        assert all(window.peak == 0 for window in [*windows.negative, *windows.hard])
+
+
+def test_answers_are_read_and_scored_as_far_as_they_go():
+    assert likelihoods("1: 90\n- 2) 10\nrubbish 3\n4: 400\n9: 1", 4) == [0.9, 0.1, None, None]
+    score = score_of([(0.9, True), (0.4, True), (0.4, False), (0.1, False)], 5)
+    assert (score.balanced_accuracy, score.auc, score.answered, score.asked) == (0.75, 0.875, 4, 5)
+    assert score_of([(0.9, True)], 2) is None
+    assert Window(("a", "b"), (0.0, 1.0)).marked() == "a«b»"
+
+
+def test_what_is_missing_is_said():
+    study, _, _ = pair()
+    with pytest.raises(AnalysisError, match="give model"):
+        report_of(study)
+    with pytest.raises(AnalysisError, match="no latent fires"):
+        report_of(study, model=knows_nothing, min_firings=10_000)
