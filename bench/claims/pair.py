@@ -66,7 +66,7 @@ def run(seed: int, scale: Scale) -> dict[str, Any]:
     (report,) = analyse(crosscoder, ["latent_scaling"], study=study)
     found["verdicts"] = clock.show("verdicts", dict(Counter(report.data["verdict"])))
     tokens = {"name": "python_library", "seed": seed, "chat_share": 0.95, "rare_rate": 0.25}
-    chats = Study.of(crosscoder, tokens=tokens, num_tokens=STUDY, trust_recipe=True)
+    chats = Study.of(crosscoder, tokens=tokens, num_tokens=STUDY // 2, trust_recipe=True)
     found["behaviours"] = clock.show("behaviours", behaviours(chats, report.data["verdict"]))
     return found
 
@@ -168,7 +168,7 @@ def readout(x_BD: Tensor, y_BL: Tensor, half: int) -> Tensor:
     score, label = (second @ weight), y_BL[half:] > 0
     rank = score.argsort(dim=0).argsort(dim=0).double() + 1
     positive = label.sum(dim=0).double()
-    return ((rank * label).sum(dim=0) - positive * (positive + 1) / 2) / (positive * (len(label) - positive))
+    return (((rank * label).sum(dim=0) - positive * (positive + 1) / 2) / (positive * (len(label) - positive))).float()
 
 
 def _chat(answer: str) -> Any:
