@@ -11,6 +11,7 @@ adapter has not seen before:
 * attention, mlp: input + attention + MLP = output in each layer, to rounding; where a norm follows each sum (BERT),
   each sum is what that norm reads
 * mlp_input: replacing it by itself changes no logits, adding to it does
+* all points: a row has the activations that it has alone, without padding
 * packed: documents of a row are read as if each were alone
 * logits: (rows, positions, vocabulary), finite
 
@@ -180,7 +181,7 @@ def judged(adapter: TransformersAdapter) -> dict[str, str]:
             reason = adapter._parts[0].reason or "replacing it by itself changes what the model gives"
             verdicts[name] = f"left out: {reason}"
             continue
-        wrong = _wrong(adapter, tokens, found, keep, part, offered)
+        wrong = _wrong(adapter, tokens, found, keep, part, offered) or _padded(adapter, tokens, found, part, offered)
         some = "" if len(offered) == len(adapter.layers) else f" in {len(offered)} of {len(adapter.layers)} layers"
         verdicts[name] = f"wrong: {wrong}" if wrong else f"right{some}"
     return verdicts
@@ -208,6 +209,18 @@ def _wrong(adapter: Any, tokens: TokenBatch, found: Any, keep: torch.Tensor, par
         shift = torch.linspace(-2.0, 2.0, adapter.width(point))
         if _close(adapter.logits(tokens, [Edit.add(point, shift)]), plain, keep, 1e-6):
             return f"adding to {point} changes nothing"
+    return ""
+
+
+def _padded(adapter: Any, tokens: TokenBatch, found: Any, part: str, offered: list[int]) -> str:
+    """Whether a row gives something else among others, longer ones, than alone."""
+    length = int(tokens.attention[1].sum())
+    alone = tokens.sequences(1, 2).mapped(lambda tensor: tensor[:, :length])
+    for n in offered:
+        point = f"layers.{n}.{part}" if part else f"layers.{n}"
+        own = adapter.activations(alone, [point])[point]
+        if not _close(found[point][1:2, :length], own, alone.attention, 1e-3):
+            return f"{point} of a row depends on the rows beside it or on padding"
     return ""
 
 

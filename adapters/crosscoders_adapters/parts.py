@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from itertools import product
+from itertools import pairwise, product
 from typing import Any
 
 import torch
@@ -87,7 +87,21 @@ def find_parts(layers: Sequence[nn.Module], config: Any, run: Callable[[], Any])
         for module in watched:
             stack.callback(module.register_forward_hook(_recorder(trace), with_kwargs=True).remove)
         run()
+    if not _is_stack(layers, trace):
+        reason = "a layer does not read what the one before it gives, so what was found is not a list of layers"
+        return [LayerParts(residual=False, reason=reason)] * len(layers)
     return [_of_layer(layer, config, trace) for layer in layers]
+
+
+def _is_stack(layers: Sequence[nn.Module], trace: _Trace) -> bool:
+    """Whether each layer reads what the one before it gives, as far as both run once."""
+    for before, after in pairwise(layers):
+        first, second = trace.get(before), trace.get(after)
+        once = trace.counts[before] == trace.counts[after] == 1
+        read_TD = second.input_TD if first and second and once else None
+        if first and read_TD is not None and not _close(first.output_TD, read_TD, first.output_TD, 1e-3):
+            return False
+    return True
 
 
 def residual_of(args: Any, kwargs: Any) -> Tensor | None:
@@ -119,7 +133,7 @@ def _recorder(trace: _Trace) -> Callable[..., None]:
     def record(module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
         trace.counts[module] += 1
         first = args[0] if args else kwargs.get("hidden_states")
-        output = out[0] if isinstance(out, tuple) else out
+        output = out[0] if isinstance(out, tuple | list) else out
         if isinstance(output, Tensor):
             trace.calls[module] = _Call(len(trace.calls), _rows(first), _rows(output), _rows(residual_of(args, kwargs)))
 
@@ -134,8 +148,9 @@ def _rows(value: Any) -> Any:
 def _of_layer(layer: nn.Module, config: Any, trace: _Trace) -> LayerParts:
     call, times = trace.get(layer), trace.counts[layer]
     if times != 1:
-        # Looped models, and layers that share their weights under one name.
-        return LayerParts(residual=False, reason=f"the layer runs {times} times in one forward pass, and a point once")
+        # Looped models, and layers that share their weights under one name; or branches that other inputs take.
+        reason = f"the layer runs {times} times in one forward pass, and a point once" if times else "it does not run"
+        return LayerParts(residual=False, reason=reason)
     if call is None or call.input_TD is None or call.input_TD.shape != call.output_TD.shape:
         return LayerParts(reason="its layers do not take the residual stream and return it")
     reads = named(layer, MLP_INPUT)

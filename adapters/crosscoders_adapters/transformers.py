@@ -44,6 +44,9 @@ OFFERED = ("input", "attention", "mlp_input", "mlp", "")
 class TransformersAdapter(Linearises):
     """Model adapter `transformers`."""
 
+    decoders_may_end_early = True
+    """An edit of a decoder may raise to end the pass: layers below keep what they have read, none above is needed."""
+
     def __init__(self, options: TransformersConfig, loaded: Loaded | None = None) -> None:
         self.options = options
         loaded = loaded or load(options)
@@ -240,7 +243,7 @@ class TransformersAdapter(Linearises):
 
     def _replace_input(self, args: Any, kwargs: Any, change: Callable[[Tensor], Tensor | None]) -> Any:
         given = args[0] if args else kwargs["hidden_states"]
-        new = change(given.reshape(*self._shape, -1))
+        new = change(self._by_token(given))
         if new is None:
             return None
         new = new.reshape(given.shape)
@@ -249,14 +252,25 @@ class TransformersAdapter(Linearises):
     def _replace_output(
         self, part: Part, args: Any, kwargs: Any, out: Any, change: Callable[[Tensor], Tensor | None]
     ) -> Any:
-        # Layers return a tensor or a tuple that begins with one, and some blocks one row of all tokens.
-        given = out[0] if isinstance(out, tuple) else out
+        # Layers return a tensor, or a tuple or list that begins with one, and some blocks one row of all tokens.
+        given = out[0] if isinstance(out, tuple | list) else out
         residual = residual_of(args, kwargs) if part.whole else None
-        new = change(part.added(given, residual).reshape(*self._shape, -1))
+        new = change(self._by_token(part.added(given, residual)))
         if new is None:
             return None
         new = part.returned(new.reshape(given.shape), residual)
+        if isinstance(out, list):
+            return [new, *out[1:]]
         return (new, *out[1:]) if isinstance(out, tuple) else new
+
+    def _by_token(self, given: Tensor) -> Tensor:
+        """Activations as (B, T, D): blocks may see all tokens as one row, and some streams side by side."""
+        rows, length = self._shape
+        if tuple(given.shape[:2]) in ((rows, length), (1, rows * length)) or (
+            given.dim() == 2 and len(given) == rows * length
+        ):
+            return given.reshape(rows, length, -1)
+        raise ValueError(f"they have the shape {tuple(given.shape)} for {rows} rows of {length} tokens")
 
     # -- running ------------------------------------------------------------------------------------------------
 
