@@ -16,6 +16,22 @@ from .checkpoints.foreign import export as export
 from .checkpoints.formats import CheckpointFormat as CheckpointFormat
 from .checkpoints.pretrained import inspect_pretrained as inspect_pretrained
 from .checkpoints.pretrained import pretrained as pretrained
+from .circuits.attribution import attribution_graph as attribution_graph
+from .circuits.compare import ComparedGraphs as ComparedGraphs
+from .circuits.compare import compare_graphs as compare_graphs
+from .circuits.generation import generate_intervened as generate_intervened
+from .circuits.graph import AttributionGraph as AttributionGraph
+from .circuits.graph_fidelity import GraphFidelity as GraphFidelity
+from .circuits.graph_fidelity import graph_fidelity as graph_fidelity
+from .circuits.graph_files import save_graph as save_graph
+from .circuits.graph_json import read_graph_json as read_graph_json
+from .circuits.graph_json import write_graph_json as write_graph_json
+from .circuits.interventions import Intervention as Intervention
+from .circuits.interventions import intervene as intervene
+from .circuits.loading import replacement_model as replacement_model
+from .circuits.replacement import ReplacementModel as ReplacementModel
+from .circuits.targets import Difference as Difference
+from .circuits.targets import Direction as Direction
 from .crosscoder.build import build_crosscoder as build_crosscoder
 from .crosscoder.gates import (
     Gate as Gate,
@@ -63,6 +79,9 @@ from .errors import (
 )
 from .errors import (
     LatentError as LatentError,
+)
+from .errors import (
+    NotEnoughMemoryError as NotEnoughMemoryError,
 )
 from .errors import (
     PluginError as PluginError,
@@ -133,6 +152,10 @@ from .models.documents import (
 from .models.documents import (
     is_held_out as is_held_out,
 )
+from .models.linear import Held as Held
+from .models.linear import Linear as Linear
+from .models.linear import Linearisable as Linearisable
+from .models.linear import Readout as Readout
 from .models.packing import (
     documents_are_apart as documents_are_apart,
 )

@@ -21,6 +21,7 @@ from crosscoders import (
     build_crosscoder,
 )
 from crosscoders.crosscoder.initialise import initialise
+from crosscoders.models.linear import one_row
 from crosscoders.models.tokens import TokenBatch
 from crosscoders.testing import ModelAdapterSuite
 from crosscoders_adapters.transformers import TransformersAdapter
@@ -73,7 +74,14 @@ FAMILIES = {
             "eos_token_id": 2,
         },
     ),
-    "granite": (transformers.GraniteConfig, {**LLAMA_LIKE, "residual_multiplier": 0.22}),
+    "granite": (transformers.GraniteConfig, {**LLAMA_LIKE, "residual_multiplier": 0.22, "logits_scaling": 8.0}),
+    "cohere": (transformers.CohereConfig, {**LLAMA_LIKE, "logit_scale": 0.0625, "use_qk_norm": True}),
+    "gemma": (transformers.GemmaConfig, LLAMA_LIKE),
+    "phi": (transformers.PhiConfig, SMALL),
+    "qwen3_moe": (
+        transformers.Qwen3MoeConfig,
+        {**LLAMA_LIKE, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8},
+    ),
     "glm4": (transformers.Glm4Config, LLAMA_LIKE),
     "bloom": (
         transformers.BloomConfig,
@@ -126,6 +134,31 @@ def make(family):
     return TransformersAdapter.wrap(model, Tokenizer(), name=family)
 
 
+def test_activations_that_are_not_of_the_tokens_given_are_refused():
+    """XLNet has positions first, so that rows would be mixed; XLM's only list of its length has attentions alone."""
+    config = transformers.XLNetConfig(vocab_size=32, d_model=16, n_layer=2, n_head=2, d_inner=24)
+    adapter = TransformersAdapter.wrap(transformers.XLNetLMHeadModel(config), Tokenizer(), name="xlnet")
+    with pytest.raises(ConfigError, match=r"they have the shape \(6, 1, 16\) for 1 rows of 6 tokens"):
+        adapter.points()
+    config = transformers.XLMConfig(vocab_size=32, emb_dim=16, n_layers=2, n_heads=2, max_position_embeddings=64)
+    adapter = TransformersAdapter.wrap(transformers.XLMWithLMHeadModel(config), Tokenizer(), name="xlm")
+    assert list(adapter.points()) == []
+    with pytest.raises(SiteError, match="so what was found is not a list of layers"):
+        adapter.width("layers.0")
+
+
+def test_a_layer_that_runs_twice_has_no_points():
+    model = make("llama").model
+    layers = model.model.layers
+    looped = torch.nn.ModuleList([layers[0], layers[1], layers[1]])
+    model = transformers.AutoModelForCausalLM.from_config(model.config, attn_implementation="eager")
+    model.model.layers = looped
+    adapter = TransformersAdapter.wrap(model, Tokenizer(), name="looped")
+    assert [point for point in adapter.points() if "layers.0" not in point] == ["final"]
+    with pytest.raises(SiteError, match=r"no point 'layers.1': the layer runs 2 times in one forward pass"):
+        adapter.width("layers.1")
+
+
 class _Family(ModelAdapterSuite):
     family: str
     residual = True
@@ -176,6 +209,12 @@ class _Family(ModelAdapterSuite):
 for _name in FAMILIES:
     # ALiBi counts its distances from the mask, so that rows of Bloom cannot hold several documents.
     _options = {"family": _name, "keeps_documents_apart": _name != "bloom"}
+    if _name in (
+        "gpt_neo",
+        "bloom",
+        "falcon",
+    ):  # they have attention functions of their own, not in the library's table
+        _options["refuses_linearising"] = rf"'{_name}' .* layers\.0 does not ask the library's table"
     _class = type(f"Test_{_name}", (_Family,), _options)
     globals()[_class.__name__] = _class
 
@@ -214,6 +253,41 @@ def test_half_precision_tells_multipliers_apart():
     model = transformers.GraniteForCausalLM(config).to(torch.bfloat16)
     adapter = TransformersAdapter.wrap(model, Tokenizer())
     assert adapter._parts[1].mlp.factor == pytest.approx(0.22) and "layers.1.mlp" in adapter.points()
+
+
+class _OddNorm(torch.nn.Module):
+    def forward(self, x):
+        return x.tanh()
+
+
+def test_a_model_that_is_not_what_linearising_takes_it_for_is_refused_by_name():
+    def llama():
+        torch.manual_seed(0)
+        return transformers.LlamaForCausalLM(transformers.LlamaConfig(**LLAMA_LIKE))
+
+    model = llama()
+    model.model.norm = _OddNorm()
+    with pytest.raises(ConfigError, match=r"the norm 'model\.norm' \(_OddNorm\) is not a multiple of its input"):
+        TransformersAdapter.wrap(model, Tokenizer(), name="odd").hold(one_row([5, 6, 7]))
+    model = llama()
+    own = model.model.layers[1].self_attn
+    own.o_proj = torch.nn.Sequential(own.o_proj, torch.nn.Tanh())
+    with torch.no_grad():
+        own.o_proj[0].weight *= 30
+    with pytest.raises(ConfigError, match=r"'odd' .* activations at '.*' are not affine"):
+        TransformersAdapter.wrap(model, Tokenizer(), name="odd").linearise(one_row([5, 6, 7]), cuts={})
+    model = llama()
+    model.lm_head = torch.nn.Sequential(model.lm_head, torch.nn.Tanh())
+    with pytest.raises(ConfigError, match="directions are not known"):
+        TransformersAdapter.wrap(model, Tokenizer(), name="odd").readout()
+
+
+def test_half_precision_is_linearised():
+    torch.manual_seed(0)
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**LLAMA_LIKE)).to(torch.bfloat16)
+    adapter = TransformersAdapter.wrap(model, Tokenizer())
+    linear = adapter.linearise(one_row([5, 6, 7]), cuts={f"layers.{i}.mlp": {} for i in range(3)})
+    assert torch.equal(linear.logits, adapter.logits(one_row([5, 6, 7]))[0])
 
 
 class TestBert(ModelAdapterSuite):

@@ -18,7 +18,7 @@ from attrs.validators import ge, min_len
 from torch import Tensor
 
 from crosscoders import AnalysisError, ConfigError, Example, Examples, Part, Report, Study, Table
-from crosscoders.authoring import activity, language_model
+from crosscoders.authoring import activity, language_model, precise
 
 from .places import Places, Spot
 
@@ -224,7 +224,7 @@ def _loss(
         if one.vocabulary() != reading.vocabulary():
             return None, None, None  # its tokens are others, and so are their places
         effect = study.ablate(latents, [spot.document for spot in spots], model=model)
-    except (AnalysisError, ConfigError):  # no next-token logits, or no site of it is written
+    except (AnalysisError, ConfigError):  # no text, no next-token logits, or no site of it is written
         return None, None, None
     row_N, next_N = effect.place_N2[:, 0], effect.place_N2[:, 1] + 1
     starts, stops = (torch.tensor([getattr(spot, name) for spot in spots]) for name in ("start", "stop"))
@@ -235,5 +235,5 @@ def _loss(
 
 def _mean(values_N: Tensor) -> float | None:
     """The mean where it is a number."""
-    mean = float(values_N.double().mean()) if len(values_N) else math.nan
+    mean = float(precise(values_N).mean()) if len(values_N) else math.nan
     return mean if math.isfinite(mean) else None

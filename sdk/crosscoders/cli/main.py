@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from .analyse import analyse
+from .attribute import attribute
 from .components import components, plugins
 from .demo import demo
 from .init import init
@@ -28,6 +29,7 @@ for _command in (
     harvest,
     sweep,
     analyse,
+    attribute,
     spurious,
     info,
     inspect,

@@ -128,14 +128,15 @@ def save_page(reports: Sequence[Report], folder: Path, *, title: str, head: Sequ
 @cache
 def _environment() -> Environment:
     environment = Environment(loader=PackageLoader("crosscoders.reports"), autoescape=True, trim_blocks=True)
-    environment.filters["cell"] = _cell
+    environment.filters["cell"] = cell
     environment.filters["spans"] = _spans
     environment.filters["kind"] = lambda part: type(part).__name__
     environment.filters["svg"] = Markup  # `Figure` has made it safe
     return environment
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
+    """A value as tables of pages show it."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
     if isinstance(value, bool):

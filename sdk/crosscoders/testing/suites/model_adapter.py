@@ -16,9 +16,10 @@ from ...models.documents import Chat, Message, Text, TokenIds
 from ...models.packing import documents_are_apart
 from ...models.tokens import TokenBatch
 from .base import Suite
+from .linear import LinearRules
 
 
-class ModelAdapterSuite(Suite):
+class ModelAdapterSuite(LinearRules, Suite):
     """Rules of a model adapter. Override the fixture `adapter`; a small random model is enough.
 
     Rows have ids from 5 to 24. The rules of what the adapter cannot do by `capabilities` are skipped.

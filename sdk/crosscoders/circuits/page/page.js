@@ -1,0 +1,319 @@
+"use strict";
+(() => {
+  const began = performance.now();
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const byId = (id) => document.getElementById(id);
+  const KEY = "crosscoders-graph:" + data.metadata.slug + ":" + data.metadata.crosscoders.key;
+  const SVG = "http://www.w3.org/2000/svg";
+  const STEP = 15, LEFT = 64, PER_LINE = 6;
+
+  // -- nodes and edges -------------------------------------------------------------------------------------------
+  const kindOf = (type) => (type.includes("error") ? "error" : type === "embedding" || type === "logit" ? type : "latent");
+  const nodes = data.nodes.map((raw, at) => ({ raw, at, id: raw.node_id, kind: kindOf(raw.feature_type), position: raw.ctx_idx,
+    layer: raw.feature_type === "embedding" ? -1 : raw.feature_type === "logit" ? Infinity : Number(raw.layer), into: [], from: [] }));
+  const place = new Map(nodes.map((node) => [node.id, node]));
+  const edges = data.links.map((link) => ({ source: place.get(link.source), target: place.get(link.target), weight: link.weight }));
+  for (const edge of edges) { edge.source.from.push(edge); edge.target.into.push(edge); }
+  for (const node of nodes) {
+    node.total = node.into.reduce((sum, edge) => sum + Math.abs(edge.weight), 0);
+    for (const edge of node.into) edge.share = node.total ? Math.abs(edge.weight) / node.total : 0;
+    node.into.sort((a, b) => Math.abs(b.weight) - Math.abs(a.weight));
+    node.from.sort((a, b) => b.share - a.share);
+  }
+  for (const node of nodes) node.from.sort((a, b) => Math.abs(b.weight) - Math.abs(a.weight));
+
+  // -- what the reader has done, kept in this browser ------------------------------------------------------------
+  const kept = { labels: {}, pinned: [...(data.qParams.pinnedIds || [])], supernodes: [...(data.qParams.supernodes || [])], threshold: null };
+  try { Object.assign(kept, JSON.parse(localStorage.getItem(KEY) || "{}")); } catch { /* nothing is kept, then */ }
+  kept.pinned = kept.pinned.filter((id) => place.has(id));
+  const keep = () => { try { localStorage.setItem(KEY, JSON.stringify(kept)); } catch { /* storage may be off */ } };
+  let chosen = null, hovered = null, query = "";
+  let threshold = kept.threshold ?? data.metadata.crosscoders.shown;
+
+  const latentKey = (node) => node.raw.jsNodeId.replace(/-\d+$/, "");
+  const token = (node) => data.metadata.prompt_tokens[node.position];
+  function name(node) {
+    if (node.kind === "embedding") return `token “${token(node)}”`;
+    if (node.kind === "logit") return node.raw.clerp;
+    const label = kept.labels[latentKey(node)] ?? node.raw.clerp;
+    if (node.kind === "error") return `${node.raw.feature_type} of layer ${node.raw.layer}`;
+    return `${node.raw.layer}/${node.id.split("_")[1]}${label ? ": " + label : ""}`;
+  }
+  const where = (node) => `${name(node)} at ${node.position} “${token(node)}”`;
+  const shown = (node) => node.kind === "embedding" || node.kind === "logit" || (node.raw.influence <= threshold + 1e-9 && (node.kind !== "error" || byId("errors").checked));
+
+  // -- layout: positions from left to right, layers from bottom to top -------------------------------------------
+  const layers = [...new Set(nodes.map((node) => node.layer))].sort((a, b) => a - b);
+  const cells = new Map();
+  for (const node of nodes) {
+    const key = node.layer + ":" + node.position;
+    if (!cells.has(key)) cells.set(key, []);
+    cells.get(key).push(node);
+  }
+  const length = data.metadata.prompt_tokens.length;
+  const widest = Array(length).fill(1), tallest = new Map(layers.map((layer) => [layer, 1]));
+  for (const cell of cells.values()) {
+    const { layer, position } = cell[0];
+    widest[position] = Math.max(widest[position], Math.min(cell.length, PER_LINE));
+    tallest.set(layer, Math.max(tallest.get(layer), Math.ceil(cell.length / PER_LINE)));
+  }
+  // Small graphs are spread over the room there is.
+  const room = byId("graph").getBoundingClientRect();
+  const cell = (p) => Math.max(widest[p] * STEP, 10 + 7 * Math.min(14, data.metadata.prompt_tokens[p].length));
+  const lines = layers.reduce((sum, layer) => sum + tallest.get(layer), 0);
+  const spread = (free, count, least, most) => Math.max(least, Math.min(most, Math.floor(free / count)));
+  const GAP = spread(room.width - LEFT - 20 - widest.reduce((sum, _, p) => sum + cell(p), 0), length, 12, 60);
+  const RISE = spread(room.height - 60 - lines * STEP, layers.length, 14, 70);
+  const columns = [];
+  let width = LEFT;
+  for (let p = 0; p < length; p++) {
+    columns.push(width);
+    width += cell(p) + GAP;
+  }
+  const tops = new Map();
+  let height = 16;
+  for (const layer of [...layers].reverse()) { tops.set(layer, height); height += tallest.get(layer) * STEP + RISE; }
+  const below = height - RISE + 20;
+  height = below + 12;
+  for (const cell of cells.values()) {
+    cell.sort((a, b) => (a.raw.influence ?? 0) - (b.raw.influence ?? 0));
+    cell.forEach((node, i) => {
+      node.x = columns[node.position] + 8 + (i % PER_LINE) * STEP;
+      node.y = tops.get(node.layer) + 8 + Math.floor(i / PER_LINE) * STEP;
+    });
+  }
+
+  // -- drawing ---------------------------------------------------------------------------------------------------
+  const svg = byId("nodes"), canvas = byId("edges"), context = canvas.getContext("2d");
+  const ratio = Math.min(2, window.devicePixelRatio || 1);
+  for (const [what, size] of [["width", width], ["height", height]]) svg.setAttribute(what, size);
+  canvas.width = width * ratio; canvas.height = height * ratio;
+  canvas.style.width = width + "px"; canvas.style.height = height + "px";
+  function make(tag, attributes, parent, text) {
+    const made = document.createElementNS(SVG, tag);
+    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+    if (text !== undefined) made.textContent = text;
+    parent.append(made);
+    return made;
+  }
+  for (const layer of layers) {
+    const y = tops.get(layer);
+    make("line", { class: "rule", x1: 0, x2: width, y1: y - 8, y2: y - 8 }, svg);
+    make("text", { x: 6, y: y + 12 }, svg, layer < 0 ? "tokens" : layer === Infinity ? "logits" : "layer " + layer);
+  }
+  data.metadata.prompt_tokens.forEach((text, p) => make("text", { class: "token", x: columns[p] + 2, y: below }, svg, text.length > 14 ? text.slice(0, 13) + "…" : text));
+  const SHAPES = {
+    latent: (g) => make("circle", { class: "mark", r: 5.5 }, g),
+    error: (g) => make("path", { class: "mark", d: "M0-6 6 0 0 6-6 0Z" }, g),
+    embedding: (g) => make("rect", { class: "mark", x: -5, y: -5, width: 10, height: 10 }, g),
+    logit: (g) => make("rect", { class: "mark", x: -5, y: -5, width: 10, height: 10, rx: 3 }, g),
+  };
+  for (const node of nodes) {
+    node.shape = make("g", { class: "node " + node.kind, transform: `translate(${node.x} ${node.y})`, tabindex: -1, role: "button", "data-id": node.id }, svg);
+    SHAPES[node.kind](node.shape);
+  }
+
+  const visible = (edge) => edge.source.seen && edge.target.seen;
+  function line(edge, alpha, thick) {
+    context.strokeStyle = edge.weight >= 0 ? "#1c7c84" : "#c4622d";
+    context.globalAlpha = alpha;
+    context.lineWidth = thick;
+    context.beginPath();
+    context.moveTo(edge.source.x, edge.source.y);
+    const bend = (edge.source.y - edge.target.y) * 0.4;
+    context.bezierCurveTo(edge.source.x, edge.source.y - bend, edge.target.x, edge.target.y + bend, edge.target.x, edge.target.y);
+    context.stroke();
+  }
+  function drawEdges() {
+    context.setTransform(ratio, 0, 0, ratio, 0, 0);
+    context.clearRect(0, 0, width, height);
+    const focus = hovered || chosen;
+    for (const edge of edges) if (visible(edge)) line(edge, focus ? 0.03 : 0.05 + 0.3 * edge.share, focus ? 0.5 : 0.6 + edge.share);
+    if (focus) for (const edge of [...focus.into, ...focus.from]) if (visible(edge)) line(edge, 0.35 + 0.65 * edge.share, 0.8 + 4 * edge.share);
+    context.globalAlpha = 1;
+  }
+  function draw() {
+    const start = performance.now();
+    const focus = hovered || chosen;
+    const near = focus && new Set([focus, ...focus.into.map((e) => e.source), ...focus.from.map((e) => e.target)]);
+    for (const node of nodes) {
+      node.seen = shown(node);
+      node.shape.style.display = node.seen ? "" : "none";
+      const list = node.shape.classList;
+      list.toggle("dim", Boolean((near && !near.has(node)) || (query && !matches(node))));
+      list.toggle("found", Boolean(query) && matches(node));
+      list.toggle("pinned", kept.pinned.includes(node.id));
+      list.toggle("chosen", node === chosen);
+      node.shape.setAttribute("aria-label", where(node));
+    }
+    drawEdges();
+    byId("share").textContent = threshold.toFixed(2) + " · " + nodes.filter((node) => node.seen).length + " nodes";
+    document.documentElement.dataset.draw = (performance.now() - start).toFixed(1);
+  }
+  const matches = (node) => (name(node) + " " + node.id + " " + token(node)).toLowerCase().includes(query);
+
+  // -- the panel beside it ---------------------------------------------------------------------------------------
+  function element(tag, options, ...children) {
+    const { on = {}, ...properties } = options;
+    const made = Object.assign(document.createElement(tag), properties);
+    for (const [event, listener] of Object.entries(on)) made.addEventListener(event, listener);
+    made.append(...children);
+    return made;
+  }
+  const goTo = (node) => element("button", { type: "button", className: "link", textContent: where(node), on: { click: () => choose(node, true) } });
+  function listOf(title, list, end) {
+    const body = list.filter(visible).slice(0, 30).map((edge) => element("tr", {}, element("td", {}, goTo(edge[end])),
+      element("td", { className: "number " + (edge.weight >= 0 ? "more" : "less"), textContent: edge.weight.toPrecision(3) }),
+      element("td", { className: "number", textContent: (100 * edge.share).toFixed(1) + "%" })));
+    if (!body.length) return element("p", { className: "note", textContent: title + ": none shown" });
+    const head = element("tr", {}, ...[title, "weight", "share"].map((text) => element("th", { textContent: text })));
+    return element("table", {}, element("thead", {}, head), element("tbody", {}, ...body));
+  }
+  function panel() {
+    const section = byId("chosen");
+    section.replaceChildren();
+    if (!chosen) {
+      section.append(element("p", { className: "note", textContent: "Point at a node to see where it leads; choose one to see what makes it and what it makes." }));
+      return;
+    }
+    const sums = chosen.raw.crosscoders;
+    section.append(element("h2", { textContent: where(chosen) }));
+    const facts = [];
+    if (chosen.raw.activation !== null) facts.push("activation " + chosen.raw.activation.toPrecision(3));
+    if (chosen.raw.influence !== null) facts.push("within the top " + (100 * chosen.raw.influence).toFixed(1) + "% of influence");
+    if (sums) facts.push(`edges shown add up to ${(sums.total - sums.constant - sums.left_out).toPrecision(3)}, biases ${sums.constant.toPrecision(3)}, left out ${sums.left_out.toPrecision(3)}, in all ${sums.total.toPrecision(3)}`);
+    section.append(element("p", { className: "note", textContent: facts.join(" · ") }));
+    if (chosen.kind === "latent") section.append(element("label", {}, "Label ", element("input", { id: "label", value: kept.labels[latentKey(chosen)] ?? chosen.raw.clerp,
+      on: { change: (event) => { kept.labels[latentKey(chosen)] = event.target.value; keep(); panel(); draw(); pins(); } } })));
+    section.append(element("p", {}, element("button", { type: "button", id: "pin", textContent: kept.pinned.includes(chosen.id) ? "Unpin" : "Pin", on: { click: () => pin(chosen) } })));
+    section.append(listOf("made by", chosen.into, "source"), listOf("makes", chosen.from, "target"));
+  }
+  function pins() {
+    const box = byId("pinned");
+    box.replaceChildren();
+    for (const id of kept.pinned) box.append(element("div", { className: "row" }, goTo(place.get(id)),
+      element("button", { type: "button", textContent: "×", ariaLabel: "Unpin", on: { click: () => pin(place.get(id)) } })));
+    if (kept.pinned.length > 1) box.append(element("button", { type: "button", id: "group", textContent: "Group these", on: { click: group } }));
+    kept.supernodes.forEach((supernode, i) => box.append(element("div", { className: "row" },
+      element("button", { type: "button", className: "link", textContent: `${supernode[0]} (${supernode.length - 1} nodes)`, on: { click: () => { kept.pinned = supernode.slice(1).filter((id) => place.has(id)); changed(); } } }),
+      element("button", { type: "button", textContent: "×", ariaLabel: "Remove group", on: { click: () => { kept.supernodes.splice(i, 1); changed(); } } }))));
+    if (!box.children.length) box.append(element("p", { className: "note", textContent: "Nothing yet." }));
+  }
+  function changed() { keep(); pins(); panel(); draw(); }
+  function pin(node) {
+    const at = kept.pinned.indexOf(node.id);
+    if (at < 0) kept.pinned.push(node.id); else kept.pinned.splice(at, 1);
+    changed();
+  }
+  function group() {
+    if (kept.pinned.length < 2) return;
+    const label = window.prompt("A name for these nodes", "group " + (kept.supernodes.length + 1));
+    if (label) { kept.supernodes.push([label, ...kept.pinned]); changed(); }
+  }
+  function choose(node, move) {
+    chosen = node;
+    hovered = null;
+    panel();
+    draw();
+    if (node && move) { node.shape.scrollIntoView({ block: "nearest", inline: "nearest" }); }
+    if (node) node.shape.focus({ preventScroll: !move });
+    history.replaceState(null, "", node ? "#" + encodeURIComponent(node.id) : location.pathname + location.search);
+  }
+
+  // -- mouse and keys --------------------------------------------------------------------------------------------
+  const nodeOf = (event) => { const g = event.target.closest && event.target.closest(".node"); return g ? place.get(g.dataset.id) : null; };
+  const tip = byId("tip");
+  svg.addEventListener("mousemove", (event) => {
+    const node = nodeOf(event);
+    if (node !== hovered) { hovered = node; draw(); }
+    tip.hidden = !node;
+    if (!node) return;
+    tip.textContent = where(node) + (node.raw.activation === null ? "" : " · activation " + node.raw.activation.toPrecision(3));
+    tip.style.left = Math.max(4, Math.min(event.clientX + 12, window.innerWidth - tip.offsetWidth - 8)) + "px";
+    tip.style.top = event.clientY + 14 + "px";
+  });
+  svg.addEventListener("mouseleave", () => { hovered = null; tip.hidden = true; draw(); });
+  svg.addEventListener("click", (event) => choose(nodeOf(event), false));
+  svg.addEventListener("dblclick", (event) => { const node = nodeOf(event); if (node) pin(node); });
+  function next(node, key) {
+    const seen = nodes.filter((one) => one.seen);
+    if (!node || !node.seen) return seen[0];
+    const sideways = key === "ArrowLeft" || key === "ArrowRight";
+    const ahead = key === "ArrowRight" || key === "ArrowDown" ? 1 : -1;
+    const along = (one) => (sideways ? one.x - node.x : one.y - node.y) * ahead;
+    const across = (one) => Math.abs(sideways ? one.y - node.y : one.x - node.x);
+    let best = null, least = Infinity;
+    for (const one of seen) {
+      if (along(one) < 1) continue;
+      const cost = along(one) + (sideways ? 50 : 4) * across(one);
+      if (cost < least) { least = cost; best = one; }
+    }
+    return best || node;
+  }
+  document.addEventListener("keydown", (event) => {
+    const typing = event.target.matches("input:not([type=range]):not([type=checkbox])");
+    if (event.key === "Escape") { query = byId("search").value = ""; choose(null, false); if (typing) event.target.blur(); return; }
+    if (typing || event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input[type=range]")) return;
+    const focused = nodeOf({ target: document.activeElement }) || chosen;
+    if (event.key.startsWith("Arrow")) {
+      const node = next(focused, event.key);
+      node.shape.focus();
+      hovered = node;
+      draw();
+    } else if (event.key === "Enter" && focused && !event.target.matches("button")) choose(focused, true);
+    else if (event.key === "p" && focused) pin(focused);
+    else if (event.key === "g") group();
+    else if (event.key === "/") byId("search").focus();
+    else return;
+    event.preventDefault();
+  });
+  byId("search").addEventListener("input", (event) => { query = event.target.value.trim().toLowerCase(); draw(); });
+  byId("search").addEventListener("keydown", (event) => {
+    const found = event.key === "Enter" && query && nodes.find((node) => node.seen && matches(node));
+    if (found) choose(found, true);
+  });
+  byId("slider").addEventListener("input", (event) => { threshold = kept.threshold = Number(event.target.value); keep(); panel(); draw(); });
+  byId("errors").addEventListener("change", () => { panel(); draw(); });
+  byId("help").addEventListener("click", (event) => {
+    const keys = byId("keys");
+    keys.hidden = !keys.hidden;
+    event.currentTarget.setAttribute("aria-expanded", String(!keys.hidden));
+  });
+
+  // -- taking it along -------------------------------------------------------------------------------------------
+  function give(content, type, ending) {
+    const link = element("a", { href: URL.createObjectURL(new Blob([content], { type })), download: data.metadata.slug + ending });
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+  }
+  function current() {
+    const copy = { ...data, qParams: { ...data.qParams, pinnedIds: kept.pinned, supernodes: kept.supernodes } };
+    copy.nodes = data.nodes.map((raw) => ({ ...raw, clerp: kept.labels[raw.jsNodeId.replace(/-\d+$/, "")] ?? raw.clerp }));
+    return copy;
+  }
+  byId("json").addEventListener("click", () => give(JSON.stringify(current()), "application/json", ".json"));
+  byId("picture").addEventListener("click", () => {
+    const picture = svg.cloneNode(true);
+    picture.querySelectorAll(".node").forEach((shape) => { if (shape.style.display === "none") shape.remove(); });
+    make("style", {}, picture, document.querySelector("style").textContent);
+    const under = make("g", { fill: "none" }, picture);
+    for (const edge of edges) if (visible(edge)) {
+      const bend = (edge.source.y - edge.target.y) * 0.4;
+      make("path", { d: `M${edge.source.x} ${edge.source.y}C${edge.source.x} ${edge.source.y - bend} ${edge.target.x} ${edge.target.y + bend} ${edge.target.x} ${edge.target.y}`,
+        stroke: edge.weight >= 0 ? "#1c7c84" : "#c4622d", "stroke-opacity": (0.05 + 0.3 * edge.share).toFixed(3) }, under);
+    }
+    picture.prepend(under);
+    give(new XMLSerializer().serializeToString(picture), "image/svg+xml", ".svg");
+  });
+
+  byId("slider").value = threshold;
+  const asked = place.get(decodeURIComponent(location.hash.slice(1)));
+  if (asked) chosen = asked;
+  pins();
+  draw();
+  panel();
+  const first = nodes.find((node) => node.kind === "logit");
+  if (first) first.shape.setAttribute("tabindex", 0);
+  window.graphPage = { current };
+  document.documentElement.dataset.ready = (performance.now() - began).toFixed(1);
+})();

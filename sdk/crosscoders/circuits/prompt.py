@@ -1,0 +1,201 @@
+"""One prompt taken apart: active latents, errors, embeddings and constants, and what each gives to any place.
+
+At every cut m the model's activation is Σ f·d (latents) + b (bias) + S x (skip) + ε (error). With patterns and
+denominators held, whatever a direction w at a point finds there is the sum of what all of these bring it:
+
+    ⟨w, x⟩ = Σ latents + Σ errors + Σ embeddings + constants
+
+The constants are the decoder's biases, everything at positions left out, and the model's own biases of norms and
+attention, which are what the held model gives where its embeddings and cuts are all zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from attrs import frozen
+from torch import Tensor
+
+from ..models.adapter import Edit
+from ..models.linear import EMBEDDING, FINAL, Linear
+from ..models.tokens import TokenBatch
+from .replacement import ReplacementModel
+
+
+@frozen(eq=False)
+class ActiveLatents:
+    """The active latents of a prompt, N of them, ordered by layer, position and index."""
+
+    layer_N: Tensor
+    position_N: Tensor
+    index_N: Tensor
+    """The number of the latent within the layer that it reads."""
+    value_N: Tensor
+    set_N: Tensor
+    """Which of the model's sets it is of."""
+    local_N: Tensor
+    """Its number in that set."""
+
+    def __len__(self) -> int:
+        return len(self.layer_N)
+
+    @property
+    def place_N3(self) -> Tensor:
+        """Layer, position and index."""
+        return torch.stack([self.layer_N, self.position_N, self.index_N], dim=1)
+
+
+@frozen(eq=False)
+class Brought:
+    """What R directions at places of a prompt are brought by everything before."""
+
+    columns_RC: Tensor
+    """By column: latents, errors (cut by cut), embeddings."""
+    constant_R: Tensor
+    total_R: Tensor
+    """⟨w, x⟩ itself: the sum of all of these, computed forwards."""
+
+
+@frozen(eq=False)
+class _Writes:
+    """What active latents write at one cut, by position."""
+
+    node_P: list[Tensor]
+    rows_P: list[Tensor]
+    """f·d of those nodes, (n there, D)."""
+
+
+class ExplainedPrompt:
+    """A prompt, linearised, with everything that a graph is made of."""
+
+    def __init__(self, model: ReplacementModel, tokens: TokenBatch, keep_T: Tensor) -> None:
+        self.model, self.tokens, self.keep_T = model, tokens, keep_T
+        reads = sorted({one.read for one in model.sets})
+        cuts: dict[str, Mapping[str, Tensor]] = {point: model.skips.get(point, {}) for point in model.cuts}
+        self.linear: Linear = model.adapter.linearise(tokens, cuts=cuts, reads=reads)
+        self.values = {point: value.float() for point, value in self.linear.values.items()}
+        self.latents = self._encode()
+        self._reads: list[str] = [model.sets[number].read for number in self.latents.set_N.tolist()]
+        self._writes: dict[str, _Writes] = {}
+        self.errors: dict[str, Tensor] = {}
+        self.constants: dict[str, Tensor] = {}
+        self._decode()
+        self._zero = self._without_inputs(reads)
+
+    @property
+    def num_tokens(self) -> int:
+        """T."""
+        return self.tokens.ids.shape[1]
+
+    @property
+    def num_columns(self) -> int:
+        """Latents, errors and embeddings together."""
+        return len(self.latents) + (len(self.model.cuts) + 1) * self.num_tokens
+
+    def memory(self, num_rows: int, batch_size: int) -> int:
+        """Bytes that a graph of `num_rows` rows takes at most: edges, decoder rows, and one batch pulled back."""
+        decoder = sum(rows.nbytes for writes in self._writes.values() for rows in writes.rows_P)
+        width = max(value.shape[1] for value in self.values.values())
+        pulled = 4 * batch_size * ((len(self.model.cuts) + 1) * self.num_tokens * width + self.num_columns)
+        return decoder + pulled + 8 * num_rows * self.num_columns
+
+    def read_of(self, node: int) -> str:
+        """The point that a latent reads."""
+        return self._reads[node]
+
+    def encoder_rows(self, node_R: Tensor) -> Tensor:
+        """Encoder rows (R, D) of active latents that read one point."""
+        latents, value_TD = self.latents, self.values[self.read_of(int(node_R[0]))]
+        rows_RD = value_TD.new_zeros(len(node_R), value_TD.shape[1])
+        for number in torch.unique(latents.set_N[node_R]).tolist():
+            mine_R = latents.set_N[node_R] == number
+            rows_RD[mine_R] = self.model.sets[number].encoder_rows(latents.local_N[node_R[mine_R]]).float()
+        return rows_RD
+
+    def bring(self, point: str, vector_RD: Tensor, position_R: Tensor) -> Brought:
+        """What all that lies before brings to directions at positions of a point."""
+        pulled = self.linear.pull(point, vector_RD, position_R)
+        columns_RC = vector_RD.new_zeros(len(vector_RD), self.num_columns)
+        constant_R = (vector_RD * self._zero[point][position_R]).sum(dim=1)
+        start, length = len(self.latents), self.num_tokens
+        for number, cut in enumerate(self.model.cuts):
+            if cut not in pulled:
+                continue
+            back_RTD, at = pulled[cut], start + number * length
+            columns_RC[:, at : at + length] = torch.einsum("rtd,td->rt", back_RTD, self.errors[cut])
+            constant_R += torch.einsum("rtd,td->r", back_RTD, self.constants[cut])
+            if cut not in self._writes:
+                continue
+            writes = self._writes[cut]
+            for position, (node_n, rows_nD) in enumerate(zip(writes.node_P, writes.rows_P, strict=True)):
+                if len(node_n):
+                    columns_RC[:, node_n] += back_RTD[:, position] @ rows_nD.T
+        if EMBEDDING in pulled:
+            at = start + len(self.model.cuts) * length
+            columns_RC[:, at:] = torch.einsum("rtd,td->rt", pulled[EMBEDDING], self.values[EMBEDDING])
+        total_R = (vector_RD * self.values[point][position_R]).sum(dim=1)
+        return Brought(columns_RC, constant_R, total_R)
+
+    # -- private ------------------------------------------------------------------------------------------------
+
+    def _encode(self) -> ActiveLatents:
+        parts: list[list[Tensor]] = []
+        for number, one in enumerate(self.model.sets):
+            found = one.encode(self.values[one.read])
+            found = found.select(self.keep_T[found.token_N])
+            of_set = torch.full_like(found.token_N, number)
+            layer = torch.full_like(found.token_N, one.layer)
+            parts.append(
+                [layer, found.token_N, found.latent_N + one.first, found.value_N.float(), of_set, found.latent_N]
+            )
+        columns = [torch.cat(column) for column in zip(*parts, strict=True)]
+        order = torch.arange(len(columns[0]), device=columns[0].device)
+        for key in (2, 1, 0):
+            order = order[torch.sort(columns[key][order], stable=True).indices]
+        return ActiveLatents(*(column[order] for column in columns))
+
+    def _decode(self) -> None:
+        latents, model, length = self.latents, self.model, self.num_tokens
+        pieces: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        for number, one in enumerate(model.sets):
+            node_n = (latents.set_N == number).nonzero().squeeze(1)
+            for point, rows_nD in one.decoder_rows(latents.local_N[node_n]).items():
+                pieces.setdefault(point, []).append((node_n, latents.value_N[node_n, None] * rows_nD.float()))
+        keep_T1 = self.keep_T[:, None]
+        for cut in model.cuts:
+            rest_TD = self.values[cut] - self._skipped(cut, self.values)
+            bias_D = model.biases[cut].float() if cut in model.biases else torch.zeros_like(rest_TD[0])
+            self.constants[cut] = torch.where(keep_T1, bias_D, rest_TD)
+            error_TD = torch.where(keep_T1, rest_TD - bias_D, 0.0)
+            if cut in pieces:
+                node_n, rows_nD = (torch.cat(part) for part in zip(*pieces[cut], strict=True))
+                error_TD = error_TD.index_add(0, latents.position_N[node_n], -rows_nD)
+                where = [(latents.position_N[node_n] == t).nonzero().squeeze(1) for t in range(length)]
+                self._writes[cut] = _Writes([node_n[at] for at in where], [rows_nD[at] for at in where])
+            self.errors[cut] = error_TD
+
+    def _skipped(self, cut: str, values: Mapping[str, Tensor]) -> Tensor:
+        total = torch.zeros((), device=self.keep_T.device)
+        for read, W in self.model.skips.get(cut, {}).items():
+            total = total + values[read].float() @ W.float().T
+        return total
+
+    def _without_inputs(self, reads: list[str]) -> dict[str, Tensor]:
+        """Activations of the held model whose embeddings and cuts are zero: what its own biases alone give."""
+        seen: dict[str, Tensor] = {}
+        order = self.model.points
+        skip_reads = [read for maps in self.model.skips.values() for read in maps]
+        edits = []
+        for point in sorted({EMBEDDING, *reads, *skip_reads, *self.model.cuts, FINAL}, key=order.index):
+
+            def at(activation: Tensor, point: str = point) -> Tensor:
+                given = torch.zeros_like(activation) if point == EMBEDDING else activation
+                seen[point] = given[0].float()
+                if point not in self.model.cuts:
+                    return given
+                return torch.zeros_like(given) + self._skipped(point, seen).to(given)
+
+            edits.append(Edit(point, at))
+        self.linear.held.logits(edits)
+        return seen

@@ -1,0 +1,143 @@
+"""Attribution graphs of a prompt."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..errors import ConfigError
+from .boundary import quiet_libraries, user_errors
+from .options import quiet_option
+from .output import say
+from .places import opened, source_options
+
+
+@click.command()
+@click.argument("crosscoders", nargs=-1, required=True)
+@click.option("--prompt", required=True, help="The text whose next token is explained.")
+@click.option("--chat", is_flag=True, help="Lay the prompt out as a user's question by the model's chat template.")
+@click.option("--model", help="Another model in the place of the recorded one: a Hub id, a folder, or a JSON object.")
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    metavar="TOKEN|ID|A-MINUS-B",
+    help="What to explain: a token's text, its number after '#', or two of them with ' - ' between; repeatable. "
+    "Otherwise the most probable next tokens.",
+)
+@click.option("--top-p", default=0.95, show_default=True, help="Probability that the most probable tokens reach.")
+@click.option("--max-targets", default=10, show_default=True, help="Most probable tokens at most.")
+@click.option("--max-nodes", default=7500, show_default=True, help="Latents that the graph has at most.")
+@click.option("--batch-size", default=64, show_default=True, help="Rows that are pulled back at once.")
+@click.option("--skip", "skipped", multiple=True, type=int, help="A position to leave out [default: BOS]; repeatable.")
+@click.option("--node-threshold", default=0.8, show_default=True, help="Share of influence that nodes shown make up.")
+@click.option("--edge-threshold", default=0.98, show_default=True, help="The same of edges.")
+@click.option("--fidelity", "ablations", default=20, show_default=True, help="Latents ablated to check the graph.")
+@click.option("--scan", default="", help="The model's id on Neuronpedia [default: the end of its name].")
+@click.option("--source-set", default="", help="The set of latents on Neuronpedia, for looking them up.")
+@click.option("--device", default="auto", show_default=True, help="Where to compute; auto takes a GPU if there is one.")
+@click.option("--trust-recipe", is_flag=True, help="Read the local files that the crosscoder's recipe names.")
+@click.option("--output", default="graph", show_default=True, type=click.Path(path_type=Path))
+@quiet_option
+@source_options
+def attribute(
+    crosscoders: tuple[str, ...],
+    prompt: str,
+    chat: bool,
+    model: str | None,
+    targets: tuple[str, ...],
+    top_p: float,
+    max_targets: int,
+    max_nodes: int,
+    batch_size: int,
+    skipped: tuple[int, ...],
+    node_threshold: float,
+    edge_threshold: float,
+    ablations: int,
+    scan: str,
+    source_set: str,
+    device: str,
+    trust_recipe: bool,
+    output: Path,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Explain the next token of a prompt by latents of CROSSCODERS: one over all layers, or one for each.
+
+    Writes a graph (graph.json, graph.safetensors), a page to look at it (graph.html), and the file that circuit-tracer
+    and Neuronpedia read (neuronpedia.json). A run that was stopped goes on with the same command.
+    """
+    quiet_libraries()
+    from ..circuits.attribution import attribution_graph
+    from ..circuits.graph_fidelity import graph_fidelity
+    from ..circuits.graph_files import save_graph
+    from ..circuits.loading import replacement_model
+    from ..devices import find_device
+    from ..models.documents import Text, TokenIds
+
+    with user_errors():
+        place = str(find_device(device, option="--device"))
+        loaded = [opened(name, options, device=place) for name in crosscoders]
+        chosen = _json(model) if model and model.lstrip().startswith("{") else model
+        replacement = replacement_model(
+            loaded, chosen, trust_recipe=trust_recipe, say=lambda line: say(f"reads {line}")
+        )
+        document = TokenIds(tuple(replacement.adapter.prompt(prompt))) if chat else Text(prompt)
+        skip_positions = list(skipped) or None
+        fidelity = replacement.fidelity(document, skip_positions=skip_positions)
+        graph = attribution_graph(
+            replacement,
+            document,
+            targets=[_target(text) for text in targets] or None,
+            top_p=top_p,
+            max_targets=max_targets,
+            max_nodes=max_nodes,
+            batch_size=batch_size,
+            skip_positions=skip_positions,
+            folder=output / "rows",
+            progress=not quiet,
+            say=say,
+        )
+        checked = None
+        if ablations > 0 and graph.num_latents:
+            checked = graph_fidelity(replacement, graph, top=ablations, skip_positions=skip_positions)
+        say(f"{graph!r}; rows add up to {graph.gap():.1g}")
+        say(
+            f"replacement model: KL {fidelity.kl:.3g} nats, top-1 {fidelity.top1_agreement:.0%}; "
+            f"replacement score {graph.replacement_score:.3f}, completeness {graph.completeness_score:.3f}"
+        )
+        if checked is not None:
+            say(checked.table().title)
+        for path in save_graph(
+            graph,
+            output,
+            scan=scan,
+            source_set=source_set,
+            fidelity=fidelity,
+            checked=checked,
+            node_threshold=node_threshold,
+            edge_threshold=edge_threshold,
+            say=say,
+        ):
+            say(f"wrote {path}")
+
+
+def _target(text: str) -> Any:
+    from ..circuits.targets import Difference
+
+    more, between, less = text.partition(" - ")
+    return Difference(_token(more), _token(less)) if between and more and less else _token(text)
+
+
+def _token(text: str) -> int | str:
+    return int(text[1:]) if text.startswith("#") and text[1:].isdigit() else text
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"--model {text} is not valid JSON: {error}") from error

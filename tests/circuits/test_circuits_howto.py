@@ -1,0 +1,121 @@
+"""The page on circuits runs as it stands, and so does its command, on the shipped model with latents of chance."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from circuit_models import randomised
+from crosscoders import AnalysisError, AttributionGraph, ModelChoice, Site, build_crosscoder, replacement_model
+from crosscoders.circuits.graph_rules import graph_problems
+from crosscoders.cli import main
+
+PAGE = Path(__file__).parent.parent.parent / "docs" / "howto" / "circuits.md"
+CHAT = {"name": "transformers", "model": "tiny-pair/chat"}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A cross-layer transcoder of the shipped chat model, as a run of this user leaves it."""
+    adapter = ModelChoice.of("transformers", model="tiny-pair/chat").build()
+    points = [f"layers.{i}.{part}" for part in ("mlp_input", "mlp") for i in range(4)]
+    sites = tuple(Site(f"chat/{point}", adapter.width(point)) for point in points)
+    crosscoder = randomised(build_crosscoder("strictly_causal", sites, num_latents=200), sparsity=1.5)
+    for name in crosscoder.layout.names:
+        crosscoder.normaliser.set_scales({name: 1.0})
+    crosscoder.info.recipe["models"] = {"chat": CHAT}
+    folder = tmp_path_factory.mktemp("circuits")
+    crosscoder.save_pretrained(folder / "my-clt")
+    return folder
+
+
+def test_every_block_of_the_page_runs(saved, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL):
+        code = block.replace("me/my-clt", str(saved / "my-clt")).replace(
+            "max_nodes=2000", "max_nodes=40, progress=False"
+        )
+        code = code.replace("towards]", "towards], max_nodes=20, progress=False").replace("top=10", "top=3")
+        exec(compile(code, str(PAGE), "exec"), names)
+    assert names["checked"].direct_error < 1e-3 and names["graph"].num_latents == 40
+    assert names["again"].num_latents <= names["graph"].num_latents
+    assert (tmp_path / "my-graph" / "graph.html").is_file()
+
+
+def test_the_command_writes_a_graph_and_says_how_good_it_is(saved, tmp_path):
+    arguments = [
+        "attribute",
+        str(saved / "my-clt"),
+        "--prompt",
+        "Return the sum of a",
+        "--output",
+        str(tmp_path / "out"),
+    ]
+    more = ["--max-nodes", "30", "--target", " the", "--target", "#17", "--target", " of - #9", "--fidelity", "2"]
+    result = CliRunner().invoke(main, [*arguments, *more, "--quiet", "--device", "cpu"])
+    assert result.exit_code == 0, result.output
+    for said in ("30 of them visited", "rows add up to", "KL ", "correlation", "wrote", "tiny-pair/chat"):
+        assert said in result.output
+    graph = AttributionGraph.load(tmp_path / "out" / "graph")
+    assert graph.num_latents == 30 and [target.kind for target in graph.targets] == ["token", "token", "difference"]
+    assert graph.gap() < 1e-5 and not (tmp_path / "out" / "rows").exists()
+    assert graph_problems(json.loads((tmp_path / "out" / "neuronpedia.json").read_text(encoding="utf-8"))) == []
+
+
+def test_the_command_lays_out_a_question(saved, tmp_path):
+    arguments = ["attribute", str(saved / "my-clt"), "--prompt", "Who are you?", "--chat", "--max-nodes", "5"]
+    result = CliRunner().invoke(
+        main, [*arguments, "--output", str(tmp_path / "out"), "--quiet", "--fidelity", "0", "--device", "cpu"]
+    )
+    assert result.exit_code == 0, result.output
+    graph = AttributionGraph.load(tmp_path / "out" / "graph")
+    assert "<user>" in graph.texts and graph.texts[-1] == "<assistant>"
+    assert not any(graph.latent_n3[:, 1] == 0)
+
+
+def test_what_the_command_cannot_do_is_one_line(saved, tmp_path):
+    arguments = ["attribute", str(saved / "my-clt"), "--prompt", "a", "--output", str(tmp_path), "--device", "cpu"]
+    for more, message in ((["--target", "two words"], "should be one token"), (["--model", "{"], "not valid JSON")):
+        result = CliRunner().invoke(main, [*arguments, *more, "--quiet"])
+        assert result.exit_code == 1 and message in result.output and "Traceback" not in result.output
+
+
+def test_models_of_crosscoders_have_to_agree(saved):
+    from crosscoders import Crosscoder
+
+    crosscoder = Crosscoder.from_pretrained(saved / "my-clt")
+    other = Crosscoder.from_pretrained(saved / "my-clt")
+    other.info.recipe["models"] = {"chat": {**CHAT, "model": "tiny-pair/base"}}
+    with pytest.raises(AnalysisError, match="record different models"):
+        replacement_model([crosscoder, other])
+    other.info.recipe["models"] = {"chat": {**CHAT, "model": "/somewhere/else"}}
+    with pytest.raises(AnalysisError, match="trust_recipe"):
+        replacement_model(other)
+    assert replacement_model(other, "tiny-pair/base").adapter.describe()["model"] == "tiny-pair/base"
+    with pytest.raises(AnalysisError, match="at least one"):
+        replacement_model([])
+
+
+def test_the_example_explains_attention_too(tmp_path):
+    """A shortened run of the example; its graph has latents of both kinds, and adds up."""
+    import tomllib
+
+    from crosscoders import Crosscoder, attribution_graph, train
+    from crosscoders.training.config import RunConfig
+
+    config = tomllib.loads((PAGE.parent.parent.parent / "examples" / "circuits" / "attention-and-mlp.toml").read_text())
+    for group in config["architecture"]["groups"]:
+        group["num_latents"] = 64
+    config["loss"]["k"] = 16
+    config["training"] |= {"num_tokens": 4096, "batch_size": 128, "lr": 4e-3, "evaluation_tokens": 256}
+    config["training"]["fidelity_tokens"] = 0
+    config["activations"] |= {"block_tokens": 2048, "calibration_tokens": 512, "rows_per_forward": 8}
+    train(RunConfig.from_dict({**config, "device": "cpu", "output": str(tmp_path / "run")}), quiet=True)
+    model = replacement_model(Crosscoder.from_pretrained(tmp_path / "run" / "crosscoder"))
+    graph = attribution_graph(model, "Return the sum of a", max_nodes=60, progress=False)
+    assert graph.gap() < 1e-5 and len(graph.cuts) == 8
+    kinds = {model.set_of(layer, index)[0].read.rpartition(".")[2] for layer, _, index in graph.latent_n3.tolist()}
+    assert kinds == {"attention", "mlp_input"}
