@@ -88,6 +88,31 @@ def library() -> Any:
 
 
 @contextmanager
+def silence() -> Iterator[None]:
+    """Within, the transformers library shows no bar over weights and warns of nothing: what matters is refused here.
+
+    Bars of downloads, which can take long, stay.
+    """
+    from huggingface_hub import utils as hub
+    from transformers.utils import logging
+
+    downloads = not hub.are_progress_bars_disabled()  # type: ignore[attr-defined]
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()  # those of downloads too
+    if downloads:
+        hub.enable_progress_bars()  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+        if not downloads:
+            hub.disable_progress_bars()  # type: ignore[attr-defined]
+
+
+@contextmanager
 def foreign_errors(what: str, place: Place | None = None) -> Iterator[None]:
     """Turn whatever a foreign library raises while it loads `what`, from `place`, into one sentence of ours."""
     try:

@@ -20,7 +20,7 @@ from torch import nn
 from crosscoders import ConfigError
 from crosscoders.converters import as_tuple
 
-from .foreign import Place, foreign_errors, library, locate
+from .foreign import Place, foreign_errors, library, locate, silence
 from .lora import adapted
 from .tokenising import parse_date
 from .weights import WRAPPERS, misfits, unwrapped
@@ -76,14 +76,15 @@ def load(options: TransformersConfig) -> Loaded:
     transformers = library()
     place = locate(options.model, revision=options.revision, subfolder=options.subfolder)
     _refuse_adapter(options.model, place)
-    with foreign_errors(f"the model '{options.model}'", place):
-        config = transformers.AutoConfig.from_pretrained(place.source, **place.keywords)
-    causal = is_decoder_only(config)
-    model, notes = _load_weights(options, place, config, causal)
-    if options.lora:
-        adapter = locate(options.lora, revision=options.lora_revision)
-        model = adapted(model, options.lora, adapter, merge=options.merge)
-    return Loaded(model, _load_tokenizer(options, place), causal, notes)
+    with silence():
+        with foreign_errors(f"the model '{options.model}'", place):
+            config = transformers.AutoConfig.from_pretrained(place.source, **place.keywords)
+        causal = is_decoder_only(config)
+        model, notes = _load_weights(options, place, config, causal)
+        if options.lora:
+            adapter = locate(options.lora, revision=options.lora_revision)
+            model = adapted(model, options.lora, adapter, merge=options.merge)
+        return Loaded(model, _load_tokenizer(options, place), causal, notes)
 
 
 def _refuse_adapter(model: str, place: Place) -> None:

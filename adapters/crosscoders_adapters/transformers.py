@@ -44,6 +44,9 @@ OFFERED = ("input", "attention", "mlp_input", "mlp", "")
 class TransformersAdapter(Linearises):
     """Model adapter `transformers`."""
 
+    decoders_may_end_early = True
+    """An edit of a decoder may raise to end the pass: layers below keep what they have read, none above is needed."""
+
     def __init__(self, options: TransformersConfig, loaded: Loaded | None = None) -> None:
         self.options = options
         loaded = loaded or load(options)

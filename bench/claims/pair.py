@@ -1,8 +1,8 @@
 """What the product says of a real pair: the tiny base/chat pair, its intervals and its planted behaviours (R1-R3).
 
 Coverage: the intervals of ν^ε and ν^r from parts of the text of 20,000 tokens each, against the value on ten times as
-many tokens of other documents. The large part has an error of its own, by which coverage comes out about two points too
-low.
+many tokens of other documents. The large part has an error of its own, by which plain coverage comes out about two
+points too low; the prediction is about intervals that are wider by it.
 
 Behaviours: latents of which more than half of the activation lies on the tokens of a planted answer carry it. Is the
 verdict on them right? A linear readout of each model's activations, fitted on one half of the rows, is asked on the
@@ -66,7 +66,7 @@ def run(seed: int, scale: Scale) -> dict[str, Any]:
     (report,) = analyse(crosscoder, ["latent_scaling"], study=study)
     found["verdicts"] = clock.show("verdicts", dict(Counter(report.data["verdict"])))
     tokens = {"name": "python_library", "seed": seed, "chat_share": 0.95, "rare_rate": 0.25}
-    chats = Study.of(crosscoder, tokens=tokens, num_tokens=STUDY, trust_recipe=True)
+    chats = Study.of(crosscoder, tokens=tokens, num_tokens=STUDY // 2, trust_recipe=True)
     found["behaviours"] = clock.show("behaviours", behaviours(chats, report.data["verdict"]))
     return found
 
@@ -81,15 +81,21 @@ def coverage(study: Study) -> dict[str, Any]:
     whole = _measured(study, _documents(reading, study, WHOLE), WHOLE)
     counts: dict[str, Any] = {"nominal": 0.9}
     for target in ("error", "reconstruction"):
-        hits, asked = 0, 0
+        plain, hits, asked = 0, 0, 0
         for ratios, firings_F in parts:
-            low, high = getattr(ratios, target).interval(0.9).unbind(-1)
-            value = getattr(whole[0], target).value
-            known = (firings_F >= 2 * FEWEST) & low.isfinite() & value.isfinite()
-            hits += int(((low <= value) & (value <= high) & known).sum())
+            mine, large = getattr(ratios, target), getattr(whole[0], target)
+            both = attrs.evolve(mine, error=(mine.error.square() + large.error.square()).sqrt())
+            known = (firings_F >= 2 * FEWEST) & both.error.isfinite() & large.value.isfinite()
+            plain += _held(mine, large.value, known)
+            hits += _held(both, large.value, known)
             asked += int(known.sum())
-        counts[target], counts[f"{target} intervals"] = hits / max(1, asked), asked
+        counts |= {target: hits / max(1, asked), f"{target}, plain": plain / max(1, asked), "intervals": asked}
     return counts
+
+
+def _held(estimate: Any, value_F: Tensor, known_F: Tensor) -> int:
+    low, high = estimate.interval(0.9).unbind(-1)
+    return int(((low <= value_F) & (value_F <= high) & known_F).sum())
 
 
 def _documents(reading: Iterator[Document], study: Study, num_tokens: int) -> list[Document]:
@@ -162,7 +168,7 @@ def readout(x_BD: Tensor, y_BL: Tensor, half: int) -> Tensor:
     score, label = (second @ weight), y_BL[half:] > 0
     rank = score.argsort(dim=0).argsort(dim=0).double() + 1
     positive = label.sum(dim=0).double()
-    return ((rank * label).sum(dim=0) - positive * (positive + 1) / 2) / (positive * (len(label) - positive))
+    return (((rank * label).sum(dim=0) - positive * (positive + 1) / 2) / (positive * (len(label) - positive))).float()
 
 
 def _chat(answer: str) -> Any:

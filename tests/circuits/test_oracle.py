@@ -22,15 +22,15 @@ def oracle():
 
 
 @cache
-def model(attention="eager"):
+def model(attention="eager", dtype="float32"):
     sites = [f"m/layers.{i}.{part}" for part in ("mlp_input", "mlp") for i in range(4)]
-    adapter = ModelChoice.of("transformers", model=str(DATA / "model"), attention=attention).build()
+    adapter = ModelChoice.of("transformers", model=str(DATA / "model"), attention=attention, dtype=dtype).build()
     return ReplacementModel(Crosscoder.from_pretrained(DATA / "clt", sites=sites), adapter)
 
 
-def graph(attention="eager", **options):
+def graph(attention="eager", dtype="float32", **options):
     given = {"targets": oracle()["logit_ids"].tolist(), "skip_positions": [0], "progress": False, **options}
-    return attribution_graph(model(attention), oracle()["ids"].tolist(), **given)
+    return attribution_graph(model(attention, dtype), oracle()["ids"].tolist(), **given)
 
 
 def test_latents_and_targets_are_the_same():
@@ -74,3 +74,19 @@ def test_what_is_passed_on_does_not_name_folders_of_this_machine(tmp_path):
     save_graph(graph(), tmp_path / "out")
     for path in (tmp_path / "out").rglob("*.*"):
         assert str(DATA).encode() not in path.read_bytes() and str(tmp_path).encode() not in path.read_bytes()
+
+
+def test_half_precision_gives_the_same_strong_edges():
+    from scipy.stats import spearmanr
+
+    whole, half = graph(), graph(dtype="bfloat16")
+    places = [{tuple(latent): node for node, latent in enumerate(one.latent_n3.tolist())} for one in (whole, half)]
+    common = [(node, places[1][key]) for key, node in places[0].items() if key in places[1]]
+    assert len(common) > 0.98 * whole.num_latents
+    rows = [
+        [*(pair[which] for pair in common), *range(one.errors.start, one.num_nodes)]
+        for which, one in enumerate((whole, half))
+    ]
+    edges = [one.edges_MM.toarray()[np.ix_(row, row)].ravel() for one, row in zip((whole, half), rows)]
+    strongest = np.argsort(-np.abs(edges[0]))[:20]
+    assert spearmanr(edges[0][strongest], edges[1][strongest]).statistic >= 0.99

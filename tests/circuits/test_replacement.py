@@ -98,7 +98,7 @@ def test_other_refusals():
         ReplacementModel(other, _Wider(adapter))
     crosscoder = clt(adapter)
     crosscoder.gate = TopKGate(8)
-    with pytest.raises(AnalysisError, match="ranks the latents of all layers together"):
+    with pytest.raises(AnalysisError, match="ranks latents of all layers together"):
         ReplacementModel(crosscoder, adapter)
     crosscoder.gate = TopKGate(4, group_sizes=[12, 12, 12])
     assert ReplacementModel(crosscoder, adapter).replace(PROMPT)

@@ -9,7 +9,16 @@ from click.testing import CliRunner
 from huggingface_hub import HfApi, ModelCard, load_state_dict_from_file
 from safetensors.torch import load_file, save_file
 
-from crosscoders import CheckpointError, Crosscoder, ReleaseSpec, Site, build_crosscoder, hookimpl, pretrained
+from crosscoders import (
+    CheckpointError,
+    Crosscoder,
+    ReleaseSpec,
+    Site,
+    build_crosscoder,
+    hookimpl,
+    inspect_pretrained,
+    pretrained,
+)
 from crosscoders.checkpoints.checkpoint import checked_folder, load_crosscoder, save_crosscoder
 from crosscoders.checkpoints.hub import push_folder
 from crosscoders.checkpoints.whole_files import write_whole
@@ -59,6 +68,27 @@ def test_inspect_reads_headers_only(hub):
     assert "slot in.2 (layer 2, input), width 12, read: m/layers.2.mlp_input" in found.output
     assert "--site 'out.*=model/layers.*.mlp'" in found.output
     assert fetched(hub) == {"clt_cfg.json"}
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        "cg/jumprelu_per_target_connection",
+        "ct/clt_divide",
+        "go/plt_jumprelu_unfolded",
+        "gs2/clt_affine",
+        "om/clt_jumprelu",
+        "saelens/topk_sub_raw",
+        "sf/relu_norm_crosscoder_hub",
+        "sp/transcoder",
+    ],
+)
+def test_inspection_fetches_no_weights(case, hub):
+    upload("alice/headers", DATA / case / "files")
+    hub.requests.clear()
+    inspect_pretrained("alice/headers")
+    assert not [name for name in fetched(hub) if name.endswith(".safetensors")]
+    assert len(hub.requests) < 60
 
 
 def test_read_saved_pushed_pulled_and_analysed(hub, tmp_path):

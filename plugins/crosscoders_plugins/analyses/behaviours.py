@@ -18,7 +18,7 @@ from attrs.validators import ge, min_len
 from torch import Tensor
 
 from crosscoders import AnalysisError, ConfigError, Example, Examples, Part, Report, Study, Table
-from crosscoders.authoring import activity, language_model
+from crosscoders.authoring import activity, language_model, precise
 
 from .places import Places, Spot
 
@@ -235,5 +235,5 @@ def _loss(
 
 def _mean(values_N: Tensor) -> float | None:
     """The mean where it is a number."""
-    mean = float(values_N.double().mean()) if len(values_N) else math.nan
+    mean = float(precise(values_N).mean()) if len(values_N) else math.nan
     return mean if math.isfinite(mean) else None

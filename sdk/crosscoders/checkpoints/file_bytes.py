@@ -15,8 +15,9 @@ from torch import Tensor
 from ..errors import CheckpointError
 from .stored import Index
 
-SMALL_PIECE = 100_000
-"""Bytes of a tensor that are worth asking for alone, such as a scale, where the file is not here yet."""
+SMALL_PIECE = 1_000_000
+"""Bytes of a tensor that are worth asking for alone, such as a scale or an offset of each latent, where the file is not
+here yet."""
 
 
 class Bytes(ABC):

@@ -181,9 +181,10 @@ class AttributionGraph:
         )
 
     def gap(self) -> float:
-        """How far rows are from adding up, at most: |Σ edges + constant + left out − total| / max(1, Σ|terms|).
+        """How far rows are from adding up, at most, as a share of the sizes of their terms (or of 1, if that is more).
 
-        Rounding alone makes about 1e-6 of it in fp32.
+        The terms are edges, constant and left out, and should add up to the total; rounding alone makes about 1e-6 of
+        it in fp32, 1e-2 where the model computes in bfloat16.
         """
         exact_MM, total_M = self.edges_MM.astype(np.float64), self.total_M.double().numpy()
         rest = [self.constant_M.double().numpy(), self.left_out_M.double().numpy()]

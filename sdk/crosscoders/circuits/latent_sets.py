@@ -184,13 +184,24 @@ def _check(crosscoder: Crosscoder, order: Mapping[str, int], adapter: ModelAdapt
     for read, written in crosscoder.wiring.skip:
         _check_read(read, f"the skip map to {written}")
         _check_write(read, written, "a skip map", order)
-    gate: object = crosscoder.gate
-    if getattr(gate, "k", None) is not None and len(crosscoder.wiring.groups) > 1:
-        sizes = tuple(group.num_latents for group in crosscoder.wiring.groups)
-        if getattr(gate, "group_sizes", ()) != sizes:
+    _check_gate(crosscoder)
+
+
+@torch.no_grad()
+def _check_gate(crosscoder: Crosscoder) -> None:
+    """Refuse a gate for which a group's latents are on or off by those of other groups, as tried on random ones."""
+    generator = torch.Generator().manual_seed(0)
+    f_BF = torch.rand(4, crosscoder.num_latents, generator=generator).to(crosscoder.b_enc_F)
+    norm_F = crosscoder.score_norms()
+    together_BF = crosscoder.gate.keep(f_BF, norm_F)
+    for columns in crosscoder.wiring.latent_slices.values():
+        alone_BF = torch.zeros_like(f_BF)
+        alone_BF[:, columns] = f_BF[:, columns]
+        if not torch.equal(crosscoder.gate.keep(alone_BF, norm_F)[:, columns], together_BF[:, columns]):
             raise AnalysisError(
-                "a topk gate that ranks the latents of all layers together is not causal: whether a latent is on "
-                "depends on later layers; a graph needs one that ranks within each group (group_sizes)"
+                f"the gate '{crosscoder.gate.name}' ranks latents of all layers together, so whether one is on depends "
+                "on later layers: it is not causal; a graph needs a gate that looks at each latent or each group alone "
+                "(a topk gate with group_sizes, or a threshold)"
             )
 
 

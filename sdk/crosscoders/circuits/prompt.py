@@ -76,6 +76,7 @@ class ExplainedPrompt:
         self.linear: Linear = model.adapter.linearise(tokens, cuts=cuts, reads=reads)
         self.values = {point: value.float() for point, value in self.linear.values.items()}
         self.latents = self._encode()
+        self._reads: list[str] = [model.sets[number].read for number in self.latents.set_N.tolist()]
         self._writes: dict[str, _Writes] = {}
         self.errors: dict[str, Tensor] = {}
         self.constants: dict[str, Tensor] = {}
@@ -101,16 +102,15 @@ class ExplainedPrompt:
 
     def read_of(self, node: int) -> str:
         """The point that a latent reads."""
-        return self.model.sets[int(self.latents.set_N[node])].read
+        return self._reads[node]
 
     def encoder_rows(self, node_R: Tensor) -> Tensor:
         """Encoder rows (R, D) of active latents that read one point."""
-        latents, rows_RD = self.latents, self.values[self.read_of(int(node_R[0]))].new_zeros(0)
+        latents, value_TD = self.latents, self.values[self.read_of(int(node_R[0]))]
+        rows_RD = value_TD.new_zeros(len(node_R), value_TD.shape[1])
         for number in torch.unique(latents.set_N[node_R]).tolist():
             mine_R = latents.set_N[node_R] == number
-            of_set_RD = self.model.sets[number].encoder_rows(latents.local_N[node_R[mine_R]]).float()
-            rows_RD = rows_RD if len(rows_RD) else of_set_RD.new_zeros(len(node_R), of_set_RD.shape[1])
-            rows_RD[mine_R] = of_set_RD
+            rows_RD[mine_R] = self.model.sets[number].encoder_rows(latents.local_N[node_R[mine_R]]).float()
         return rows_RD
 
     def bring(self, point: str, vector_RD: Tensor, position_R: Tensor) -> Brought:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -98,8 +99,6 @@ class RowStore:
             with disk_errors(folder):
                 shutil.rmtree(folder, ignore_errors=True)
                 folder.mkdir(parents=True)
-            import json
-
             write_whole(folder / PLAN, json.dumps(plan))
         while (path := store._path()).is_file():
             try:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..reports import Report
@@ -24,7 +25,7 @@ def findings(config: DemoConfig, reports: Sequence[Report]) -> list[str]:
     if "Behaviours" not in by_title:
         return []
     behaviours, arms = by_title["Behaviours"].data, by_title["Amplification"].data["arms"]
-    verdicts = by_title["Latent scaling"].data["verdict"]
+    verdicts = by_title["Diff"].data["verdict"]
     planted = config.chat == TINY_CHAT and not config.patterns
     names = ", ".join(config.behaviours)
     count = f"{len(config.behaviours)} behaviours that " if len(config.behaviours) > 1 else "the behaviour that "
@@ -36,7 +37,21 @@ def findings(config: DemoConfig, reports: Sequence[Report]) -> list[str]:
             verdict = verdicts[behaviours["latents"][name][0]]
             line += f" {MEANINGS[verdict.split()[0]]} (verdict: {verdict})."
         lines.append(f"{line} {_rates(name, arms)}")
-    return lines
+    return [*lines, _difference(by_title["Diff"].data)]
+
+
+def _difference(diff: Mapping[str, Any]) -> str:
+    """What all latents say about the two models together."""
+    counts = Counter(verdict.split()[0] for verdict in diff["verdict"])
+    carried = {kind: share for kind, share in diff["causal"].items() if kind in diff["verdict"] and share >= 0.1}
+    line = "All latents together: " + ", ".join(f"{count} {kind}" for kind, count in counts.most_common()) + "."
+    if carried:
+        most = max(carried, key=carried.__getitem__)
+        line += (
+            f" Of what makes {diff['after']} predict otherwise than {diff['before']} (KL), the '{most}' ones carry "
+            f"{carried[most]:.0%}."
+        )
+    return line
 
 
 def _rates(name: str, arms: Sequence[dict[str, Any]]) -> str:

@@ -89,8 +89,9 @@ def analyses(config: DemoConfig) -> list[Any]:
     return [
         *([behaviours] if config.behaviours else []),
         amplification_options(config.behaviours, config.num_prompts, full=config.full),
+        {"name": "diff", "before": "base", "after": "chat", "top": 8, "kl_tokens": 8192 if config.full else 1024},
         {"name": "decoder_norms", "top": 25},
-        "latent_scaling",
+        *(["latent_scaling"] if config.full else []),
     ]
 
 

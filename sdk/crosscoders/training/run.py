@@ -244,9 +244,7 @@ class TrainingRun:
     def _evaluated(self, held_out: Iterable[Tensor]) -> Metrics:
         self.set_gate()
         metrics = evaluate(self.crosscoder, held_out, metrics=self.metrics, processes=self.processes)
-        numbers = {"evaluation/l0": metrics.l0, "evaluation/silent_share": metrics.silent_share}
-        numbers |= {f"evaluation/explained_variance/{k}": v for k, v in metrics.explained_variance.items()}
-        numbers |= {f"evaluation/{m}/{name}": value for m, of in metrics.further.items() for name, value in of.items()}
+        numbers = {f"evaluation/{name}": value for name, value in metrics.scalars().items()}
         self.record.log(numbers, self.trainer.step_number)
         return metrics
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
-import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -18,7 +17,7 @@ from ..models.adapter import ModelAdapter
 from ..plugins.registry import Registry, get_registry
 from ..processes import Processes
 from .config import RunConfig
-from .fidelity import spliced_losses
+from .fidelity import losses_on
 from .harvesting import live_activations
 from .launch import accelerator_of, start_trackers
 from .lock import refuse_if_locked
@@ -251,10 +250,7 @@ class Runner:
         tokens = self.config.training.fidelity_tokens
         if not tokens or not isinstance(self.source, LiveActivations) or self.processes.num_shards > 1:
             return {}
-        rows = list(self.source.held_out_rows(self._medians(), tokens))
-        columns = crosscoder.layout.columns(crosscoder.written.names)
-        kept_BX = torch.cat([each.x_BTX[each.keep_BT] for each in rows])[:, columns]
-        return spliced_losses(crosscoder, self.source.adapters, rows, kept_BX.mean(dim=0))
+        return losses_on(crosscoder, self.source.adapters, list(self.source.held_out_rows(self._medians(), tokens)))
 
     def _held_out(self) -> Iterator[Tensor]:
         for x_BX in self.source.held_out(self._medians(), self.config.training.evaluation_tokens):
