@@ -1,7 +1,8 @@
 """Which points of which family of transformers are right: every decoder and encoder that can be built small.
 
-    python bench/families.py            prints a line for each family, and writes bench/results/families.json
-    python bench/families.py gpt2 opt   only these
+    python bench/families.py            prints a line for each family, and writes bench/results/families.json and the
+                                        table of docs/reference/models.md
+    python bench/families.py gpt2 opt   only these anew
 
 Models are made of tiny random configs, so nothing is downloaded. Of each, on two rows of different lengths that the
 adapter has not seen before:
@@ -10,6 +11,7 @@ adapter has not seen before:
 * attention, mlp: input + attention + MLP = output in each layer, to rounding; where a norm follows each sum (BERT),
   each sum is what that norm reads
 * mlp_input: replacing it by itself changes no logits, adding to it does
+* all points: a row has the activations that it has alone, without padding
 * packed: documents of a row are read as if each were alone
 * logits: (rows, positions, vocabulary), finite
 
@@ -19,7 +21,9 @@ adapter has not seen before:
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
+import signal
 import sys
 import time
 import warnings
@@ -37,6 +41,7 @@ from crosscoders.models.tokens import Tokenized
 from crosscoders_adapters.transformers import TransformersAdapter
 
 RESULTS = Path(__file__).parent / "results" / "families.json"
+PAGE = Path(__file__).parent.parent / "docs" / "reference" / "models.md"
 SIZES: dict[str, Any] = {
     **dict.fromkeys(("hidden_size", "d_model", "n_embd", "dim", "emb_dim", "embedding_size", "true_hidden_size"), 32),
     **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers", "encoder_layers"), 3),
@@ -60,11 +65,41 @@ SIZES: dict[str, Any] = {
     "eos_token_id": 2,
     "word_embed_proj_dim": 32,
     "query_pre_attn_scalar": 8,
+    "rotary_dim": 4,
+    "prompt_length": 4,
+    "moe_layer_freq": 1,
+    "mamba_n_heads": 8,
+    "mamba_d_head": 8,
+    "mamba_num_heads": 8,
+    "mamba_head_dim": 8,
+    "n_shared_experts": 1,
+    **dict.fromkeys(("n_input_layers", "n_recurrent_layers", "n_output_layers"), 1),
+    "num_shared_experts": 1,
+    "hidden_size_per_layer_input": 8,
+    "vocab_size_per_layer_input": 64,
 }
 """Sizes by the names that configs give them."""
-RELAXED = ("head_dim", "num_key_value_heads", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-"""Sizes left as they are, one after the other, where a config or model refuses them."""
-LARGEST = 30_000_000
+VARIANTS: tuple[dict[str, Any], ...] = (
+    {},
+    {"head_dim": None},
+    {"num_key_value_heads": 4},
+    {"head_dim": None, "num_key_value_heads": 4},
+    {"head_dim": 16, "num_key_value_heads": 4},
+    {"head_dim": None, "num_key_value_heads": None},
+    {"num_hidden_layers": 4},
+    {"num_hidden_layers": None, "n_layer": None},
+    {"intermediate_size": None},
+    {"num_attention_heads": None, "num_key_value_heads": None, "head_dim": None},
+    {"max_position_embeddings": None},
+    {"num_layers": None},
+    {"qk_rope_head_dim": None, "qk_nope_head_dim": None, "v_head_dim": None},
+)
+"""Other sizes, tried in turn where a config or model refuses the usual ones; None leaves the family's own."""
+PARTS = ("text_config", "decoder", "decoder_config", "attn_config", "ffn_config", "patcher_config", "encoder_config")
+"""Configs within configs."""
+LIMIT = 90
+"""Seconds for one family."""
+LARGEST = 100_000_000
 LETTERS = 29
 
 
@@ -85,12 +120,12 @@ class Tokenizer:
 
 
 def build(family: str, *, causal: bool) -> torch.nn.Module:
-    """A small random model of a family; raises what the library raises where none of the sizes suit it."""
+    """A small random model of a family that runs; raises what the library raises where none of the sizes suit it."""
     kind = AutoModelForCausalLM if causal else AutoModelForMaskedLM
     config_class = type(AutoConfig.for_model(family))
-    problem: Exception | None = None
-    for left in range(len(RELAXED) + 1):
-        sizes = {key: value for key, value in SIZES.items() if key not in RELAXED[:left]}
+    problems: list[Exception] = []
+    for variant in VARIANTS:
+        sizes = {key: value for key, value in {**SIZES, **variant}.items() if value is not None}
         try:
             config = _config(config_class, sizes, causal)
             with torch.device("meta"):
@@ -98,20 +133,28 @@ def build(family: str, *, causal: bool) -> torch.nn.Module:
             if size > LARGEST:
                 raise ValueError(f"{size:,} parameters at its smallest")
             torch.manual_seed(0)
-            return kind.from_config(config).float().eval()
+            model = kind.from_config(config).float().eval()
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    # Biases and norms start at 0 and 1, which would hide mistakes.
+                    parameter += 0.02 * torch.randn_like(parameter)
+            keywords = {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
+            with torch.no_grad():
+                model(input_ids=rows(9).ids, **keywords)
+            return model
         except Exception as error:
-            problem = problem or error
-    assert problem is not None
-    raise problem
+            problems.append(error)
+    raise problems[0]
 
 
 def _config(config_class: Any, sizes: dict[str, Any], causal: bool) -> Any:
-    known = set(config_class().to_dict()) | set(getattr(config_class, "attribute_map", {}))
+    defaults = config_class()
+    known = set(defaults.to_dict()) | set(getattr(config_class, "attribute_map", {}))
     chosen = {key: value for key, value in sizes.items() if key in known}
     if causal and "is_decoder" in known:
         chosen["is_decoder"] = True
-    for name in ("text_config", "decoder", "decoder_config"):
-        part = getattr(config_class(), name, None)
+    for name in PARTS:
+        part = getattr(defaults, name, None)
         if hasattr(part, "to_dict"):
             chosen[name] = _config(type(part), sizes, causal)
     return config_class(**chosen)
@@ -138,7 +181,7 @@ def judged(adapter: TransformersAdapter) -> dict[str, str]:
             reason = adapter._parts[0].reason or "replacing it by itself changes what the model gives"
             verdicts[name] = f"left out: {reason}"
             continue
-        wrong = _wrong(adapter, tokens, found, keep, part, offered)
+        wrong = _wrong(adapter, tokens, found, keep, part, offered) or _padded(adapter, tokens, found, part, offered)
         some = "" if len(offered) == len(adapter.layers) else f" in {len(offered)} of {len(adapter.layers)} layers"
         verdicts[name] = f"wrong: {wrong}" if wrong else f"right{some}"
     return verdicts
@@ -148,7 +191,8 @@ def _wrong(adapter: Any, tokens: TokenBatch, found: Any, keep: torch.Tensor, par
     for n in offered:
         point = f"layers.{n}.{part}" if part else f"layers.{n}"
         before, after = found[f"layers.{n}.input"], found[f"layers.{n}"]
-        if part == "" and n + 1 < len(adapter.layers) and not _close(found[f"layers.{n + 1}.input"], after, keep):
+        read = found.get(f"layers.{n + 1}.input")
+        if part == "" and read is not None and not _close(read, after, keep):
             return f"layer {n + 1} reads something else"
         if part in ("attention", "mlp") and f"layers.{n}.attention" in found and f"layers.{n}.mlp" in found:
             middle = before + found[f"layers.{n}.attention"]
@@ -165,6 +209,18 @@ def _wrong(adapter: Any, tokens: TokenBatch, found: Any, keep: torch.Tensor, par
         shift = torch.linspace(-2.0, 2.0, adapter.width(point))
         if _close(adapter.logits(tokens, [Edit.add(point, shift)]), plain, keep, 1e-6):
             return f"adding to {point} changes nothing"
+    return ""
+
+
+def _padded(adapter: Any, tokens: TokenBatch, found: Any, part: str, offered: list[int]) -> str:
+    """Whether a row gives something else among others, longer ones, than alone."""
+    length = int(tokens.attention[1].sum())
+    alone = tokens.sequences(1, 2).mapped(lambda tensor: tensor[:, :length])
+    for n in offered:
+        point = f"layers.{n}.{part}" if part else f"layers.{n}"
+        own = adapter.activations(alone, [point])[point]
+        if not _close(found[point][1:2, :length], own, alone.attention, 1e-3):
+            return f"{point} of a row depends on the rows beside it or on padding"
     return ""
 
 
@@ -198,8 +254,9 @@ def of_family(family: str, *, causal: bool) -> dict[str, Any]:
             verdicts["logits"] = "right" if right else f"wrong: {tuple(logits.shape)}"
         flags = [False] * 3
         documents = [Tokenized(list(range(5, 8)), flags, flags)] * 2
-        last = list(adapter.points())[-1]
-        verdicts["packed"] = "right" if keeps_documents_apart(adapter, last, documents) else "one document in a row"
+        if points := list(adapter.points()):
+            apart = keeps_documents_apart(adapter, points[-1], documents)
+            verdicts["packed"] = "right" if apart else "one document in a row"
     except Exception as error:
         return {"built": "yes", "refused": _line(error)}
     return {"built": "yes", **verdicts}
@@ -207,6 +264,81 @@ def of_family(family: str, *, causal: bool) -> dict[str, Any]:
 
 def _line(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+
+
+class GaveUp(BaseException):
+    """A family takes too long; not an error of its own, so that no handler of those takes it."""
+
+
+def within(seconds: int, family: str, *, causal: bool) -> dict[str, Any]:
+    """`of_family`, given up after some time: some families have loops of Python where no kernel for GPUs can run."""
+
+    def give_up(number: int, frame: Any) -> None:
+        raise GaveUp(f"not done after {seconds} seconds")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(seconds)
+    try:
+        return of_family(family, causal=causal)
+    except GaveUp as error:
+        return {"built": f"no: {error}"}
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def recorded() -> dict[str, Any]:
+    """The verdicts that are recorded of this version of transformers."""
+    if not RESULTS.exists():
+        return {}
+    results = json.loads(RESULTS.read_text(encoding="utf-8"))
+    return dict(results["families"]) if results["transformers"] == transformers.__version__ else {}
+
+
+SIGNS = ("residual", "attention", "mlp", "mlp_input", "logits", "packed")
+
+
+def _sign(verdict: str | None) -> str:
+    if verdict is None:
+        return ""
+    if verdict.startswith("right in "):
+        _, _, some, _, all_, _ = verdict.split()
+        return f"✓ {some}/{all_}"
+    return {"right": "✓", "one": "1", "left": "–"}.get(verdict.split()[0], "✗")
+
+
+def page_table(results: dict[str, Any]) -> str:
+    """The part of the documentation's page that this script writes."""
+    lines = [f"With transformers {results['transformers']}:"]
+    for kind, what in (("decoder", "Decoders"), ("encoder", "Encoders")):
+        of_kind = {name.split()[1]: v for name, v in results["families"].items() if name.split()[0] == kind}
+        judged_ = {family: verdict for family, verdict in of_kind.items() if "residual" in verdict}
+        lines += ["", f"## {what}", ""]
+        titles = ("family", "residual", "attention", "MLP", "MLP input", "logits", "packed rows")
+        lines += [f"| {' | '.join(titles)} |", "|---|" + "---|" * len(SIGNS)]
+        lines += [
+            f"| {family} | {' | '.join(_sign(verdict.get(name)) for name in SIGNS)} |"
+            for family, verdict in judged_.items()
+        ]
+        refused = {family: verdict["refused"] for family, verdict in of_kind.items() if "refused" in verdict}
+        if refused:
+            lines += ["", "Refused:", ""]
+            lines += [f"- {family}: {_told(reason)}" for family, reason in refused.items()]
+        unbuilt = [family for family, verdict in of_kind.items() if verdict["built"] != "yes"]
+        if unbuilt:
+            lines += ["", f"Not judged, because no small one could be built here: {', '.join(unbuilt)}."]
+    return "\n".join(lines) + "\n"
+
+
+def _told(reason: str) -> str:
+    return reason.partition(": ")[2].replace("|", "/").replace("<", "&lt;")
+
+
+def write_page() -> None:
+    """Put the table of the recorded results into the page."""
+    head, _, rest = PAGE.read_text(encoding="utf-8").partition("<!-- table -->\n")
+    table = page_table(json.loads(RESULTS.read_text(encoding="utf-8")))
+    PAGE.write_text(f"{head}<!-- table -->\n{table}<!-- end -->{rest.partition('<!-- end -->')[2]}", encoding="utf-8")
 
 
 def main() -> None:
@@ -220,17 +352,18 @@ def main() -> None:
         ("decoder", modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
         ("encoder", modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES),
     )
-    found: dict[str, Any] = {}
+    found = recorded() if chosen else {}
     for kind, families in kinds:
         for family in families:
             if chosen and family not in chosen:
                 continue
             began = time.perf_counter()
-            verdict = of_family(family, causal=kind == "decoder")
+            verdict = within(LIMIT, family, causal=kind == "decoder")
             found[f"{kind} {family}"] = verdict
             print(f"{kind} {family}: {verdict} ({time.perf_counter() - began:.1f} s)", flush=True)
-    if not chosen:
-        RESULTS.write_text(json.dumps({"transformers": transformers.__version__, "families": found}, indent=1) + "\n")
+            results = {"transformers": transformers.__version__, "families": found}
+            RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    write_page()
 
 
 if __name__ == "__main__":

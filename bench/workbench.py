@@ -1,4 +1,4 @@
-"""What the workbench costs: steered generation over plain, and a second analysis over the first.
+"""What the workbench costs: steered generation over plain, evaluation over its passes, a second analysis.
 
     python bench/workbench.py [--tokens 16384] [--new-tokens 64] [--repeats 7]
 
@@ -23,6 +23,7 @@ import torch
 from crosscoders import ActivationConfig, ModelChoice, Study, TokenSourceChoice, analyse, build_crosscoder
 from crosscoders.activations.harvest import resolve_sites
 from crosscoders.crosscoder.initialise import initialise
+from crosscoders.training.fidelity import spliced_losses
 
 SITES = ("base/layers.2", "chat/layers.2")
 
@@ -95,6 +96,37 @@ def passes(num_tokens: int) -> dict[str, Any]:
     }
 
 
+def fidelity(num_tokens: int, repeats: int) -> dict[str, Any]:
+    """Seconds of a spliced evaluation over those of the forward passes that it needs, on activations that are kept."""
+    study = make_study(num_tokens)
+    batches = list(study.batches())
+    calls: list[tuple[Any, Any]] = []
+    for adapter in study.adapters.values():
+        plain = adapter.logits
+        adapter.logits = lambda tokens, edits=(), plain=plain: (  # type: ignore[attr-defined]
+            calls.append((plain, tokens)) or plain(tokens, edits)
+        )
+    mean_X = torch.cat([batch.x_BX for batch in batches]).mean(dim=0)
+
+    def evaluate() -> None:
+        spliced_losses(study.crosscoder, study.adapters, batches, mean_X)
+
+    evaluate()
+    needed = list(calls)
+    seconds: dict[str, list[float]] = {"evaluation": [], "passes": []}
+    for _ in range(repeats):
+        seconds["evaluation"].append(timed(evaluate))
+        seconds["passes"].append(timed(lambda: [plain(tokens) for plain, tokens in needed]))
+    ratios = [a / b for a, b in zip(seconds["evaluation"], seconds["passes"], strict=True)]
+    return {
+        "tokens": num_tokens,
+        "forward_passes_of_each_row": len(SITES) * 4,
+        "evaluation_s": statistics.median(seconds["evaluation"]),
+        "forward_passes_s": statistics.median(seconds["passes"]),
+        "ratio": statistics.median(ratios),
+    }
+
+
 def main() -> None:
     """Measure, print and record."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -107,6 +139,7 @@ def main() -> None:
     results = {
         "machine": {"processor": platform.machine(), "torch": torch.__version__, "threads": 1},
         "generation": generation(study, new_tokens=options.new_tokens, repeats=options.repeats),
+        "fidelity": fidelity(2048, options.repeats),
         "passes": passes(options.tokens),
     }
     path = Path(__file__).parent / "results" / "workbench.json"

@@ -13,7 +13,8 @@ COLOURS = ("#2f6fb3", "#d1603d", "#4a9a5b")
 
 
 def main() -> None:
-    norms, _, amplification = json.loads(Path(sys.argv[1]).read_text())
+    reports = {report["title"]: report for report in json.loads(Path(sys.argv[1]).read_text())}
+    norms, amplification = reports["Decoder norms"], reports["Amplification"]
     figure = Figure(figsize=(10, 3.4), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)

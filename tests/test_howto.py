@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from crosscoders import ConfigError, RunConfig, train
+from crosscoders import ConfigError, RunConfig, Text, train
 from study_of_texts import Texts, adapters
 
 ROOT = Path(__file__).parent.parent
 
 
-def blocks(page):
-    return re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "howto" / page).read_text(), re.DOTALL)
+def blocks(page, language="python"):
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "docs" / "howto" / page).read_text(), re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +57,8 @@ def test_every_recipe_runs_and_is_short(trained, monkeypatch):
     # Where its texts were does not belong to a saved crosscoder.
     names = {"texts": Texts()}
     for block in blocks("recipes.md"):
+        if "merge" in block or "AutoTokenizer" in block:
+            continue  # those on LoRA have a test of their own
         code = re.sub(r'"me/(.*?)"', r'"\1/crosscoder"', block).replace(
             "num_tokens=100_000", "num_tokens=360, tokens=texts"
         )
@@ -96,3 +98,59 @@ def test_the_how_to_on_own_tensors_runs(trained, monkeypatch):
         code = code.replace('"training":', '"activations": {"context_length": 24, "held_out_share": 0.3}, "training":')
         exec(compile(code, "own-tensors.md", "exec"), names)
     assert names["study"].adapter("chat") is names["chat"] and Path("my-crosscoder/config.json").is_file()
+
+
+def test_the_recipes_on_data_read_it(tmp_path, monkeypatch):
+    import json
+    import tomllib
+
+    import pyarrow
+    from pyarrow import parquet
+
+    from crosscoders import Chat, TokenSourceChoice
+    from crosscoders.plugins.choices import structure
+
+    monkeypatch.chdir(tmp_path)
+    for name in ("my-text", "chats", "texts"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "my-text" / "a.txt").write_text("Some text. " * 60)
+    turns = [{"role": "user", "content": "Who are you?"}, {"role": "assistant", "content": "A parrot."}]
+    (tmp_path / "chats.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
+    parquet.write_table(pyarrow.table({"messages": [turns, turns]}), "chats/0.parquet")
+    parquet.write_table(pyarrow.table({"content": ["One text.", "Another."]}), "texts/0.parquet")
+    found = {}
+    for block in blocks("recipes.md", "toml"):
+        if "[tokens]" in block:
+            choice = structure(tomllib.loads(block)["tokens"], TokenSourceChoice)
+            documents = choice.build().documents()
+            found[block] = [document for document, _ in zip(documents, range(8))]
+    kinds = [{type(document) for document in documents} for documents in found.values()]
+    assert kinds == [{Text}, {Chat}, {Chat}, {Text}, {Text, Chat}]
+    assert [m.content for m in list(found.values())[2][1].messages] == ["Who are you?", "A parrot."]
+
+
+def test_the_recipes_on_lora_merge_it(tmp_path, monkeypatch):
+    import tomllib
+
+    from crosscoders import ModelChoice
+    from crosscoders.plugins.choices import structure
+
+    peft = pytest.importorskip("peft")
+    monkeypatch.chdir(tmp_path)
+    base = ModelChoice.of("transformers", model="tiny-pair/base").build()
+    base.model.save_pretrained("base")
+    base.tokenizer.save_pretrained("base")
+    lora = peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    peft.get_peft_model(base.model, lora).save_pretrained("lora")
+
+    def here(text):
+        return text.replace("org/base-model", "base").replace("me/my-lora", "lora")
+
+    (block,) = [block for block in blocks("recipes.md", "toml") if "[models.tuned]" in block]
+    adapter = structure(tomllib.loads(here(block))["models"]["tuned"], ModelChoice).build()
+    names = {}
+    for code in [block for block in blocks("recipes.md") if "merge" in block or "AutoTokenizer" in block]:
+        exec(compile(here(code), "recipes.md", "exec"), names)
+    merged = ModelChoice.of("transformers", model="merged").build()
+    ids = torch.tensor([adapter.tokenize(Text("Return the sum")).ids])
+    torch.testing.assert_close(merged.model(ids).logits, adapter.model(ids).logits, rtol=1e-3, atol=1e-3)

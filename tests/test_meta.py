@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 from functools import cache
 from pathlib import Path
 
@@ -86,6 +87,22 @@ def test_every_option_says_what_it_means():
     options = [(cls.__name__, option) for cls in classes for option in options_of(cls)]
     assert len(options) > 200
     assert [(name, option.name) for name, option in options if not option.meaning.endswith(".")] == []
+
+
+def test_the_documentation_has_the_options_of_every_component():
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    spec = spec_from_file_location("option_tables", ROOT / "docs" / "option_tables.py")
+    tables = module_from_spec(spec)
+    spec.loader.exec_module(tables)
+    pages = {path: path.read_text() for path in (ROOT / "docs").rglob("*.md")}
+    asked = {place for text in pages.values() for place in tables.PLACE.findall(text)}
+    assert asked >= {"run", *SUITES, "model adapter"}
+    page = tables.rendered("before\n<!-- options: loss -->\nafter", "components/losses")
+    assert page.startswith("before\n") and "### Options of `batchtopk`" in page and page.endswith("after")
+    assert "| `k` | integer ≥ 1 | `100` | Number of active latents per token. |" in page
+    assert all(len(re.findall(r"(?<!\\)\|", line)) == 5 for line in page.splitlines() if line.startswith("|"))
+    assert "| `lr` | number > 0 | `0.0001` | Peak learning rate." in tables.rendered("<!-- options: run -->", "x")
 
 
 @pytest.mark.parametrize("hook", sorted(hook for hook, _ in KINDS.values()))

@@ -18,6 +18,8 @@ def test_the_notebook_runs_silently(tmp_path):
         cell.source = cell.source.replace("120_000", "3_000").replace('"num_latents": 512', '"num_latents": 96')
     with pytest.MonkeyPatch.context() as patch:
         # Its kernel is this Python, whatever kernels are installed for the user.
+        # Tests switch other libraries' bars off; who opens the notebook does not.
+        patch.delenv("HF_HUB_DISABLE_PROGRESS_BARS")
         patch.setenv("PYTHONPATH", ":".join(path for path in sys.path if path))
         NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]

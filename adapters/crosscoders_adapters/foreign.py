@@ -17,6 +17,8 @@ from crosscoders import ConfigError, CrosscodersError
 TINY_PAIR = Path(__file__).parent / "tiny_pair"
 """The base/chat pair that this package ships: `tiny-pair/base` and `tiny-pair/chat`."""
 
+JSON_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
+"""Files of a model that hold a JSON table each."""
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
@@ -46,6 +48,13 @@ class Place:
             )
             found = json.loads(path.read_text(encoding="utf-8"))
             return found if isinstance(found, dict) else None
+        return None
+
+    def spoiled(self) -> str | None:
+        """What is wrong with the first JSON file of a local model that is not a table; the Hub compares checksums."""
+        for name in JSON_FILES if self.is_folder else ():
+            if Path(self.source, self.subfolder, name).exists() and self.json(name) is None:
+                return f"its file {name} is damaged or cut off: it is not a JSON table"
         return None
 
 
@@ -79,15 +88,41 @@ def library() -> Any:
 
 
 @contextmanager
-def foreign_errors(what: str) -> Iterator[None]:
-    """Turn whatever a foreign library raises while it loads `what` into one sentence of ours."""
+def silence() -> Iterator[None]:
+    """Within, the transformers library shows no bar over weights and warns of nothing: what matters is refused here.
+
+    Bars of downloads, which can take long, stay.
+    """
+    from huggingface_hub import utils as hub
+    from transformers.utils import logging
+
+    downloads = not hub.are_progress_bars_disabled()  # type: ignore[attr-defined]
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()  # those of downloads too
+    if downloads:
+        hub.enable_progress_bars()  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+        if not downloads:
+            hub.disable_progress_bars()  # type: ignore[attr-defined]
+
+
+@contextmanager
+def foreign_errors(what: str, place: Place | None = None) -> Iterator[None]:
+    """Turn whatever a foreign library raises while it loads `what`, from `place`, into one sentence of ours."""
     try:
         yield
     except CrosscodersError:
         raise
     # Files of strangers reach every corner of the library, so that a list of its exceptions would never be complete.
     except Exception as error:
-        raise ConfigError(f"cannot load {what}: {_reason(error)}") from error
+        reason = (place.spoiled() if place else None) or _reason(error)
+        raise ConfigError(f"cannot load {what}: {reason}") from error
 
 
 def _reason(error: Exception) -> str:

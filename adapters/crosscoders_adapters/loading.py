@@ -20,7 +20,7 @@ from torch import nn
 from crosscoders import ConfigError
 from crosscoders.converters import as_tuple
 
-from .foreign import Place, foreign_errors, library, locate
+from .foreign import Place, foreign_errors, library, locate, silence
 from .lora import adapted
 from .tokenising import parse_date
 from .weights import WRAPPERS, misfits, unwrapped
@@ -76,14 +76,15 @@ def load(options: TransformersConfig) -> Loaded:
     transformers = library()
     place = locate(options.model, revision=options.revision, subfolder=options.subfolder)
     _refuse_adapter(options.model, place)
-    with foreign_errors(f"the model '{options.model}'"):
-        config = transformers.AutoConfig.from_pretrained(place.source, **place.keywords)
-    causal = is_decoder_only(config)
-    model, notes = _load_weights(options, place, config, causal)
-    if options.lora:
-        adapter = locate(options.lora, revision=options.lora_revision)
-        model = adapted(model, options.lora, adapter, merge=options.merge)
-    return Loaded(model, _load_tokenizer(options, place), causal, notes)
+    with silence():
+        with foreign_errors(f"the model '{options.model}'", place):
+            config = transformers.AutoConfig.from_pretrained(place.source, **place.keywords)
+        causal = is_decoder_only(config)
+        model, notes = _load_weights(options, place, config, causal)
+        if options.lora:
+            adapter = locate(options.lora, revision=options.lora_revision)
+            model = adapted(model, options.lora, adapter, merge=options.merge)
+        return Loaded(model, _load_tokenizer(options, place), causal, notes)
 
 
 def _refuse_adapter(model: str, place: Place) -> None:
@@ -110,7 +111,7 @@ def _load_weights(
     auto = transformers.AutoModelForCausalLM if causal else transformers.AutoModel
 
     def attempt(**more: Any) -> tuple[Any, dict[str, Any]]:
-        with foreign_errors(f"the model '{options.model}'"):
+        with foreign_errors(f"the model '{options.model}'", place):
             model, info = auto.from_pretrained(
                 place.source,
                 config=config,
@@ -152,7 +153,7 @@ def _load_tokenizer(options: TransformersConfig, model_place: Place) -> Any:
         for path in Path(place.source, place.subfolder).iterdir()
     ):
         raise none
-    with foreign_errors(f"the tokenizer of '{named}' (the option `tokenizer` names another)"):
+    with foreign_errors(f"the tokenizer of '{named}' (the option `tokenizer` names another)", place):
         tokenizer = library().AutoTokenizer.from_pretrained(place.source, **place.keywords)
     # Where files are missing, some families make a tokenizer of special tokens alone.
     if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_tokens):

@@ -7,9 +7,10 @@ layer does.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from itertools import product
+from itertools import pairwise, product
 from typing import Any
 
 import torch
@@ -50,10 +51,12 @@ class LayerParts:
     attention: Part | None = None
     mlp: Part | None = None
     mlp_input: nn.Module | None = None
+    residual: bool = True
+    """Whether the layer runs once in a forward pass, so that its input and output are points."""
     normed_after: bool = False
     """Whether a norm follows each sum of residual stream and part, as in BERT, rather than stand before the part."""
     reason: str = ""
-    """Why attention and MLP are left out, where they are."""
+    """Why something is left out, where it is."""
 
 
 @frozen(eq=False)
@@ -69,6 +72,8 @@ class _Call:
 @frozen(eq=False)
 class _Trace:
     calls: dict[nn.Module, _Call] = field(factory=dict)
+    counts: Counter[nn.Module] = field(factory=Counter)
+    """How often each module was called."""
 
     def get(self, module: nn.Module | None) -> _Call | None:
         return None if module is None else self.calls.get(module)
@@ -82,7 +87,21 @@ def find_parts(layers: Sequence[nn.Module], config: Any, run: Callable[[], Any])
         for module in watched:
             stack.callback(module.register_forward_hook(_recorder(trace), with_kwargs=True).remove)
         run()
+    if not _is_stack(layers, trace):
+        reason = "a layer does not read what the one before it gives, so what was found is not a list of layers"
+        return [LayerParts(residual=False, reason=reason)] * len(layers)
     return [_of_layer(layer, config, trace) for layer in layers]
+
+
+def _is_stack(layers: Sequence[nn.Module], trace: _Trace) -> bool:
+    """Whether each layer reads what the one before it gives, as far as both run once."""
+    for before, after in pairwise(layers):
+        first, second = trace.get(before), trace.get(after)
+        once = trace.counts[before] == trace.counts[after] == 1
+        read_TD = second.input_TD if first and second and once else None
+        if first and read_TD is not None and not _close(first.output_TD, read_TD, first.output_TD, 1e-3):
+            return False
+    return True
 
 
 def residual_of(args: Any, kwargs: Any) -> Tensor | None:
@@ -112,8 +131,9 @@ def _norms(layer: nn.Module) -> list[nn.Module]:
 
 def _recorder(trace: _Trace) -> Callable[..., None]:
     def record(module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
+        trace.counts[module] += 1
         first = args[0] if args else kwargs.get("hidden_states")
-        output = out[0] if isinstance(out, tuple) else out
+        output = out[0] if isinstance(out, tuple | list) else out
         if isinstance(output, Tensor):
             trace.calls[module] = _Call(len(trace.calls), _rows(first), _rows(output), _rows(residual_of(args, kwargs)))
 
@@ -126,7 +146,11 @@ def _rows(value: Any) -> Any:
 
 
 def _of_layer(layer: nn.Module, config: Any, trace: _Trace) -> LayerParts:
-    call = trace.get(layer)
+    call, times = trace.get(layer), trace.counts[layer]
+    if times != 1:
+        # Looped models, and layers that share their weights under one name; or branches that other inputs take.
+        reason = f"the layer runs {times} times in one forward pass, and a point once" if times else "it does not run"
+        return LayerParts(residual=False, reason=reason)
     if call is None or call.input_TD is None or call.input_TD.shape != call.output_TD.shape:
         return LayerParts(reason="its layers do not take the residual stream and return it")
     reads = named(layer, MLP_INPUT)

@@ -73,7 +73,13 @@ class Tokenising:
             raise ConfigError(f"the tokenizer of '{self.name}' has no chat template to lay out chats with")
         try:
             layout = self.tokenizer.apply_chat_template(
-                list(turns), return_dict=True, **self._template(), **self.variables, **options
+                list(turns),
+                return_dict=True,
+                # Long chats are cut here, which needs no warning.
+                tokenizer_kwargs={"verbose": False},
+                **self._template(),
+                **self.variables,
+                **options,
             )
             return list(layout["input_ids"])
         except Exception as error:  # a template is a program, which can fail in any way

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from crosscoders import ConfigError, Document, Edit, SiteError, TokenBatch, Tokenized
 
+from .anatomy import is_causal, last_norm, layer_list, text_config
 from .context import longest_context
 from .foreign import foreign_errors, locate
 from .linear import FINAL, Linearises
@@ -36,13 +37,15 @@ from .tokenising import Tokenising
 
 __all__ = ["TransformersAdapter", "TransformersConfig", "TransformersDecoder"]
 
-LAST_NORM_NAMES = ("norm", "final_layernorm", "final_layer_norm", "ln_f", "norm_f")
 OFFERED = ("input", "attention", "mlp_input", "mlp", "")
 """Parts of a layer in the order in which the forward pass reaches them."""
 
 
 class TransformersAdapter(Linearises):
     """Model adapter `transformers`."""
+
+    decoders_may_end_early = True
+    """An edit of a decoder may raise to end the pass: layers below keep what they have read, none above is needed."""
 
     def __init__(self, options: TransformersConfig, loaded: Loaded | None = None) -> None:
         self.options = options
@@ -59,11 +62,11 @@ class TransformersAdapter(Linearises):
         """
         unwrapped: Any = getattr(model, "get_base_model", lambda: model)
         model = unwrapped()
-        return cls(TransformersConfig(model=name), Loaded(model, tokenizer, _is_causal(model)))
+        return cls(TransformersConfig(model=name), Loaded(model, tokenizer, is_causal(model)))
 
     def _attach(self, model: Any, tokenizer: Any, causal: bool) -> None:
         self.model, self.tokenizer, self.causal = model.eval().requires_grad_(False), tokenizer, causal
-        self.layers = _layer_list(model)
+        self.layers = layer_list(model)
         self._longest, self._positions_are_learned = longest_context(model)
         self._shape: tuple[int, int] = (0, 0)
         self._forward_names = set(inspect.signature(model.forward).parameters)
@@ -157,7 +160,17 @@ class TransformersAdapter(Linearises):
     def _parts(self) -> list[LayerParts]:
         """What each layer offers, measured on one row when the model is first asked."""
         with foreign_errors(f"the model '{self.options.model}', which fails on a row of tokens"):
-            return find_parts(list(self.layers), _text_config(self.model.config), lambda: self._run(self._row()))
+            return find_parts(list(self.layers), text_config(self.model.config), self._tried)
+
+    def _tried(self) -> Any:
+        """What the model gives for one row, which must be numbers: nothing could be measured on it otherwise."""
+        out = self._run(self._row())
+        if bool((out.logits if self.causal else out[0]).isnan().any()):
+            raise ConfigError(
+                f"the model '{self.options.model}' gives NaN for a row of tokens: its weights are damaged, or too "
+                f"large for dtype = '{self.options.dtype}'"
+            )
+        return out
 
     @cached_property
     def _widths(self) -> dict[str, int]:
@@ -166,7 +179,7 @@ class TransformersAdapter(Linearises):
             f"layers.{number}{f'.{part}' if part else ''}"
             for number, found in enumerate(self._parts)
             for part in OFFERED
-            if part in ("input", "") or getattr(found, part) is not None
+            if (found.residual if part in ("input", "") else getattr(found, part) is not None)
         ]
         points += [FINAL] if self.causal else []
         widths: dict[str, int] = {}
@@ -188,13 +201,17 @@ class TransformersAdapter(Linearises):
 
             return change
 
-        with torch.no_grad(), _all_of(self._hooked(*_split(point), same(point)) for point in points):
+        with (
+            torch.no_grad(),
+            foreign_errors(f"the model '{self.options.model}', whose activations are not those of the tokens given"),
+            _all_of(self._hooked(*_split(point), same(point)) for point in points),
+        ):
             out = self._run(self._row())
         given: Tensor = out.logits if self.causal else out[0]
         return given.float()
 
     def _row(self) -> TokenBatch:
-        size = int(_text_config(self.model.config).vocab_size)
+        size = int(text_config(self.model.config).vocab_size)
         ids = ((torch.arange(6) + 5) % size)[None]
         none = torch.zeros_like(ids, dtype=torch.bool)
         return TokenBatch(ids, ~none, none, none)
@@ -226,7 +243,7 @@ class TransformersAdapter(Linearises):
 
     def _replace_input(self, args: Any, kwargs: Any, change: Callable[[Tensor], Tensor | None]) -> Any:
         given = args[0] if args else kwargs["hidden_states"]
-        new = change(given.reshape(*self._shape, -1))
+        new = change(self._by_token(given))
         if new is None:
             return None
         new = new.reshape(given.shape)
@@ -235,14 +252,25 @@ class TransformersAdapter(Linearises):
     def _replace_output(
         self, part: Part, args: Any, kwargs: Any, out: Any, change: Callable[[Tensor], Tensor | None]
     ) -> Any:
-        # Layers return a tensor or a tuple that begins with one, and some blocks one row of all tokens.
-        given = out[0] if isinstance(out, tuple) else out
+        # Layers return a tensor, or a tuple or list that begins with one, and some blocks one row of all tokens.
+        given = out[0] if isinstance(out, tuple | list) else out
         residual = residual_of(args, kwargs) if part.whole else None
-        new = change(part.added(given, residual).reshape(*self._shape, -1))
+        new = change(self._by_token(part.added(given, residual)))
         if new is None:
             return None
         new = part.returned(new.reshape(given.shape), residual)
+        if isinstance(out, list):
+            return [new, *out[1:]]
         return (new, *out[1:]) if isinstance(out, tuple) else new
+
+    def _by_token(self, given: Tensor) -> Tensor:
+        """Activations as (B, T, D): blocks may see all tokens as one row, and some streams side by side."""
+        rows, length = self._shape
+        if tuple(given.shape[:2]) in ((rows, length), (1, rows * length)) or (
+            given.dim() == 2 and len(given) == rows * length
+        ):
+            return given.reshape(rows, length, -1)
+        raise ValueError(f"they have the shape {tuple(given.shape)} for {rows} rows of {length} tokens")
 
     # -- running ------------------------------------------------------------------------------------------------
 
@@ -290,7 +318,7 @@ class TransformersAdapter(Linearises):
             raise SiteError(f"'{point}' is what an MLP reads and no part of the residual stream")
         unembedding = self.model.get_output_embeddings().weight
         direction_KD = direction_KD.to(unembedding.device, torch.float32)
-        norm = None if point == FINAL else self._last_norm()
+        norm = None if point == FINAL else last_norm(self.model, self.layers)
         if norm is not None:
             # Norms take away the length: give it back. What a norm makes of zero, its bias, does not count.
             # Directions go in long, so that the norm's epsilon does not count.
@@ -302,12 +330,6 @@ class TransformersAdapter(Linearises):
             direction_KD = (norm(long_KD) - norm(torch.zeros_like(long_KD))).float() * rms_K1
         effect_KV: Tensor = direction_KD @ unembedding.float().T
         return effect_KV
-
-    def _last_norm(self) -> nn.Module | None:
-        """The norm after the last layer: a sibling of the layer list under one of the usual names."""
-        owner = next(m for m in self.model.modules() if any(child is self.layers for child in m.children()))
-        found = [getattr(owner, name, None) for name in LAST_NORM_NAMES]
-        return next((norm for norm in found if isinstance(norm, nn.Module)), None)
 
     def _run(self, tokens: TokenBatch, keywords: dict[str, Any] | None = None) -> Any:
         keywords = self._keywords(tokens) if keywords is None else keywords
@@ -416,24 +438,3 @@ def _commit(options: TransformersConfig) -> str | None:
     name = f"{place.subfolder}/config.json".lstrip("/")
     cached = try_to_load_from_cache(place.source, name, revision=place.revision)
     return Path(cached[: -len(name) - 1]).name if isinstance(cached, str) else None
-
-
-def _is_causal(model: nn.Module) -> bool:
-    """Whether a model has a head for the next token: by its class or, where that is somebody's own, by the head."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
-    names = {cls.__name__ for cls in type(model).__mro__}
-    return bool(names & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())) or hasattr(model, "lm_head")
-
-
-def _text_config(config: Any) -> Any:
-    return getattr(config, "text_config", config)
-
-
-def _layer_list(model: nn.Module) -> nn.ModuleList:
-    """The list of layers: the shallowest module list as long as the config says there are layers."""
-    expected = int(_text_config(model.config).num_hidden_layers)
-    lists = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == expected]
-    if not lists:
-        raise ConfigError(f"found no list of {expected} layers in {type(model).__name__}")
-    return min(lists, key=lambda pair: pair[0].count("."))[1]

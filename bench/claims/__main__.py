@@ -1,7 +1,7 @@
 """What must come out of planted worlds, stated before running and recorded with every seed.
 
     python bench/claims                       # everything, three seeds
-    python bench/claims --only layers         # exact, diff, stability, truth, layers or variants
+    python bench/claims --only layers         # exact, diff, stability, truth, pair, layers or variants
     python bench/claims --seeds 3 4           # further seeds, kept beside those recorded
     python bench/claims --judge               # new verdicts on recorded numbers
     python bench/claims --quick               # one seed, fewer samples, nothing recorded
@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import diff
 import exact
 import layers
+import pair
 import truth
 import variants
 from common import FULL, QUICK, TRAINED, Verdict
@@ -39,10 +40,11 @@ VERDICTS = {
     "diff": diff.verdicts,
     "stability": diff.stability_verdicts,
     "truth": truth.verdicts,
+    "pair": pair.verdicts,
     "layers": layers.verdicts,
     "variants": variants.verdicts,
 }
-PARTS = ("exact", "diff", "stability", "truth", "layers", "variants")
+PARTS = ("exact", "diff", "stability", "truth", "pair", "layers", "variants")
 
 
 def run(part: str, seeds: list[int], scale: Any) -> dict[str, Any]:
@@ -55,7 +57,7 @@ def run(part: str, seeds: list[int], scale: Any) -> dict[str, Any]:
         numbers["all"] = diff.stability(scale)
         verdicts = {"all": diff.stability_verdicts(numbers["all"])}
     else:
-        module = {"diff": diff, "truth": truth, "layers": layers, "variants": variants}[part]
+        module = {"diff": diff, "truth": truth, "pair": pair, "layers": layers, "variants": variants}[part]
         numbers = {str(seed): module.run(seed, scale) for seed in seeds}
         verdicts = {seed: module.verdicts(found) for seed, found in numbers.items()}
     return {

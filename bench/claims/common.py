@@ -6,7 +6,8 @@ import hashlib
 import itertools
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +57,24 @@ class Verdict:
     """None where the literature asks for a report and not for a threshold."""
 
 
+@frozen(slots=False)
+class Pool:
+    """Samples by number that are made when they are first needed."""
+
+    make: Callable[[Tensor], Tensor]
+    count: int
+
+    @cached_property
+    def data(self) -> Tensor:
+        """All samples, (count, X)."""
+        return self.make(torch.arange(self.count))
+
+
 def train(
     architecture: dict[str, Any],
     sites: tuple[Site, ...],
     loss: dict[str, Any],
-    data: Tensor,
+    data: Tensor | Pool,
     *,
     samples: int,
     seed: int,
@@ -73,6 +87,7 @@ def train(
     for folder in kept:
         if folder.exists():
             return Crosscoder.from_pretrained(folder)
+    data = data.data if isinstance(data, Pool) else data
     crosscoder = build_crosscoder(architecture["name"], sites, **_without_name(architecture))
     config = TrainingConfig(num_tokens=samples, batch_size=BATCH, lr=lr, seed=seed, dead_after_share=0.02)
     made = LossChoice.of(loss["name"], **_without_name(loss)).build()
@@ -85,10 +100,12 @@ def train(
     return crosscoder
 
 
-def _fingerprint(data: Tensor, *tables: dict[str, Any]) -> str:
+def _fingerprint(data: Tensor | Pool, *tables: dict[str, Any]) -> str:
     """A name for one training: all that was asked for, and a sample of what it is trained on."""
-    sample = data[:: max(1, len(data) // 1000)].contiguous()
-    asked = json.dumps([BATCH, list(data.shape), *tables], sort_keys=True, default=str)
+    count = data.count if isinstance(data, Pool) else len(data)
+    chosen = torch.arange(0, count, max(1, count // 1000))
+    sample = data.make(chosen) if isinstance(data, Pool) else data[chosen]
+    asked = json.dumps([BATCH, [count, sample.shape[1]], *tables], sort_keys=True, default=str)
     return hashlib.sha256(asked.encode() + sample.numpy().tobytes()).hexdigest()[:32]
 
 

@@ -6,11 +6,12 @@ A latent is *B-only by norms* when Δnorm > 0.9; it is *spurious* when the conce
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from attrs import frozen
-from common import FIRST_HELD_OUT, Clock, Scale, Verdict, spearman, train
+from common import FIRST_HELD_OUT, Clock, Pool, Scale, Verdict, spearman, train
 from torch import Tensor
 from torch.nn import functional
 
@@ -209,7 +210,7 @@ def run(seed: int, scale: Scale) -> dict[str, Any]:
         if config not in worlds:
             made = DiffWorld(DiffWorldConfig(seed=seed, **config))
             worlds.append(config)
-            cached["world"], cached["data"] = made, activations(made, torch.arange(scale.pool))
+            cached["world"], cached["data"] = made, Pool(partial(activations, made), scale.pool)
         world, data = cached["world"], cached["data"]
         crosscoder = train(architecture, sites_of(world), loss, data, samples=int(share * scale.samples), seed=seed)
         found[name] = clock.show(name, measure(crosscoder, world, scale))
@@ -223,7 +224,9 @@ def run(seed: int, scale: Scale) -> dict[str, Any]:
     once("narrow topk", {}, acausal(NARROW), TOPK)
     once("narrow dedicated", {}, dedicated(NARROW, 0.125), TOPK)
     found["random"] = random_dictionary(cached["world"], seed)
-    found["difference"] = clock.show("difference SAE", difference_sae(cached["world"], cached["data"], scale, seed))
+    found["difference"] = clock.show(
+        "difference SAE", difference_sae(cached["world"], cached["data"].data, scale, seed)
+    )
     for name, noise in (("null", {}), ("null+noise", {"copy_noise": 0.01})):
         for loss_name, architecture, loss in (
             ("topk", acausal(WIDE), TOPK),
@@ -311,7 +314,7 @@ def density(seed: int, scale: Scale, clock: Clock) -> dict[str, Any]:
             seed=seed,
         )
         world = DiffWorld(config)
-        data = activations(world, torch.arange(scale.pool // 2))
+        data = Pool(partial(activations, world), scale.pool // 2)
         losses = {"l1": (acausal(latents), L1)}
         if name == "narrow":
             losses["dsf"] = (
@@ -329,7 +332,7 @@ def density(seed: int, scale: Scale, clock: Clock) -> dict[str, Any]:
 def stability(scale: Scale, seeds: int = 5) -> dict[str, Any]:
     """One world, five trainings: how often each concept is recovered, and how much two runs have in common (D14)."""
     world = DiffWorld(DiffWorldConfig(seed=0))
-    data, clock = activations(world, torch.arange(scale.pool)), Clock(0)
+    data, clock = Pool(partial(activations, world), scale.pool), Clock(0)
     runs = [
         train(acausal(WIDE), sites_of(world), TOPK, data, samples=scale.samples, seed=100 + s) for s in range(seeds)
     ]

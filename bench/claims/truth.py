@@ -6,10 +6,11 @@ Counted are latents with 32 firings or more.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
-from common import Clock, Scale, Verdict, train
+from common import Clock, Pool, Scale, Verdict, train
 from diff import L1, TOPK, WIDE, acausal, activations, scaled, sites_of, verdict_counts
 
 from crosscoders.testing import DiffWorld, DiffWorldConfig
@@ -40,7 +41,7 @@ def run(seed: int, scale: Scale) -> dict[str, Any]:
     clock, found = Clock(seed), {}
     for name, config in WORLDS.items():
         world = DiffWorld(DiffWorldConfig(seed=seed, **config))
-        data = activations(world, torch.arange(scale.pool))
+        data = Pool(partial(activations, world), scale.pool)
         for loss_name, loss in (("topk", TOPK), ("l1", L1)):
             crosscoder = train(acausal(WIDE), sites_of(world), loss, data, samples=scale.samples // 2, seed=seed)
             data_of_report = scaled(crosscoder, world, scale)

@@ -1,7 +1,7 @@
 """Files that we write for other libraries, loaded by those libraries' own loaders, against our numbers.
 
     python bench/formats                      peers that are not installed are skipped
-    python bench/formats --install            first install them, each into an environment of its own
+    python bench/formats --install            first install them, each into an environment or a checkout of its own
 
 Results go to `bench/results/formats.json` and `formats.md`.
 """
@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import venv
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -26,7 +28,12 @@ from crosscoders.checkpoints.foreign import export
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results"
 PEERS = {"saelens": "sae-lens==6.54.12", "circuit_tracer": "circuit-tracer==0.5.0"}
-"""Peers that a registry has; those that only a repository has are read by our own tests of goldens."""
+"""Peers that a registry has."""
+CHECKOUTS = {
+    "ckkissane": "ckkissane/crosscoder-model-diff-replication@e221e8d",
+    "crosscoder_learning": "science-of-finetuning/crosscoder_learning@b2363ed",
+}
+"""Peers that only a repository has; of their requirements the loaders need torch, einops and the Hub's client."""
 
 
 def main() -> None:
@@ -43,7 +50,16 @@ def main() -> None:
         if not python.exists():
             print(f"{peer}: not installed (--install does it), skipped")
             continue
-        rows += measured(peer, requirement, python, [case for case in CASES if case[1].startswith(peer)])
+        rows += measured(peer, requirement, [python], [case for case in CASES if case[1].startswith(peer)])
+    for peer, repository in CHECKOUTS.items():
+        checkout = arguments.environments / peer
+        if arguments.install and not checkout.exists():
+            clone(checkout, repository)
+        if not checkout.exists() or not find_spec("einops"):
+            print(f"{peer}: no checkout in {checkout}, or no einops here (--install does it), skipped")
+            continue
+        python = ["env", f"PYTHONPATH={checkout.resolve()}:{os.environ.get('PYTHONPATH', '')}", sys.executable]
+        rows += measured(peer, repository, python, [case for case in CASES if case[1] == peer])
     if rows:
         write(rows)
 
@@ -58,14 +74,22 @@ def install(environment: Path, requirement: str) -> None:
         subprocess.run([environment / "bin" / "pip", "install", "-q", *what], check=True)
 
 
-def measured(peer: str, requirement: str, python: Path, cases: list) -> list[dict]:
+def clone(checkout: Path, repository: str) -> None:
+    """The repository at the commit that is named."""
+    name, _, commit = repository.partition("@")
+    subprocess.run(["git", "clone", "-q", f"https://github.com/{name}", checkout], check=True)
+    subprocess.run(["git", "-C", checkout, "checkout", "-q", commit], check=True)
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "einops"], check=True)
+
+
+def measured(peer: str, requirement: str, python: list, cases: list) -> list[dict]:
     """What the peer makes of our files, all in one process, since importing a peer takes longest."""
     with tempfile.TemporaryDirectory() as scratch:
         prepared = [(Path(scratch) / str(number), *case) for number, case in enumerate(cases)]
         made = [prepare(folder, format_name, make()) for folder, _, format_name, make in prepared]
         arguments = [f"{format_name}:{folder}" for folder, _, format_name, _ in prepared]
         found = subprocess.run(
-            [python, HERE / f"load_{peer}.py", *arguments], capture_output=True, text=True, check=False
+            [*python, HERE / f"load_{peer}.py", *arguments], capture_output=True, text=True, check=False
         )
         if found.returncode:
             print(found.stderr[-2000:], file=sys.stderr)
@@ -114,14 +138,19 @@ def relative(theirs: torch.Tensor, ours: torch.Tensor) -> float:
 
 
 def write(rows: list[dict]) -> None:
-    """As JSON and as a table."""
+    """As JSON and as a table, with the rows of before for peers that were not here this time."""
     RESULTS.mkdir(exist_ok=True)
+    before = RESULTS / "formats.json"
+    seen = {row["peer"] for row in rows}
+    if before.exists():
+        rows = [row for row in json.loads(before.read_text())["rows"] if row["peer"] not in seen] + rows
     (RESULTS / "formats.json").write_text(json.dumps({"torch": torch.__version__, "rows": rows}, indent=1) + "\n")
     lines = [
         "# Our exports in other libraries",
         "",
         "Written by `python bench/formats`: files that we wrote, loaded by each library's own loader. Differences are",
-        "the largest, relative to the largest value.",
+        "the largest, relative to the largest value. What only a repository has is at the commit named; of Kissane et",
+        "al.'s code the class is loaded as its `load` does, since that one has its folder in the code.",
         "",
         "| library | crosscoder | f | x̂ | same latents fire |",
         "|---|---|---|---|---|",

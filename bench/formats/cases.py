@@ -86,6 +86,18 @@ CASES = [
         "circuit_tracer_clt",
         partial(make, "strictly_causal", CLT, ScoreThresholdGate(6.0), num_latents=CLT_LATENTS, tying="per_source"),
     ),
+    ("two models, relu", "ckkissane", partial(make, "acausal", PAIR, num_latents=LATENTS)),
+    ("two models, relu", "crosscoder_learning", partial(make, "acausal", PAIR, num_latents=LATENTS)),
+    (
+        "two models, score threshold",
+        "crosscoder_learning",
+        partial(make, "acausal", PAIR, ScoreThresholdGate(8.0), num_latents=LATENTS),
+    ),
+    (
+        "three layers, score threshold",
+        "crosscoder_learning",
+        partial(make, "acausal", CLT[:3], ScoreThresholdGate(12.0), num_latents=LATENTS),
+    ),
     ("per layer, relu", "circuit_tracer_plt", layers),
     ("per layer, relu, skip", "circuit_tracer_plt", partial(layers, skip=True)),
     ("per layer, jumprelu, skip", "circuit_tracer_plt", partial(layers, thresholds(CLT_LATENTS), skip=True)),

@@ -81,6 +81,7 @@ def crosscoders_analyses() -> Iterator[AnalysisSpec]:
         ("latent_scaling", "LatentScaling", "Whether latents that look site-specific really are: beta and nu of each."),
         ("fidelity", "Fidelity", "What each model loses when the reconstruction takes the place of its activations."),
         ("functional_coherence", "FunctionalCoherence", "How many sites each latent really reads."),
+        ("behaviours", "Behaviours", "Which latents carry what regular expressions describe, and what ablation does."),
         ("diff", "Diff", "What fine-tuning added, removed and changed, one line for each latent, and how sure."),
         ("layers", "Layers", "Where along the layers each latent lives, how far it reaches, and whether it turns."),
         ("snapshots", "Snapshots", "When in training each latent comes up and settles."),

@@ -81,6 +81,9 @@ from .errors import (
     LatentError as LatentError,
 )
 from .errors import (
+    NotEnoughMemoryError as NotEnoughMemoryError,
+)
+from .errors import (
     PluginError as PluginError,
 )
 from .errors import (

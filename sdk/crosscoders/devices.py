@@ -5,12 +5,15 @@ Apple's GPUs have no float64. What is summed there in double precision moves to 
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .errors import ConfigError
+from .errors import ConfigError, NotEnoughMemoryError
 
 
 def find_device(name: str = "auto", *, option: str = "device") -> torch.device:
@@ -30,6 +33,22 @@ def find_device(name: str = "auto", *, option: str = "device") -> torch.device:
     if device.type == "meta":
         raise ConfigError(f"{option} is 'meta', where there is no memory; this machine has {_there()}")
     return device
+
+
+@contextmanager
+def memory_errors(what: str, advice: str) -> Iterator[None]:
+    """Where torch finds no memory, `NotEnoughMemoryError` says what was to fit and what would help."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # torch has a class of its own for accelerators, and none for CPUs
+        text = str(error)
+        if isinstance(error, NotEnoughMemoryError) or not (
+            isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text
+        ):
+            raise
+        wanted = re.search(r"allocate ([\d.]+ ?\w+)", text)
+        amount = f", which asked for {wanted[1]} more" if wanted else ""
+        raise NotEnoughMemoryError(f"there is not enough memory for {what}{amount}; {advice}") from error
 
 
 def _there() -> str:

@@ -120,8 +120,12 @@ class DiskError(CrosscodersError, OSError):
     """A file or folder cannot be written: the disk is full or read-only, or permission is missing."""
 
 
+class NotEnoughMemoryError(CrosscodersError, MemoryError):
+    """Something does not fit into the memory of the machine or of its accelerator."""
+
+
 class TrainingStopped(CrosscodersError, KeyboardInterrupt):  # noqa: N818
-    """A run was asked to stop, by SIGINT or SIGTERM, and has written a checkpoint to resume from."""
+    """A run was asked to stop, by SIGINT, SIGTERM or SIGHUP, and has written a checkpoint to resume from."""
 
     def __init__(self, step: int, signal_number: int) -> None:
         super().__init__(f"stopped at step {step}; the same command goes on from there")

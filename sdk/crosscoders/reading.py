@@ -21,15 +21,18 @@ MOST_BYTES_OF_A_CONFIG = 2**24
 
 def read_text(path: Path, error: type[CrosscodersError], *, limit: int = MOST_BYTES) -> str:
     """The text of a UTF-8 file, with or without a byte order mark; `FileNotFoundError` is left to the caller."""
+    raw = b""
     try:
-        if path.exists() and not path.is_file():
-            raise error(f"{path} cannot be read: it is not a file")  # a folder, or a pipe that would never end
-        with path.open("rb") as file:
-            raw = file.read(limit + 1)
+        special = path.exists() and not path.is_file()  # a folder, or a pipe that would never end
+        if not special:
+            with path.open("rb") as file:
+                raw = file.read(limit + 1)
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as problem:  # a ValueError: a name with a null character
         raise error(f"{path} cannot be read: {getattr(problem, 'strerror', None) or problem}") from problem
+    if special:
+        raise error(f"{path} cannot be read: it is not a file")
     if len(raw) > limit:
         raise error(f"{path} cannot be read: it is larger than {limit // 2**20} MB")
     if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):

@@ -139,14 +139,22 @@ def test_damaged_files_are_said_to_be_so(copy):
         (copy / WEIGHTS).write_bytes(content[:cut])
         refused(copy, "damaged or cut off")
     (copy / WEIGHTS).write_bytes(content)
-    for name in ("config.json", "tokenizer.json"):
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         good = (copy / name).read_text()
         for text in (good[: len(good) // 2], "[]", "", "null"):
             (copy / name).write_text(text)
-            refused(copy, "cannot load")
+            refused(copy, f"cannot load .*: its file {name} is damaged or cut off")
         (copy / name).write_text(good)
     (copy / WEIGHTS).unlink()
     refused(copy, "cannot load the model")
+
+
+def test_a_model_that_gives_nan_is_said_to_be_damaged(copy):
+    tensors = load_file(copy / WEIGHTS)
+    tensors["model.layers.1.mlp.down_proj.weight"][0] = torch.nan
+    save_file(tensors, copy / WEIGHTS, metadata={"format": "pt"})
+    with pytest.raises(ConfigError, match="gives NaN for a row of tokens: its weights are damaged"):
+        build(copy).points()
 
 
 def test_a_quantised_model_without_its_library_names_it(copy):

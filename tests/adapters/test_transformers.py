@@ -134,6 +134,31 @@ def make(family):
     return TransformersAdapter.wrap(model, Tokenizer(), name=family)
 
 
+def test_activations_that_are_not_of_the_tokens_given_are_refused():
+    """XLNet has positions first, so that rows would be mixed; XLM's only list of its length has attentions alone."""
+    config = transformers.XLNetConfig(vocab_size=32, d_model=16, n_layer=2, n_head=2, d_inner=24)
+    adapter = TransformersAdapter.wrap(transformers.XLNetLMHeadModel(config), Tokenizer(), name="xlnet")
+    with pytest.raises(ConfigError, match=r"they have the shape \(6, 1, 16\) for 1 rows of 6 tokens"):
+        adapter.points()
+    config = transformers.XLMConfig(vocab_size=32, emb_dim=16, n_layers=2, n_heads=2, max_position_embeddings=64)
+    adapter = TransformersAdapter.wrap(transformers.XLMWithLMHeadModel(config), Tokenizer(), name="xlm")
+    assert list(adapter.points()) == []
+    with pytest.raises(SiteError, match="so what was found is not a list of layers"):
+        adapter.width("layers.0")
+
+
+def test_a_layer_that_runs_twice_has_no_points():
+    model = make("llama").model
+    layers = model.model.layers
+    looped = torch.nn.ModuleList([layers[0], layers[1], layers[1]])
+    model = transformers.AutoModelForCausalLM.from_config(model.config, attn_implementation="eager")
+    model.model.layers = looped
+    adapter = TransformersAdapter.wrap(model, Tokenizer(), name="looped")
+    assert [point for point in adapter.points() if "layers.0" not in point] == ["final"]
+    with pytest.raises(SiteError, match=r"no point 'layers.1': the layer runs 2 times in one forward pass"):
+        adapter.width("layers.1")
+
+
 class _Family(ModelAdapterSuite):
     family: str
     residual = True

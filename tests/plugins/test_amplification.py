@@ -259,3 +259,25 @@ def test_a_benign_model_is_a_control():
     plain = AnalysisChoice.of("amplification", after="base", **options).build().run(study)
     # The benign model is the one before itself here: amplified, it stays what it is.
     assert report.data["benign"]["hits"] == plain.data["arms"][0]["hits"]
+
+
+def test_with_one_model_the_difference_of_two_prompts_is_amplified(tiny_pair):
+    """By hand: both sides are the chat model, which reads another instruction on the side before."""
+    _, chat = tiny_pair
+    study = shared_study()
+    options = {
+        "before": "chat", "after": "chat", "prompts": ["What is join for?"], "instruction_after": "Who are you? ",
+        "samples_per_prompt": 1, "control": False, "search": False,
+        "sampling": {"temperature": 0.0, "max_new_tokens": 3},
+    }  # fmt: skip
+    report = AnalysisChoice.of("amplification", alphas=[0.0, -1.0, 1.5], **options).build().run(study)
+    texts = report.frame.column("text")
+    prompts = [chat.prompt(text) for text in ("Who are you? What is join for?", "What is join for?")]
+    for text, prompt in zip(texts, prompts):
+        assert text == chat.text(draw(chat, chat, [prompt], alpha=0.0, temperature=0.0, max_new_tokens=3).ids[0])
+    with torch.no_grad():
+        after, before = (
+            chat.decoder().advance(torch.tensor([p]), torch.ones(1, len(p), dtype=torch.bool)) for p in prompts
+        )
+    first = int(amplified(after, before, 1.5).argmax())
+    assert texts[2].startswith(chat.text([first]).strip())

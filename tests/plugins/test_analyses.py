@@ -49,6 +49,16 @@ class TestFidelity(AnalysisSuite):
     options = {"num_tokens": 512}
 
 
+class TestBehaviours(AnalysisSuite):
+    name = "behaviours"
+    options = {
+        "patterns": {"five": "5", "nothing": "no such text"},
+        "before": "base",
+        "documents": 3,
+        "ablated": 4,
+    }
+
+
 class TestAmplification(AnalysisSuite):
     name = "amplification"
     options = {
@@ -325,6 +335,48 @@ def test_a_row_that_activations_do_not_bear_out_is_no_presence():
     assert data["relative_strength"]["base/x"][0] == pytest.approx(0.6 / 1.36**0.5, abs=0.02)
     assert data["borne_out"]["base/x"][0] == pytest.approx(0, abs=0.05)
     assert data["verdict"][0] == "specific to chat/x"
+
+
+def pair_of_latents(rows, base, chat, f_B2):
+    """Two latents that the chat model's first two directions turn on, in a study of two models of width 4."""
+    crosscoder = crosscoder_of(torch.tensor(rows), {"base": 4, "chat": 4}, 2)
+    with torch.no_grad():
+        crosscoder.W_enc[0].zero_()
+        crosscoder.W_enc[0][:, -2:] = torch.eye(2)
+    noise = 0.01 * torch.randn(2, len(f_B2), 4, generator=torch.Generator().manual_seed(1))
+    tables = {"base": f_B2 @ torch.tensor(base), "chat": f_B2 @ torch.tensor(chat)}
+    # The last two directions of chat carry what turns the latents on.
+    crosscoder.gate = ScoreThresholdGate(0.5)
+    tables["chat"] = torch.cat([tables["chat"], f_B2], dim=1)
+    return study_with_everything(crosscoder, {key: table + noise[i] for i, (key, table) in enumerate(tables.items())})
+
+
+def parent_and_child(count=6000):
+    """The parent on a fifth of the tokens; the child, latent 0, on half of those."""
+    generator = torch.Generator().manual_seed(0)
+    strength = 1 + torch.rand(count, 2, generator=generator)
+    lot = torch.rand(count, generator=generator)
+    return strength * torch.stack([lot < 0.1, lot < 0.2], dim=1)
+
+
+def test_what_a_parent_hides_is_not_taken_for_cancelled():
+    """The child is in base with 0.4 of its strength, under a parent that leads the other way there."""
+    rows = [[0.4, 0, 0, 0, 1, 0, 0, 0], [-0.6, 0.8, 0, 0, 0, 1, 0, 0]]
+    f_B2 = parent_and_child()
+    study = pair_of_latents(rows, [[0.4, 0, 0, 0], [-0.6, 0.8, 0, 0]], [[1.0, 0], [0, 1.0]], f_B2)
+    data, _ = verdict_of(study)
+    assert data["borne_out"]["base/x"][0] < 0.25 and not data["verdict"][0].startswith("specific"), data["reason"]
+
+
+def test_a_latent_that_moves_anothers_concept_to_one_site_has_a_twin():
+    """Latent 1 writes a concept at both sites; where it is in chat alone, latent 0 takes it away from base."""
+    rows = [[-0.8, 0, 0, 0, 0.6, 0.8, 0, 0], [1, 0, 0, 0, 1, 0, 0, 0]]
+    f_B2 = parent_and_child()
+    f_B2[:, 0] = torch.where(f_B2[:, 0] > 0, f_B2[:, 1], 0.0)
+    study = pair_of_latents(rows, [[-0.8, 0, 0, 0], [1, 0, 0, 0]], [[0.6, 0.8], [1, 0]], f_B2)
+    data, _ = verdict_of(study)
+    assert data["verdict"][0] == "mostly in chat/x", data["reason"]
+    assert "along the direction of latent 1" in data["reason"][0]
 
 
 def test_rare_and_silent_latents_are_undecided():

@@ -21,6 +21,7 @@ from crosscoders import (
 )
 from crosscoders.activations import ActivationConfig, MaskConfig
 from crosscoders.testing import DiffWorld, DiffWorldConfig, LayerWorld, LayerWorldConfig
+from crosscoders_plugins.analyses.norm_classes import classes_of, delta_norm, width_free_norms
 
 LAYERS = LayerWorld(LayerWorldConfig(num_layers=3, num_features=18, width=16, min_rate=0.03, max_rate=0.08))
 PAIR = DiffWorld(
@@ -181,6 +182,24 @@ def test_the_products_verdict_says_no_where_nothing_is_specific(world, common):
     assert len(rights["shared"]) >= 4 and sum(rights["shared"]) >= len(rights["shared"]) - 1, rights
     exclusive = rights["only_a"] + rights["only_b"]
     assert len(exclusive) >= 2 and sum(exclusive) >= len(exclusive) - 1, rights
+
+
+def test_norms_of_what_is_perfectly_shared_are_shared_between_widths():
+    """Widths 48 and 24: every concept is as strong in one model as in the other, and neither has a constant part."""
+    world = DiffWorld(DiffWorldConfig(num_shared=20, num_weak=0, num_shifted=0, num_only_a=0, num_only_b=0, width=48,
+                                      width_b=24, shared_cosine=1.0, min_rate=0.03, max_rate=0.08))  # fmt: skip
+
+    def sample(ids):
+        return torch.cat([world.activations("a", ids), world.activations("b", ids) - world.affine[1]], 1)
+
+    crosscoder = train({"name": "acausal", "num_latents": 32}, (Site("a/x", 48), Site("b/x", 24)),
+                       {"name": "batchtopk", "k": 2}, sample)  # fmt: skip
+    of_a, of_b = (closest(crosscoder, f"{m}/x", world.directions[m]) for m in "ab")
+    found = (of_a.indices == of_b.indices) & (torch.minimum(of_a.values, of_b.values) > 0.9)
+    classes = [classes_of(crosscoder)[j] for j in of_a.indices[found].tolist()]
+    assert len(classes) >= 12 and classes.count("shared") >= 0.9 * len(classes), classes
+    delta_F = delta_norm(width_free_norms(crosscoder))[of_a.indices[found]]
+    assert abs(float(delta_F.median()) - 0.5) < 0.03, delta_F
 
 
 def test_dedicated_latents_hold_what_belongs_to_their_model():

@@ -6,6 +6,7 @@ import torch
 from crosscoders import AnalysisError, Crosscoder, LatentGroup, ReluGate, Site, Wiring, analyse
 from crosscoders.testing import AnalysisSuite
 from crosscoders_plugins.analyses.profiles import Profiles, spread_of
+from crosscoders_plugins.analyses.snapshots import relative
 from planted_pair import Readout, study_of
 
 NUM_SITES, WIDTH = 8, 4
@@ -45,7 +46,7 @@ class Many(Readout):
         return dict.fromkeys(points, self.x_ND[tokens.ids])
 
 
-def study_with(norms_FS, rows_FSD=None):
+def study_with(norms_FS, rows_FSD=None, readout_DV=None):
     """A study of a crosscoder whose latents have these norms over eight sites, and all fire."""
     F, generator = len(norms_FS), torch.Generator().manual_seed(0)
     sites = tuple(Site(name, WIDTH) for name in NAMES)
@@ -57,7 +58,8 @@ def study_with(norms_FS, rows_FSD=None):
         crosscoder.W_dec[0].copy_((norms_FS[:, :, None] * rows_FSD).reshape(F, -1))
         crosscoder.W_enc[0].copy_(torch.randn(F, NUM_SITES * WIDTH, generator=generator))
         crosscoder.b_enc_F.fill_(1.0)
-    return study_of(crosscoder, {"m": Many(torch.randn(400, WIDTH, generator=generator), torch.zeros(WIDTH, 4))})
+    x_ND = torch.randn(400, WIDTH, generator=generator)
+    return study_of(crosscoder, {"m": Many(x_ND, torch.zeros(WIDTH, 4) if readout_DV is None else readout_DV)})
 
 
 def windows(count):
@@ -132,6 +134,26 @@ def test_a_direction_settles_when_it_stops_turning():
     rows_FSD = torch.stack([angle.cos(), angle.sin(), 0 * angle, 0 * angle], dim=1)[None]
     found = report_of(study_with(norms_FS, rows_FSD), "snapshots").data
     assert found["settled"] == [4.0] and found["onset"] == [0.0] and found["kind"] == ["from the start"]
+
+
+@torch.no_grad()
+def test_indirect_effects_are_those_by_hand():
+    generator = torch.Generator().manual_seed(3)
+    study = study_with(growing([3, 5], generator), readout_DV=torch.randn(WIDTH, 400, generator=generator))
+    found = report_of(study, "snapshots", effects=[1]).data
+    x_BD = study.adapters["m"].x_ND
+    f_B = study.crosscoder.encode(dict.fromkeys(NAMES, x_BD)).dense()[:, 1]
+    rows = torch.arange(400).view(20, 20)
+    expected = []
+    for name in NAMES:
+        without = x_BD - f_B[:, None] * study.crosscoder.direction(1, name)
+        logp = [(x @ study.adapters["m"].readout_DV).log_softmax(1) for x in (without, x_BD)]
+        loss = [-each[rows[:, :-1], rows[:, 1:]] for each in logp]
+        expected.append(float((loss[0] - loss[1]).mean()))
+    assert found["indirect_effect"]["1"] == pytest.approx(expected, abs=1e-4)
+    sizes = [abs(value) for value in expected]
+    assert found["relative_indirect_effect"]["1"] == pytest.approx([s / sum(sizes) for s in sizes], abs=1e-3)
+    assert relative([0.0, 0.0]) == [0.5, 0.5]
 
 
 def test_what_cannot_be_ordered_is_said():

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from crosscoders import CheckpointError, Crosscoder, inspect_pretrained
 from crosscoders.cli import main
@@ -146,3 +146,31 @@ def test_the_next_command_that_inspect_prints_works(case, given, tmp_path, monke
     next_one = run("inspect", "FOLDER").splitlines()[-1]
     assert next_one == "next: crosscoders info FOLDER"
     assert "came from files" in run("info", "FOLDER")
+
+
+def test_how_targets_count_is_asked_where_earlier_rows_are_not_zero(tmp_path):
+    """Rows before the source are zero where targets are layers; else they may count from the source on."""
+    folder = tmp_path / "crosscoder" / "layer_7_13_17_22_width_1k_l0_medium"
+    folder.mkdir(parents=True)
+    blocks = {n: torch.randn(10, 4, 6) for n in range(4)}
+    for n, w_dec in blocks.items():
+        w_dec[:, 4 - n :] = 0
+        tensors = {"w_enc": torch.randn(6, 10), "w_dec": w_dec, "b_enc": torch.zeros(10), "b_dec": torch.zeros(6)}
+        save_file({**tensors, "threshold": torch.full((10,), 0.5)}, folder / f"params_layer_{n}.safetensors")
+    with pytest.warns(UserWarning, match="taken as 'absolute'.*'targets': 'relative'"):
+        made = Crosscoder.from_pretrained(tmp_path)
+    torch.testing.assert_close(made.decoder_weight(1)[:, :6], blocks[1][:, 1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        made = Crosscoder.from_pretrained(tmp_path, answers={"targets": "relative"})
+    for n, group in enumerate(made.wiring.groups):
+        assert len(group.writes) == 4 - n
+        torch.testing.assert_close(made.decoder_weight(n), blocks[n][:, : 4 - n].flatten(1))
+
+
+def test_the_older_layout_of_openmoss_is_named(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "final.safetensors").write_bytes(b"")
+    (tmp_path / "hyperparams.json").write_text(json.dumps({"d_model": 8, "d_sae": 24, "jump_relu_threshold": 1.0}))
+    with pytest.raises(CheckpointError, match="older layout"):
+        Crosscoder.from_pretrained(tmp_path)

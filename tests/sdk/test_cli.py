@@ -262,4 +262,4 @@ def test_the_demo_shows_its_defaults_without_torch():
     code = "import sys; sys.argv = ['x', 'demo', '--help']\nfrom crosscoders.cli import main\ntry: main()\nfinally: "
     code += "assert 'torch' not in sys.modules"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "450000" in said and "tiny-" in said
+    assert "300000" in said and "tiny-" in said

@@ -7,7 +7,18 @@ import transformers
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from crosscoders import ConfigError, Crosscoder, Study, Text, TokenBatch, analyse, train
+from crosscoders import (
+    ConfigError,
+    Crosscoder,
+    NotEnoughMemoryError,
+    Site,
+    Study,
+    Text,
+    TokenBatch,
+    analyse,
+    build_crosscoder,
+    train,
+)
 from crosscoders.devices import accumulator, find_device, precise
 from crosscoders.models.paired import make_reader
 from crosscoders_adapters.transformers import TransformersAdapter
@@ -141,3 +152,15 @@ def test_a_partners_row_is_cut_where_its_positions_end():
     reader = make_reader(Texts(), {"a": reading, "b": partner}, reading, context_length=12, repeat=False)
     rows = reader.read(2)
     assert rows.partners["b"].tokens.ids.shape[1] <= 24
+
+
+def test_what_does_not_fit_into_memory_is_one_clear_error(tmp_path, monkeypatch):
+    with pytest.raises(NotEnoughMemoryError, match=r"weights of this 'acausal' crosscoder, which asked for .*fewer"):
+        build_crosscoder("acausal", [Site("m/x", 16)], num_latents=2**45)
+
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of")
+
+    monkeypatch.setattr("crosscoders.training.trainer.Trainer.step", full)
+    with pytest.raises(NotEnoughMemoryError, match=r"for this run, which asked for 2\.00 GiB more.*batch_size"):
+        train(config_of(tmp_path), quiet=True)

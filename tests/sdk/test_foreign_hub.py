@@ -9,10 +9,19 @@ from click.testing import CliRunner
 from huggingface_hub import HfApi, ModelCard, load_state_dict_from_file
 from safetensors.torch import load_file, save_file
 
-from crosscoders import CheckpointError, Crosscoder, ReleaseSpec, Site, build_crosscoder, hookimpl, pretrained
-from crosscoders.checkpoints.checkpoint import load_crosscoder, save_crosscoder
+from crosscoders import (
+    CheckpointError,
+    Crosscoder,
+    ReleaseSpec,
+    Site,
+    build_crosscoder,
+    hookimpl,
+    inspect_pretrained,
+    pretrained,
+)
+from crosscoders.checkpoints.checkpoint import checked_folder, load_crosscoder, save_crosscoder
 from crosscoders.checkpoints.hub import push_folder
-from crosscoders.checkpoints.tensors import save_ordinary
+from crosscoders.checkpoints.whole_files import write_whole
 from crosscoders.cli import main
 from crosscoders.plugins.registry import Registry, get_registry
 from crosscoders.testing import synthetic_run
@@ -61,6 +70,27 @@ def test_inspect_reads_headers_only(hub):
     assert fetched(hub) == {"clt_cfg.json"}
 
 
+@pytest.mark.parametrize(
+    "case",
+    [
+        "cg/jumprelu_per_target_connection",
+        "ct/clt_divide",
+        "go/plt_jumprelu_unfolded",
+        "gs2/clt_affine",
+        "om/clt_jumprelu",
+        "saelens/topk_sub_raw",
+        "sf/relu_norm_crosscoder_hub",
+        "sp/transcoder",
+    ],
+)
+def test_inspection_fetches_no_weights(case, hub):
+    upload("alice/headers", DATA / case / "files")
+    hub.requests.clear()
+    inspect_pretrained("alice/headers")
+    assert not [name for name in fetched(hub) if name.endswith(".safetensors")]
+    assert len(hub.requests) < 60
+
+
 def test_read_saved_pushed_pulled_and_analysed(hub, tmp_path):
     upload("alice/sf", DATA / "sf" / "btk_norm_none_hub" / "files")
     made = Crosscoder.from_pretrained("alice/sf", sites=["base/x", "chat/x"])
@@ -107,8 +137,11 @@ def test_several_files_with_whole_tensors_are_read(tmp_path):
         for parameter in made.parameters():
             parameter.normal_()
     folder = save_crosscoder(made, tmp_path / "saved")
+    (tmp_path / "whole").mkdir()
+    write_whole(*checked_folder(folder), tmp_path / "whole", largest_file=25_000)
     (folder / "model.safetensors").unlink()
-    save_ordinary(folder, "model", made.state_dict(), max_shard_size=25_000)
+    for path in (tmp_path / "whole").iterdir():
+        path.rename(folder / path.name)
     assert len(list(folder.glob("model-*.safetensors"))) > 1
     again = load_crosscoder(folder)
     assert all(torch.equal(a, b) for a, b in zip(made.state_dict().values(), again.state_dict().values()))
@@ -162,6 +195,13 @@ def test_a_known_release_is_loaded_by_its_name(hub):
     assert [release.name for release in pretrained("x/chat", registry=registry)] == ["alice-l13"]
     made = Crosscoder.from_pretrained("alice-l13", registry=registry)
     assert made.layout.names == ("base/layers.13", "chat/layers.13")
+
+
+def test_a_repository_of_many_checkpoints_lists_them(hub):
+    for layer in (3, 4):
+        upload("alice/many", DATA / "gs2" / "resid_post" / "files" / "resid_post", f"resid_post/layer_{layer}")
+    with pytest.raises(CheckpointError, match="many checkpoints; folders with weights: resid_post/layer_3/"):
+        Crosscoder.from_pretrained("alice/many", format="gemma_scope_2")
 
 
 def test_the_table_of_releases():

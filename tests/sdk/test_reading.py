@@ -1,10 +1,11 @@
 """What people and programs get wrong in files ends in one sentence that says what to do."""
 
 import json
+import shutil
 
 import pytest
 
-from crosscoders import CheckpointError, ConfigError, CrosscodersError, RunConfig, SiteError
+from crosscoders import CheckpointError, ConfigError, Crosscoder, CrosscodersError, RunConfig, SiteError
 from crosscoders.errors import LONGEST_LINE, listed, nearest, printable, shown
 from crosscoders.reading import checksum, parse_json, read_json
 from crosscoders.testing import synthetic_run
@@ -34,7 +35,7 @@ def test_json_is_read_with_a_byte_order_mark_and_never_past_a_size(tmp_path, mon
     (tmp_path / "x.json").write_bytes(b'\xef\xbb\xbf{"a": [1, null]}')
     assert read_json(tmp_path / "x.json", CheckpointError) == {"a": [1, None]}
     (tmp_path / "folder").mkdir()
-    with pytest.raises(CheckpointError, match="not a file"):
+    with pytest.raises(CheckpointError, match=r"^\S+folder cannot be read: it is not a file$"):
         read_json(tmp_path / "folder", CheckpointError)
     with pytest.raises(ConfigError, match="here cannot be read"):
         parse_json("{", "here", ConfigError)
@@ -76,6 +77,7 @@ def test_a_config_is_a_table(data):
         ({"training": {"lr": float("nan")}}, "not nan"),
         ({"training": {"lr": 10**400}}, r"401 characters|very long"),
         ({"models": [1]}, "models"),
+        ({"cache": "a\0b"}, "no path can have a null character"),
     ],
 )
 def test_problems_say_what_is_possible(change, message):
@@ -121,3 +123,12 @@ def test_nothing_in_a_message_steers_a_terminal():
 def test_checksums_do_not_depend_on_the_order_of_keys():
     assert checksum({"a": 1, "b": [1.5, None]}) == checksum(json.loads('{"b": [1.5, null], "a": 1}'))
     assert checksum({"a": 1}) != checksum({"a": 2})
+
+
+@pytest.mark.parametrize("raw", [b'{"x": "\xe4"}', b'{"x": ' + b"9" * 5000 + b"}", b"[" * 100_000, b'{"x": 1, "x": 2}'])
+def test_a_config_of_whoever_is_one_clear_error(planted_run, tmp_path, raw):
+    """A folder whose `config.json` says nothing of us is looked at as another library's, by the same reader."""
+    folder = shutil.copytree(planted_run / "crosscoder", tmp_path / "c")
+    (folder / "config.json").write_bytes(raw)
+    with pytest.raises(CheckpointError, match=r"config\.json.* cannot be read: "):
+        Crosscoder.from_pretrained(folder)

@@ -55,6 +55,20 @@ def test_several_reports_share_a_page_with_links():
     assert 'href="#report-2"' in page and 'id="report-2"' in page
 
 
+def test_pages_explain_their_words_first():
+    explained = Report(title="one", parts=[Note(text="n")], terms={"ν": "a ratio <i>"})
+    page = page_of([explained, report()], title="both", head=["What was found.", "And how."])
+    places = [page.index(text) for text in ("What was found.", "How to read this page", "<dt>ν</dt>", "<h2>one")]
+    assert places == sorted(places) and "<dt>latent</dt>" in page and "a ratio &lt;i&gt;" in page
+    assert "<dl>" not in explained._repr_html_(), "a notebook shows what was asked for"
+
+
+def test_many_examples_are_folded():
+    entries = [Example(heading=f"latent {j}", contexts=[Context(tokens=["a"], activations=[1.0])]) for j in range(9)]
+    page = Report(title="t", parts=[Examples(title="E", entries=entries)]).to_html()
+    assert page.index("latent 4") < page.index("<summary>4 more") < page.index("latent 5")
+
+
 def test_notebooks_get_a_fragment():
     fragment = report()._repr_html_()
     assert "<html" not in fragment and "<svg" in fragment and "<style>" in fragment

@@ -50,8 +50,9 @@ def at_step(monkeypatch):
     return arrange
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("save_every", [0, 30])
+@pytest.mark.parametrize(
+    ("number", "save_every"), [(signal.SIGINT, 0), (signal.SIGINT, 30), (signal.SIGTERM, 0), (signal.SIGHUP, 0)]
+)
 def test_a_signal_finishes_the_step_and_saves(planted_run, tmp_path, at_step, number, save_every, capfd):
     before = signal.getsignal(number)
     undo = at_step(40, lambda: os.kill(os.getpid(), number))
@@ -68,6 +69,30 @@ def test_a_signal_finishes_the_step_and_saves(planted_run, tmp_path, at_step, nu
     train(config, quiet=True)
     assert "resuming from step 41" in capfd.readouterr().err
     assert_bit_equal(weights(planted_run), weights(tmp_path))
+
+
+def test_a_terminal_that_has_gone_does_not_keep_a_run_from_being_saved(tmp_path, at_step, monkeypatch):
+    """As its window is closed: the signal comes, and nothing can be written to the terminal from then on."""
+    reading, gone = os.pipe()
+    os.close(reading)  # whoever writes to the other end fails, as with a terminal that is not there
+    at_step(40, lambda: os.kill(os.getpid(), signal.SIGHUP))
+    with os.fdopen(gone, "w") as terminal:
+        for name in ("__stdout__", "__stderr__"):
+            monkeypatch.setattr(sys, name, terminal)
+        with pytest.raises(TrainingStopped) as caught:
+            train(config_of(tmp_path), quiet=True)
+        os.write(gone, b"nobody reads this")
+    assert caught.value.exit_code == 129 and saved_steps(tmp_path / "checkpoints") == [41]
+
+
+def test_nohup_is_respected(tmp_path, at_step, monkeypatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    at_step(3, lambda: os.kill(os.getpid(), signal.SIGHUP))
+    try:
+        train(config_of(tmp_path, training={"num_tokens": 1280}), quiet=True)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert (tmp_path / "finished.json").exists()
 
 
 def test_a_second_signal_stops_at_once(tmp_path, at_step, monkeypatch):

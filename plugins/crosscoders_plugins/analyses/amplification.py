@@ -21,6 +21,14 @@ from .answers import Hits, by_question, design_effect, held_out_questions
 from .phrases import Phrase, grown
 from .sampling import Samples, SamplingConfig, sample
 
+TERMS = {
+    "α": "The strength of amplification. Answers are drawn from logits_after + α (logits_after − logits_before): "
+    "at 0 from the model as it is, above 0 what fine-tuning changed is exaggerated.",
+    "nats per token": "How surprising a text is to a model, on average, by token: −log p. The larger, the stranger.",
+    "design effect": "Answers to one question resemble each other; this says how many of them are worth one "
+    "independent answer, and makes the intervals wider.",
+}
+
 
 @frozen(kw_only=True)
 class AmplificationConfig:
@@ -32,6 +40,10 @@ class AmplificationConfig:
     """Key of the model after fine-tuning; empty takes the model of the last site."""
     alphas: tuple[float, ...] = field(default=(0.0, 0.3, 0.6, 1.0, 1.5), validator=min_len(1))
     """The strengths α of amplification."""
+    instruction_before: str = ""
+    """Text put in front of each question for the model before fine-tuning."""
+    instruction_after: str = ""
+    """The same for the model after: with one model on both sides, what is amplified is the difference of prompts."""
     prompts: tuple[str, ...] = ()
     """The questions to answer; empty takes the first questions of held-out chats from the study's token source."""
     num_prompts: int = field(default=100, validator=gt(0))
@@ -59,6 +71,14 @@ class AmplificationConfig:
 
     def __attrs_post_init__(self) -> None:
         Hits.of(self.patterns, self.judge)
+
+
+@frozen
+class Side:
+    """A model, and the text in front of each of its questions."""
+
+    model: LanguageModel
+    instruction: str = ""
 
 
 @frozen(eq=False)
@@ -93,7 +113,8 @@ class Amplification:
         options = self.options
         sites = study.crosscoder.sites
         before_key, after_key = options.before or sites[0].model, options.after or sites[-1].model
-        before, after = (language_model(study.adapter(key), "amplification") for key in (before_key, after_key))
+        before = Side(language_model(study.adapter(before_key), "amplification"), options.instruction_before)
+        after = Side(language_model(study.adapter(after_key), "amplification"), options.instruction_after)
         questions = list(options.prompts) or held_out_questions(study, options.num_prompts)
         arms = [self._arm(study, f"{alpha:g}", after, before, questions, alpha) for alpha in options.alphas]
         strongest = max(options.alphas, key=abs)
@@ -102,7 +123,8 @@ class Amplification:
             label = f"{strongest:g}, {after_key} against itself"
             controls["control"] = self._arm(study, label, after, after, questions, strongest)
         if options.benign is not None:
-            benign = language_model(options.benign.build().to(study.crosscoder.device), "amplification")
+            model = language_model(options.benign.build().to(study.crosscoder.device), "amplification")
+            benign = Side(model, options.instruction_after)
             label = f"{strongest:g}, the benign model against {before_key}"
             controls["benign"] = self._arm(study, label, benign, before, questions, strongest)
         phrases = self._phrases(arms) if options.search else None
@@ -128,39 +150,43 @@ class Amplification:
             parts=parts,
             data=self._data(arms, controls, phrases, before_key, after_key),
             frame=frame,
+            terms=TERMS,
         )
 
     def _question(self, questions: Sequence[str], answer: int) -> str:
         return questions[answer // self.options.samples_per_prompt]
 
-    def _arm(
-        self, study: Study, label: str, after: LanguageModel, before: LanguageModel, questions: list[str], alpha: float
-    ) -> Arm:
-        if before.vocabulary() != after.vocabulary():
+    def _arm(self, study: Study, label: str, after: Side, before: Side, questions: list[str], alpha: float) -> Arm:
+        if before.model.vocabulary() != after.model.vocabulary():
             raise AnalysisError(f"the models of the arm '{label}' have different vocabularies, so logits do not match")
         samples = self._samples(study, after, before, questions, alpha)
-        texts = [after.text(ids) for ids in samples.ids]
+        texts = [after.model.text(ids) for ids in samples.ids]
         asked = [self._question(questions, i) for i in range(len(texts))]
         nll = float(samples.nll_after.mean()), float(samples.nll_before.mean())
         return Arm(label, alpha, texts, *nll, self.hits.flags(asked, texts))
 
-    def _samples(
-        self, study: Study, after: LanguageModel, before: LanguageModel, questions: list[str], alpha: float
-    ) -> Samples:
+    def _samples(self, study: Study, after: Side, before: Side, questions: list[str], alpha: float) -> Samples:
         # Use the same seed at every α, so that the arms differ only in α.
         generator = torch.Generator().manual_seed(study.seed)
-        prompts = [after.prompt(q) for q in questions for _ in range(self.options.samples_per_prompt)]
+        repeated = [question for question in questions for _ in range(self.options.samples_per_prompt)]
+        # Both sides read one layout, that of the model after, since a base model has none.
+        prompts = [after.model.prompt(after.instruction + question) for question in repeated]
+        others = None
+        if before.instruction != after.instruction:
+            others = [after.model.prompt(before.instruction + question) for question in repeated]
+        rows = self.options.batch_rows
         parts = [
             sample(
-                after,
-                before,
-                prompts[start : start + self.options.batch_rows],
+                after.model,
+                before.model,
+                prompts[start : start + rows],
+                prompts_before=others and others[start : start + rows],
                 alpha=alpha,
                 config=self.options.sampling,
                 generator=generator,
                 device=study.crosscoder.device,
             )
-            for start in study.watch(range(0, len(prompts), self.options.batch_rows), f"answers at α = {alpha:g}")
+            for start in study.watch(range(0, len(prompts), rows), f"answers at α = {alpha:g}")
         ]
         return Samples(
             [ids for part in parts for ids in part.ids],

@@ -20,7 +20,7 @@ from attrs.validators import and_, ge, gt, in_, lt
 from torch import Tensor
 
 from crosscoders import AnalysisError, ConfigError, Crosscoder, Figure, Note, Report, Study, Table
-from crosscoders.authoring import Arm, Patching, patched
+from crosscoders.authoring import Arm, Patching, patched, precise
 from crosscoders.reports.figures import forest
 
 from .intervals import jackknife
@@ -133,7 +133,7 @@ class CausalKL:
                 [torch.ones_like(answer_N, dtype=torch.bool), (answer_N >= 0) & (answer_N < FIRST), answer_N >= FIRST],
                 dim=1,
             ).double()
-            kl_NA = torch.stack(list(part.kl.values()), dim=1).double()
+            kl_NA = precise(torch.stack(list(part.kl.values()), dim=1))
             count_GK.index_add_(0, block_N, is_NK)
             kl_GAK.index_add_(0, block_N, kl_NA[:, :, None] * is_NK[:, None, :])
         return kl_GAK, count_GK

@@ -20,6 +20,16 @@ from crosscoders.reports.figures import histogram
 
 from .norm_classes import classes_of, delta_norm, entropy_share, norm_share, width_free_norms
 
+TERMS = {
+    "decoder row": "The direction that a latent writes at a site. Its length, the norm, says how strongly.",
+    "norm share": "A latent's norm at a site over the sum at all sites. Of two sites, 0.5 is as strongly at both, "
+    "near 1 is at this one alone.",
+    "Δnorm": "The same question for two sites, by the larger of the norms: 0 only the first, 0.5 both, 1 only the "
+    "second.",
+    "class by norms": "What norms alone suggest: shared, only at one site, or other. They can mislead; the verdict of "
+    "latent scaling looks at activations.",
+}
+
 
 @frozen(kw_only=True)
 class DecoderNormsConfig:
@@ -101,7 +111,12 @@ class DecoderNorms:
             ],
         )
         return Report(
-            title="Decoder norms", summary=f"Latents by class: {summary}.", parts=parts, data=data, frame=frame
+            title="Decoder norms",
+            summary=f"Latents by class: {summary}.",
+            parts=parts,
+            data=data,
+            frame=frame,
+            terms=TERMS,
         )
 
     def _shown(self, candidates: list[int], seen: Activity) -> list[int]:

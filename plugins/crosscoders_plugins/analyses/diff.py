@@ -26,7 +26,7 @@ from crosscoders import (
     Study,
     Table,
 )
-from crosscoders.authoring import Arm, Patching, activity, patched
+from crosscoders.authoring import Arm, Patching, activity, patched, precise
 
 from .causal_kl import NONE, SAME
 from .evidence import Evidence, activity_of, held_against, null_of, rank
@@ -132,7 +132,7 @@ class Diff:
             for part in patched(Patching.of(study, after, before), arms):
                 count += len(part.place_N2)
                 for name, kl_N in part.kl.items():
-                    total[name] += float(kl_N.double().sum())
+                    total[name] += float(precise(kl_N).sum())
         except (AnalysisError, ConfigError):
             return {}  # models of different vocabularies, sites of different width, or encoders
         base = total.pop(NONE)

@@ -16,6 +16,12 @@ from crosscoders import Note, Part, Report, Study, Table
 
 CE, KL = "(ce_mean-ce_spliced)/(ce_mean-ce_clean)", "1-kl_spliced/kl_mean"
 
+TERMS = {
+    "spliced": "The model runs with the reconstruction in the place of its activations.",
+    "ablated": "The model runs with zeros, or the mean activation, in that place: as if nothing were known of it.",
+    "recovered": "The share of what ablation costs the model, in cross-entropy or KL, that splicing gives back.",
+}
+
 
 @frozen(kw_only=True)
 class FidelityConfig:
@@ -66,7 +72,9 @@ class Fidelity:
             f"{site}: explained variance {value:.4f}" + _recovered(metrics.spliced.get(site, {}))
             for site, value in metrics.explained_variance.items()
         ]
-        return Report(title="Fidelity", summary="; ".join(lines) + ".", parts=parts, data=data, frame=table)
+        return Report(
+            title="Fidelity", summary="; ".join(lines) + ".", parts=parts, data=data, frame=table, terms=TERMS
+        )
 
 
 def _spliced(title: str, spliced: Mapping[str, Mapping[str, float]], names: list[str]) -> Table:

@@ -26,6 +26,11 @@ from crosscoders.reports.figures import histogram
 
 from .norm_classes import norm_share, width_free_norms
 
+TERMS = {
+    "effective number of sites": "Over how many sites something is spread: 1 if it is all at one, as many as there are "
+    "sites if it is equal at all of them.",
+}
+
 
 @frozen(kw_only=True)
 class FunctionalCoherenceConfig:
@@ -79,6 +84,7 @@ class FunctionalCoherence:
         return Report(
             title="Functional coherence",
             frame=frame,
+            terms=TERMS,
             summary=f"The median latent is driven by {median:.2f} of {len(sites)} sites and, by decoder norms, written "
             f"to {median_norm:.2f} ({len(known)} latents with at least {self.options.min_firings} firings).",
             parts=[

@@ -27,6 +27,17 @@ from .presence import Presence
 from .scaling_sums import ScalingSums
 from .verdicts import Verdicts, decide
 
+TERMS = {
+    "verdict": "Where the concept of a latent is. Specific: at one site and at no other. Rotated: at others too, under "
+    "another direction. Mostly: at others too, but weaker. Shared: at others too. Undecided: the text does not "
+    "show it.",
+    "β": "How strongly something at a site goes along with a latent: the factor by which the latent's row has to be "
+    "multiplied to fit it best.",
+    "ν": "β at one site over β at the reference site. Near 0, the latent's concept is missing there; near 1, it is as "
+    "present there. ν^ε fits what the reconstruction left over (was the concept there and left out?), ν^r the "
+    "reconstruction (is it there under other latents?).",
+}
+
 
 @frozen(kw_only=True)
 class LatentScalingConfig:
@@ -104,6 +115,7 @@ class LatentScaling:
             parts=parts,
             data=data,
             frame=_frame(data),
+            terms=TERMS,
         )
 
     def ratios(self, sums: ScalingSums, site: str) -> Ratios:

@@ -66,6 +66,8 @@ class Directions:
     """The site where the latent's row is largest in units of √D, the same for all sites."""
     elsewhere_F: Tensor
     """Boolean: whether other latents count in v."""
+    others_F: Tensor
+    """Cosine of v with what all other latents write on average where the latent fires: near −1 where they cancel."""
 
 
 def site_rows(crosscoder: Crosscoder) -> list[SiteRows]:
@@ -83,7 +85,7 @@ def site_rows(crosscoder: Crosscoder) -> list[SiteRows]:
 
 
 class FirstHalf:
-    """Sums from which directions and readouts follow: (F, D) twice and (D, D) for each site."""
+    """Sums from which directions and readouts follow: (F, D) three times and (D, D) for each site."""
 
     def __init__(self, rows: list[SiteRows]) -> None:
         self.rows, self.num_tokens = rows, 0
@@ -92,6 +94,8 @@ class FirstHalf:
         self.square_F = torch.zeros_like(self.sum_F)
         self.left_FD = [torch.zeros_like(site.row_FD) for site in rows]
         self.beyond_FD = [torch.zeros_like(site.row_FD) for site in rows]
+        self.rebuilt_FD = [torch.zeros_like(site.row_FD) for site in rows]
+        self.mean_rebuilt_D = [torch.zeros(site.width, **kept) for site in rows]
         self.mean_D = [torch.zeros(site.width, **kept) for site in rows]
         self.moment_DD = [torch.zeros(site.width, site.width, **kept) for site in rows]
 
@@ -101,7 +105,9 @@ class FirstHalf:
         f_N = precise(latents.value_N)
         add_rows(self.sum_F, latents.latent_N, f_N)
         add_rows(self.square_F, latents.latent_N, f_N.square())
-        for s, (left_BD, z_BD, _) in enumerate(parts):
+        for s, (left_BD, z_BD, x_BD) in enumerate(parts):
+            self.rebuilt_FD[s] += sums_by_latent(latents, x_BD - left_BD)
+            self.mean_rebuilt_D[s] += precise(x_BD - left_BD).sum(dim=0)
             self.left_FD[s] += sums_by_latent(latents, left_BD)
             self.beyond_FD[s] += sums_by_latent(latents, z_BD)
             self.mean_D[s] += precise(z_BD).sum(dim=0)
@@ -128,9 +134,19 @@ class FirstHalf:
             elsewhere_F = (explained_F >= REBUILT**2) & (home_F != s)
             v_FD = own[s] + elsewhere_F[:, None] * others_FD / variance_F[:, None]
             norm_F = v_FD.norm(dim=1).clamp_min(1e-30)
+            together_FD = precise(self.rebuilt_FD[s]) / N - mean_F[:, None] * self.mean_rebuilt_D[s] / N
+            beside_FD = together_FD / variance_F[:, None] - d_FD
+            against_F = functional.cosine_similarity(beside_FD, v_FD, dim=1)
             rows_FD = site.row_FD
-            found.append(Directions(readout_FD.to(rows_FD), (v_FD / norm_F[:, None]).to(rows_FD),
-                                    home_F.to(rows_FD.device), elsewhere_F))  # fmt: skip
+            found.append(
+                Directions(
+                    readout_FD.to(rows_FD),
+                    (v_FD / norm_F[:, None]).to(rows_FD),
+                    home_F.to(rows_FD.device),
+                    elsewhere_F,
+                    against_F,
+                )
+            )
         return found
 
 
@@ -173,6 +189,8 @@ class Presence:
     """For each site: correlation of f with the readout of other latents there."""
     cosine: list[Estimate | None]
     """For each site: cosine of the concept's direction with that at home; None where widths differ."""
+    others_FS: Tensor
+    """Cosine of the concept's direction with what all other latents write there on average where the latent fires."""
     num_blocks: int
 
 
@@ -276,6 +294,7 @@ class SecondHalf:
             borne_out=[borne_out(s) for s in S],
             rebuilt=[rebuilt(s) for s in S],
             cosine=[cosine(s) for s in S],
+            others_FS=torch.stack([found.others_F.cpu() for found in self.directions], dim=1),
             num_blocks=G,
         )
 

@@ -86,18 +86,22 @@ def sample(
     config: SamplingConfig,
     generator: torch.Generator,
     device: torch.device,
+    prompts_before: Sequence[Sequence[int]] | None = None,
 ) -> Samples:
-    """Sample one answer to each prompt (token ids), all in one left-padded batch with a cache for each model."""
-    ids, attention = (tensor.to(device) for tensor in left_padded(prompts))
+    """Sample one answer to each prompt (token ids), all in one left-padded batch with a cache for each model.
+
+    The model before fine-tuning reads `prompts_before` instead, if given, and then the same answers.
+    """
+    reads = [[tensor.to(device) for tensor in left_padded(read)] for read in (prompts, prompts_before or prompts)]
     ends = torch.tensor(sorted(after.end_tokens()), dtype=torch.int64, device=device)
-    same = after is before
+    same = after is before and prompts_before is None
     readers = [after.decoder()] if same else [after.decoder(), before.decoder()]
     going = torch.ones(len(prompts), dtype=torch.bool, device=device)
     nll = torch.zeros(2, len(prompts), **accumulator(device))
     lengths = torch.zeros(len(prompts), dtype=torch.int64, device=device)
     answers: list[Tensor] = []
     for number in range(config.max_new_tokens):
-        logits = [reader.advance(ids, attention) for reader in readers]
+        logits = [reader.advance(*read) for reader, read in zip(readers, reads, strict=False)]
         after_BV, before_BV = logits[0], logits[-1]
         strength = alpha if not config.amplified_tokens or number < config.amplified_tokens else 0.0
         drawn_B = _draw(amplified(after_BV, before_BV, strength, plausibility=config.plausibility), config, generator)
@@ -110,7 +114,7 @@ def sample(
         going = going & ~ended
         if not bool(going.any()):
             break
-        ids, attention = drawn_B[:, None], torch.ones(len(prompts), 1, dtype=torch.bool, device=device)
+        reads = [[drawn_B[:, None], torch.ones(len(prompts), 1, dtype=torch.bool, device=device)]] * 2
     table = torch.stack(answers, dim=1).tolist()
     return Samples(
         [[token for token in row if token >= 0] for row in table],

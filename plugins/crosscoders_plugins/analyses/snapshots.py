@@ -2,10 +2,14 @@
 
 The sites are snapshots of one model in training, in time. A latent's norm curve over them says when it comes up; its
 rows say when its direction settles (Ge et al. 2025). Dates are held against the same curves with snapshots shuffled.
+
+The indirect effect of a latent at a snapshot is what that snapshot's loss gains when it is taken out and everything
+else is kept. Along that path integrated gradients sum up to just this difference, so it needs no gradient.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -42,6 +46,8 @@ class SnapshotsConfig:
     """Share of the latents with a date that may have it by chance (Benjamini and Hochberg 1995)."""
     top: int = field(default=12, validator=ge(0))
     """Number of emerging latents whose curves are drawn."""
+    effects: tuple[int, ...] = ()
+    """Latents whose indirect effect on the loss is measured at every snapshot, one pass for each of both."""
 
 
 class Snapshots:
@@ -87,6 +93,7 @@ class Snapshots:
             "p_falling": p_fall_F.tolist(),
             "firings": firings_F.tolist(),
         }
+        effects = {j: [study.ablate([j], sites=[name]).loss_increase for name in names] for j in options.effects}
         live = counts_F.nonzero().squeeze(1).tolist()
         counted = {kind: sum(kinds[j] == kind for j in live) for kind in KINDS}
         summary = f"Of {len(live)} latents that fire: " + ", ".join(f"{n} {kind}" for kind, n in counted.items()) + "."
@@ -96,8 +103,15 @@ class Snapshots:
         return Report(
             title="Snapshots",
             summary=summary,
-            parts=self._parts(names, steps, profiles, live, columns),
-            data={"sites": list(names), "steps": steps, "norms": profiles.norms_FS.tolist(), **columns},
+            parts=[*self._parts(names, steps, profiles, live, columns), *_effect_parts(names, steps, effects)],
+            data={
+                "sites": list(names),
+                "steps": steps,
+                "norms": profiles.norms_FS.tolist(),
+                **columns,
+                "indirect_effect": {str(j): values for j, values in effects.items()},
+                "relative_indirect_effect": {str(j): relative(values) for j, values in effects.items()},
+            },
             frame=Table(
                 title="Latents",
                 columns=("latent", *columns),
@@ -170,6 +184,34 @@ class Snapshots:
         )
         parts.append(Note(text="Norms and directions do not say what a latent means: look at examples."))
         return parts
+
+
+def relative(effects: Sequence[float]) -> list[float]:
+    """|IE_m| / Σ_m |IE_m| (RelIE); equal shares where all are 0."""
+    total = sum(map(abs, effects))
+    return [abs(value) / total if total else 1 / len(effects) for value in effects]
+
+
+def _effect_parts(names: Sequence[str], steps: Sequence[float], effects: Mapping[int, Sequence[float]]) -> list[Part]:
+    if not effects:
+        return []
+    rows = [
+        (j, name, step, value, share)
+        for j, values in effects.items()
+        for name, step, value, share in zip(names, steps, values, relative(values), strict=True)
+    ]
+    lines = {f"latent {j}": (list(steps), relative(values)) for j, values in effects.items()}
+    drawing = curves(lines, xlabel="training step", ylabel="relative indirect effect")
+    return [
+        Figure(title="Relative indirect effects", svg=drawing.svg()),
+        Table(
+            title="Indirect effects",
+            columns=("latent", "snapshot", "step", "loss without it, nats", "relative"),
+            rows=rows,
+            note="By how much the snapshot's loss rises without the latent, all else kept; relative: its size as a "
+            "share of those at all snapshots.",
+        ),
+    ]
 
 
 def _sustained(there_FS: Tensor) -> Tensor:

@@ -15,21 +15,14 @@ from attrs import frozen
 from torch import Tensor
 
 from .intervals import Estimate, discoveries
+from .neighbours import ABSENT, ALONG, borrowed, twins
 from .presence import REBUILT, Presence, SiteRows
 
-ABSENT = 0.2
-"""A concept is not at a site where its strength is below this share of that at home: the threshold of ν^ε."""
 BORNE_OUT, CANCELLED = 0.5, 0.25
 """Of what a latent puts at a site, more than half must be in the activations to count as present, and less than a
 quarter shows that it only cancels what other latents put there."""
 MOSTLY = 2 / 3
 """Strength elsewhere, relative to that at home, below which a concept is mostly at home."""
-ALONG = 0.5**0.5
-"""Cosine below which less than half of a direction lies along another, so that they are not the same."""
-SLIGHT = 0.1
-"""Share of a latent's energy below which another latent beside it does not count."""
-BORROWED = 0.9
-"""Cosine from which on what a latent has at a site is another latent's concept."""
 
 
 @frozen(eq=False)
@@ -60,9 +53,12 @@ def decide(presence: Presence, rows: Sequence[SiteRows], *, min_firings: int, fa
     corrects_F, live_F = known_F & ~real_F, known_F & real_F
     away_FS = torch.arange(len(rows)) != home_F[:, None]
     # Present: strong enough under its own direction or that of other latents, and borne out by the activations.
+    p_cancelled_FS = torch.stack([presence.borne_out[s].p_below(CANCELLED) for s in S], dim=1)
+    # Other latents must lead against it; else its row may only be hidden by what fires with it, such as a parent.
+    p_cancelled_FS = p_cancelled_FS.masked_fill(presence.others_FS > -ALONG, 1.0)
     p_absent_FS = torch.stack([
         torch.maximum(
-            2 * torch.minimum(presence.ratio[s].p_below(ABSENT), presence.borne_out[s].p_below(CANCELLED)),
+            2 * torch.minimum(presence.ratio[s].p_below(ABSENT), p_cancelled_FS[:, s]),
             presence.rebuilt[s].p_below(REBUILT),
         ) for s in S
     ], dim=1).clamp_max(1.0)  # fmt: skip
@@ -76,23 +72,24 @@ def decide(presence: Presence, rows: Sequence[SiteRows], *, min_firings: int, fa
         flags_FS[tested_FS] = discoveries(p_FS[tested_FS], false_discoveries)
         return flags_FS
 
+    present_FS, absent_FS = found(p_present_FS), found(p_absent_FS)
     # Specific: absent everywhere else, so the weakest evidence counts.
     p_specific_F = p_absent_FS.masked_fill(~away_FS, 0.0).max(dim=1).values
     specific_F = _of_live(p_specific_F, live_F, false_discoveries)
-    present_FS, absent_FS = found(p_present_FS), found(p_absent_FS)
     p_rotated_FS = torch.ones_like(p_present_FS)
     for s in S:
         if (cosine := presence.cosine[s]) is not None:
             p_rotated_FS[:, s] = cosine.p_below(ALONG)
     rotated_FS = found(torch.where(present_FS, p_rotated_FS, 1.0))
     p_weaker_FS = torch.stack([presence.ratio[s].p_below(MOSTLY) for s in S], dim=1)
-    borrowed_FS = _borrowed(rotated_FS, presence, live_F)
+    lender_FS = borrowed(rotated_FS, presence, live_F)
+    borrowed_FS = lender_FS >= 0
     present_FS &= ~borrowed_FS
     rotated_FS &= ~borrowed_FS
     mostly_F = _of_live(p_weaker_FS.masked_fill(~away_FS, 0.0).max(dim=1).values, live_F, false_discoveries)
     present_FS = present_FS | (live_F[:, None] & ~away_FS)
     in_others_F = ((present_FS | borrowed_FS) & away_FS).any(dim=1) & ~specific_F
-    twin_F = _twins(specific_F, in_others_F, presence)
+    twin_F = twins(specific_F, in_others_F, presence)
 
     verdict, reason = [], []
     for j in range(len(home_F)):
@@ -131,8 +128,9 @@ def decide(presence: Presence, rows: Sequence[SiteRows], *, min_firings: int, fa
             elif bool(borrowed_FS[j].any()) and not there:
                 at = ", ".join(names[s] for s in others if borrowed_FS[j, s])
                 verdict.append(f"mostly in {names[h]}")
-                reason.append(f"what it has at {at} is the direction of another latent, which is at {names[h]} under "
-                              f"a direction of its own; {strengths}")  # fmt: skip
+                lenders = ", ".join(str(int(lender_FS[j, s])) for s in others if borrowed_FS[j, s])
+                reason.append(f"what it has at {at} is in part the concept of latent {lenders}, which is at {names[h]} "
+                              f"under a direction of its own; {strengths}")  # fmt: skip
             elif bool(mostly_F[j]):
                 verdict.append(f"mostly in {names[h]}")
                 reason.append(how)
@@ -162,44 +160,3 @@ def _value(cosine: Estimate | None) -> Tensor:
 def _span(estimate: Estimate, j: int) -> str:
     low, high = estimate.interval(0.9)[j].tolist()
     return f"{low:.2f} to {high:.2f}"
-
-
-def _twins(specific_F: Tensor, in_others_F: Tensor, presence: Presence) -> Tensor:
-    """For each specific latent one that is elsewhere too and has its direction at its home; or −1.
-
-    What adds less than a tenth of what the latent adds there does not count.
-    """
-    home_F = presence.home_F
-    twin_F = torch.full_like(home_F, -1)
-    known = in_others_F.nonzero().squeeze(1)
-    for s, unit_FD in enumerate(presence.unit):
-        mine = (specific_F & (home_F == s)).nonzero().squeeze(1)
-        if len(mine) and len(known):
-            energy_F = presence.square_F * presence.strength_FS[:, s].clamp_min(0).square()
-            cosine = (unit_FD[mine] @ unit_FD[known].T).masked_fill(
-                energy_F[known] < SLIGHT * energy_F[mine][:, None], -1.0
-            )
-            best = cosine.max(dim=1)
-            twin_F[mine] = torch.where(best.values >= ALONG, known[best.indices], -1)
-    return twin_F
-
-
-def _borrowed(rotated_FS: Tensor, presence: Presence, live_F: Tensor) -> Tensor:
-    """Where the direction that a latent has at a site is the concept of another latent, (F, S).
-
-    The other latent has that direction there, adds more, and is at the first one's home under a direction of its own:
-    as a parent whose part a child took over. The same concept under two latents would agree at both sites.
-    """
-    borrowed_FS = torch.zeros_like(rotated_FS)
-    for s, there_FD in enumerate(presence.unit):
-        energy_F = presence.square_F * presence.strength_FS[:, s].clamp_min(0).square()
-        for h, home_FD in enumerate(presence.unit):
-            mine = (rotated_FS[:, s] & (presence.home_F == h)).nonzero().squeeze(1)
-            at_home_F = presence.strength_FS[:, h] > ABSENT * presence.strength_FS.max(dim=1).values
-            known = (live_F & at_home_F).nonzero().squeeze(1)
-            if s == h or not len(mine) or not len(known):
-                continue
-            same = (there_FD[mine] @ there_FD[known].T >= BORROWED) & (energy_F[known] > energy_F[mine][:, None])
-            apart = home_FD[mine] @ home_FD[known].T < ALONG
-            borrowed_FS[mine, s] = (same & apart).any(dim=1)
-    return borrowed_FS

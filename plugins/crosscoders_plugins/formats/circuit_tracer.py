@@ -162,9 +162,9 @@ class CircuitTracerPlt(_CircuitTracer):
 
     def inspect(self, source: Source, answers: Answers) -> Blueprint:
         numbers = _numbers(source, r"layer_(\d+)\.safetensors")
-        missing = [n for n in range(max(numbers) + 1) if n not in numbers]
-        if missing:
-            raise CheckpointError(f"{source.name} has {max(numbers) + 1} layers, but no layer_{missing[0]}.safetensors")
+        missing = next((n for n in range(max(numbers)) if n not in numbers), None)
+        if missing is not None:
+            raise CheckpointError(f"{source.name} has {max(numbers) + 1} layers, but no layer_{missing}.safetensors")
         files = [source.tensors(f"layer_{n}.safetensors") for n in range(len(numbers))]
         latents, width = files[0].matrix("W_enc")
         key, skip = "activation_function.threshold", "W_skip"

@@ -20,6 +20,7 @@ from crosscoders.authoring import (
     Slot,
     Source,
     TensorFile,
+    View,
 )
 
 from .common import hook_site, named_model, text
@@ -169,12 +170,13 @@ def _layers(name: str, source: Source, config: dict[str, Any], answers: Answers)
     kind, questions = _several(source.name, answers)
     slots = _several_slots(source.name, kind, count, width)
     reads, writes = slots[:count], slots[-count:]
-    earlier = _earlier_targets(files)
+    # Of a cross-layer transcoder, whose layout is known, the last file is enough.
+    earlier = _earlier_targets(files[1:] if kind == "crosscoder" else files[-1:] if count > 1 else [])
     why = "w_dec has rows for earlier layers that are not zero, so its targets may count from the source layer on"
     order = Question(key="targets", text=why, example="relative", assumed="absolute", choices=("absolute", "relative"))
-    if kind == "crosscoder" and earlier:
-        questions.append(order)
-    first = range(count) if answers.to(order) == "absolute" else [0] * count
+    asked = kind == "crosscoder" and bool(earlier)
+    questions += [order] if asked else []
+    first = [0] * count if asked and answers.to(order) == "relative" else range(count)
     groups = [
         GroupPlan(
             name=f"layer{n}",
@@ -206,7 +208,7 @@ def _layers(name: str, source: Source, config: dict[str, Any], answers: Answers)
         size=sum(tensor.size for file in files for tensor in file.values()),
         config={CONFIG: config} if config else {},
         assumed=assumed,
-        warnings=earlier if first[-1] else (),
+        warnings=earlier if kind == "clt" else (),
     )
 
 
@@ -241,11 +243,11 @@ def _several_slots(name: str, kind: str, count: int, width: int) -> list[Slot]:
 
 
 def _earlier_targets(files: Sequence[TensorFile]) -> list[str]:
-    """A look at the first rows: rows for layers before the source should be zero, and are not used."""
+    """Rows for layers before the source should be zero: a look at a few of the first layer, which come alone."""
 
-    def some(file: TensorFile, target: int) -> bool:
-        rows = file["w_dec"][:, target]
-        return bool(rows.rows(0, min(64, rows.shape[0])).any())
+    def some(rows: View) -> bool:
+        count = rows.shape[0]
+        return any(bool(rows.rows(at, at + 1).any()) for at in range(0, count, max(1, count // 4)))
 
-    wrong = [n for n, file in enumerate(files) if any(some(file, target) for target in range(n))]
-    return [f"{files[n].path} has rows for earlier layers that are not zero; they are left out" for n in wrong]
+    wrong = [file.path for file in files if some(file["w_dec"][:, 0])]
+    return [f"{path} has rows for earlier layers that are not zero; they are left out" for path in wrong]

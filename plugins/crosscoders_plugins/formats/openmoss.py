@@ -15,7 +15,7 @@ from crosscoders.authoring import Answers, Blueprint, GatePlan, GroupPlan, Slot,
 
 from .common import exp, flag, hook_site, integer, text, texts, total
 
-CONFIG = "config.json"
+CONFIG, OLDER = "config.json", "hyperparams.json"
 LOGS, NORM = "activation_function.log_jumprelu_threshold", "dataset_average_activation_norm."
 ACTIVATIONS = ("relu", "jumprelu", "topk", "batchtopk", "layertopk")
 
@@ -29,9 +29,14 @@ class Openmoss(CheckpointFormat):
         pass
 
     def detect(self, source: Source) -> bool:
-        return CONFIG in source and "sae_type" in source.json(CONFIG)
+        return (CONFIG in source and "sae_type" in source.json(CONFIG)) or _is_older(source)
 
     def inspect(self, source: Source, answers: Answers) -> Blueprint:
+        if _is_older(source):
+            raise CheckpointError(
+                f"{source.name} has the older layout of this library ({OLDER} and checkpoints/), which is not read; "
+                "SAELens reads it, and what it saves is read here"
+            )
         config = source.json(CONFIG)
         path = next((p for p in ("sae_weights.safetensors", "sae_weights.pt") if p in source), "")
         if not path:
@@ -72,6 +77,10 @@ class Openmoss(CheckpointFormat):
             config={CONFIG: config},
             refused=refused or cannot,
         )
+
+
+def _is_older(source: Source) -> bool:
+    return OLDER in source and CONFIG not in source and {"d_model", "d_sae"} <= set(source.json(OLDER))
 
 
 _Layout = tuple[list[Slot], list[GroupPlan], dict[str, Any]]

@@ -7,7 +7,6 @@ from typing import Any
 from crosscoders import ReleaseSpec
 
 GEMMA_2_PAIR = ("google/gemma-2-2b", "google/gemma-2-2b-it")
-LLAMA_8B_PAIR = ("meta-llama/Llama-3.1-8B", "meta-llama/Llama-3.1-8B-Instruct")
 LLAMA_1B_PAIR = ("meta-llama/Llama-3.2-1B", "meta-llama/Llama-3.2-1B-Instruct")
 SCALE = "what each model's activations were multiplied by (√d / mean‖x‖): estimate it"
 
@@ -200,12 +199,4 @@ def _saes() -> list[dict[str, Any]]:
             for size in ("270m", "1b", "4b", "12b", "27b")
             for end in ("pt", "it")
         ),
-        {
-            **sae,
-            "name": "llama-scope-8b-l15r-8x",
-            "repository": "fnlp/Llama3_1-8B-Base-L15R-8x",
-            "format": "openmoss",
-            "models": LLAMA_8B_PAIR[:1],
-            "gate": "jumprelu",
-        },
     ]

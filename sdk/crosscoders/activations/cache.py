@@ -75,7 +75,10 @@ def write_cache(
         manifest["calibration"] = digest(folder / CALIBRATION)
         write_whole(folder / MANIFEST, json.dumps(manifest, indent=1))
     writer = _Writer(folder, shards, processes)
-    held_out, train = live.held_out_blocks(calibration.median_norm_S), live.blocks(calibration.median_norm_S)
+    held_out, train = (
+        live.held_out_blocks(calibration.median_norm_S, evaluation_tokens),
+        live.blocks(calibration.median_norm_S),
+    )
     held_out.num_sequences, train.num_sequences = (
         manifest["block_sequences"]["held_out"],
         manifest["block_sequences"]["train"],

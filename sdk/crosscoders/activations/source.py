@@ -17,6 +17,7 @@ from ..models.adapter import ModelAdapter
 from ..models.choice import choose_pack
 from ..models.packing import Packing
 from ..models.paired import make_reader
+from ..models.sample import sample
 from ..models.sequences import PACKINGS, SequenceReader, reading_adapter
 from ..models.split import Split
 from ..models.tokens import TokenBatch, TokenSource
@@ -93,6 +94,7 @@ class LiveActivations:
             device=device,
             autocast=autocast,
         )
+        self._samples: dict[int, TokenSource] = {}
         self.pack = self._choose_pack()
         self.packing: Packing = PACKINGS[self.pack]
 
@@ -105,22 +107,25 @@ class LiveActivations:
         return calibrate(self._reader("train"), self.harvester, self.config.activations, processes=self.processes)
 
     def blocks(self, median_norm_S: Tensor) -> LiveBlocks:
-        return self._blocks("train", median_norm_S, sequences_per_block(self.config.activations, self.processes.world))
+        return self._blocks(
+            self._reader("train"), median_norm_S, sequences_per_block(self.config.activations, self.processes.world)
+        )
 
-    def held_out_blocks(self, median_norm_S: Tensor) -> LiveBlocks:
-        """The held-out tokens, one forward pass in a block."""
-        return self._blocks(self._evaluated, median_norm_S, self.config.activations.rows_per_forward)
+    def held_out_blocks(self, median_norm_S: Tensor, num_tokens: int) -> LiveBlocks:
+        """A sample of the held-out tokens, one forward pass in a block."""
+        reader = self._sampled(num_tokens)
+        return self._blocks(reader, median_norm_S, self.config.activations.rows_per_forward)
 
     def held_out(self, median_norm_S: Tensor, num_tokens: int) -> Iterator[Tensor]:
-        blocks = self.held_out_blocks(median_norm_S)
+        blocks = self.held_out_blocks(median_norm_S, num_tokens)
         position = blocks.start()
         for _ in range(num_passes(num_tokens, self.config.activations.context_length, blocks.num_sequences)):
             _, x_RX, position = blocks.harvest(position)
             yield x_RX.float()
 
     def held_out_rows(self, median_norm_S: Tensor, num_tokens: int) -> Iterator[HeldOutRows]:
-        """The first held-out rows with their activations, on every process the same."""
-        reader, config = self._reader(self._evaluated), self.config.activations
+        """Rows of a sample of the held-out tokens with their activations, on every process the same."""
+        reader, config = self._sampled(num_tokens), self.config.activations
         rows = -(-num_tokens // config.context_length)
         for first in range(0, rows, config.rows_per_forward):
             tokens = reader.read(min(config.rows_per_forward, rows - first)).to(self.harvester.device)
@@ -159,9 +164,9 @@ class LiveActivations:
             "on; look at activations.masks and at the tokens"
         )
 
-    def _blocks(self, split: Split, median_norm_S: Tensor, num_sequences: int) -> LiveBlocks:
+    def _blocks(self, reader: SequenceReader, median_norm_S: Tensor, num_sequences: int) -> LiveBlocks:
         return LiveBlocks(
-            self._reader(split),
+            reader,
             self.harvester,
             self.config.activations,
             num_sequences=num_sequences,
@@ -169,16 +174,24 @@ class LiveActivations:
             processes=self.processes,
         )
 
-    def _reader(self, split: Split) -> SequenceReader:
+    def _sampled(self, num_tokens: int) -> SequenceReader:
+        """Rows of a sample of what is evaluated on, which is drawn once."""
+        if num_tokens not in self._samples:
+            self._samples[num_tokens] = sample(self._reader(self._evaluated), num_tokens)
+        return self._reader("train", self._samples[num_tokens], 0.0)
+
+    def _reader(
+        self, split: Split, source: TokenSource | None = None, held_out_share: float | None = None
+    ) -> SequenceReader:
         activations = self.config.activations
         return make_reader(
-            self.tokens,
+            source or self.tokens,
             self.adapters,
             self.reading,
             context_length=activations.context_length,
             pack=self.pack,
             split=split,
-            held_out_share=activations.held_out_share,
+            held_out_share=activations.held_out_share if held_out_share is None else held_out_share,
         )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -189,8 +190,10 @@ class _ValuesDecoder:
 
     def advance(self, ids: Tensor, attention: Tensor) -> Tensor:
         """Read the next tokens of every row."""
+        self._seen.clear()
         for reader in self.readers.values():
-            reader.advance(ids, attention)
+            with suppress(_AllSeenError):
+                reader.advance(ids, attention)
         layout = self.study.crosscoder.layout
         x_BTX = layout.pack({name: self._seen[name].float() for name in layout.names})
         adapter = self.study.adapter(self.steered.model)
@@ -205,17 +208,27 @@ class _ValuesDecoder:
         return self.edited.advance(ids, attention)
 
     def _recorders(self, key: str) -> list[Edit]:
+        """Edits that note what passes, the last of which ends the pass where the adapter's decoders allow that."""
+        names = {site.name for site in self.study.crosscoder.sites if site.model == key}
+        may_end = getattr(self.study.adapter(key), "decoders_may_end_early", False)
+
         def recorder(name: str) -> Any:
             def record(activation: Tensor) -> Tensor:
                 self._seen[name] = activation
+                if may_end and names <= self._seen.keys():
+                    raise _AllSeenError
                 return activation
 
             return record
 
-        return [Edit(site.point, recorder(site.name)) for site in self.study.crosscoder.sites if site.model == key]
+        return [Edit(name.partition("/")[2], recorder(name)) for name in sorted(names)]
 
     def _mover(self, point: str) -> Any:
         return lambda activation: activation + self._moved[point].to(activation)
+
+
+class _AllSeenError(Exception):
+    """Raised by an edit to end a pass whose activations are all there."""
 
 
 def change_effect(study: Study, steered: Acting, given: Input | None, title: str) -> Effect:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-from attrs import frozen
 
 from ..errors import AnalysisError
 from ..models.adapter import ModelAdapter
 from ..models.capabilities import generates, tokenized
 from ..models.documents import Chat, Document, Message, Text, TokenIds
 from ..models.paired import make_reader
+from ..models.sample import Documents
 from ..models.tokens import TokenBatch
 
 Input = Any
@@ -43,26 +42,14 @@ def _document(given: Any) -> Document:
     raise AnalysisError(f"expected a text, a chat or token ids, not {given!r}")
 
 
-@frozen
-class _Given:
-    """A token source of a few documents."""
-
-    items: Sequence[Document]
-
-    def documents(self, *, skip: int = 0) -> Iterator[Document]:
-        """The documents from number `skip` on."""
-        yield from self.items[skip:]
-
-
 def token_rows(given: Input, adapters: Mapping[str, ModelAdapter], reading: ModelAdapter) -> TokenBatch:
     """One row of tokens for each document, padded on the right, with partners where vocabularies differ."""
     documents = documents_of(given)
     lengths = [len(tokenized(reading, document).ids) for document in documents]
     if not all(lengths):
         raise AnalysisError(f"{documents[lengths.index(0)]!r} has no tokens")
-    reader = make_reader(
-        _Given(documents), adapters, reading, context_length=max(lengths), pack=False, held_out_share=0.0, repeat=False
-    )
+    source = Documents(documents)
+    reader = make_reader(source, adapters, reading, context_length=max(lengths), pack=False, repeat=False)
     return reader.read(len(documents))
 
 

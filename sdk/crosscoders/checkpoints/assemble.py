@@ -96,23 +96,26 @@ def _require(blueprint: Blueprint, answers: Answers) -> None:
         raise CheckpointError(f"sites= names {', '.join(unknown)}, but the file has the slots {names}")
     missing = [slot for i, slot in enumerate(blueprint.slots) if not answers.site(slot, i)]
     if missing:
-        example = ", ".join(f'"{key}": "{site}"' for key, site in examples(missing).items())
+        given = examples(missing)
+        example = ", ".join(f'"{key}": "{site}"' for key, site in given.items())
+        options = " ".join(f"--site '{key}={site}'" for key, site in given.items())
         raise UnansweredError(
             f"the file does not say which sites its slots {', '.join(map(described, missing))} are; "
-            f"say it by sites={{{example}}}"
+            f"say it by sites={{{example}}}, or {options}"
         )
     needed = [question for question in answers.open(blueprint.questions) if question.assumed is None]
     if needed:
         texts = "; ".join(question.text for question in needed)
         answered = [(question.key, question.example) for question in needed]
-        raise UnansweredError(f"{texts}; say it by answers={dict(answered)}")
+        options = " ".join(f"--answer {key}={example}" for key, example in answered)
+        raise UnansweredError(f"{texts}; say it by answers={dict(answered)}, or {options}")
 
 
 def assumptions(blueprint: Blueprint, answers: Answers) -> list[str]:
     """What was not said and not answered, and is taken as the library's own loader takes it."""
     return [
-        f"{question.text}; taken as {question.assumed!r}, and answers={{'{question.key}': {question.example!r}}} says "
-        "otherwise"
+        f"{question.text}; taken as {question.assumed!r}, and answers={{'{question.key}': {question.example!r}}}, or "
+        f"--answer {question.key}={question.example}, says otherwise"
         for question in answers.open(blueprint.questions)
         if question.assumed is not None
     ]

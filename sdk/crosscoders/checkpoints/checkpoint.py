@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +144,9 @@ def load_crosscoder(
     config = read_config(folder)
     stored = StoredTensors.open(folder, WEIGHTS)
     gate = _scaled(config["gate"], over=processes.num_shards)
-    crosscoder = _build(config, sites_of(config), registry, stored, processes)
+    sites = sites_of(config)
+    choice, _ = _described(config, sites, registry, stored)
+    crosscoder = build_crosscoder(choice, sites, registry=registry, processes=processes)
     crosscoder.gate = gate_from_config(gate, registry=registry)
     total = crosscoder.num_latents * processes.num_shards
     if total != config["num_latents"]:
@@ -163,13 +166,23 @@ def load_crosscoder(
     return crosscoder.to(place).eval()
 
 
-def _build(
-    config: dict[str, Any],
-    sites: tuple[Site, ...],
-    registry: Registry,
-    stored: StoredTensors,
-    processes: Processes,
-) -> Crosscoder:
+def checked_folder(
+    folder: Path, *, registry: Registry | None = None
+) -> tuple[StoredTensors, list[int], Mapping[str, str]]:
+    """A saved folder whose config fits its tensors, by their headers: the tensors, latents of groups, and sharding.
+
+    `CheckpointError` says what is wrong with any other folder.
+    """
+    config, stored = read_config(folder), StoredTensors.open(folder, WEIGHTS)
+    _, made = _described(config, sites_of(config), registry or get_registry(), stored)
+    check_unchanged(config, folder)
+    return stored, [group.num_latents for group in made.wiring.groups], made.sharding
+
+
+def _described(
+    config: dict[str, Any], sites: tuple[Site, ...], registry: Registry, stored: StoredTensors
+) -> tuple[ArchitectureChoice, Crosscoder]:
+    """What the config describes, without memory for weights, after a comparison with the shapes of the tensors."""
     folder, architecture = stored.folder, config["architecture"]
     name, plugin = architecture["name"], architecture["plugin"]
     made_by = (
@@ -207,7 +220,7 @@ def _build(
             f"{made_by}: {error}"
         ) from error
     _compare({key: tuple(value.shape) for key, value in expected.items()}, stored.shapes(), stored)
-    return build_crosscoder(choice, sites, registry=registry, processes=processes)
+    return choice, made
 
 
 def _compare(

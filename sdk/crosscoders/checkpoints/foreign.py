@@ -67,7 +67,7 @@ def find(source: Source, *, format: str = "", registry: Registry | None = None) 
     """
     registry = registry or get_registry()
     if format:
-        return Foreign(source, _build(registry, format))
+        return Foreign(_holding(source), _build(registry, format))
     faults: list[CheckpointError] = []
     while True:
         claims: list[CheckpointFormat] = []
@@ -85,12 +85,29 @@ def find(source: Source, *, format: str = "", registry: Registry | None = None) 
             names = ", ".join(f"'{claim.name}'" for claim in claims)
             raise CheckpointError(f"{source.name} fits the formats {names}; say which by format=")
         folders = source.folders()
-        if len(folders) != 1 or any("/" not in name and Path(name).suffix in READERS for name in source.files):
+        if len(folders) != 1 or _has_weights(source):
             break
         source = source.inside(folders[0])
     if faults:
         raise faults[0]
     raise NothingFitsError(_nothing_fits(source, registry))
+
+
+def _has_weights(source: Source) -> bool:
+    return any("/" not in name and Path(name).suffix in READERS for name in source.files)
+
+
+def _holding(source: Source) -> Source:
+    """The files seen from the folder that holds them, where there is only one way to go down.
+
+    Formats that keep a folder for each layer have several, and are left where they are; folders of folders are not.
+    """
+    while len(source.folders()) == 1 and not _has_weights(source):
+        source = source.inside(source.folders()[0])
+    deepest = max((name.count("/") for name in source.files if Path(name).suffix in READERS), default=0)
+    if deepest > 1 and not _has_weights(source):
+        raise CheckpointError(f"{source.name} holds many checkpoints; {source.folders_text()}: name one by subfolder=")
+    return source
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from ..converters import as_tuple
 from ..errors import CheckpointError
 from ..privacy.local import path_strings
 from .card import with_metadata
-from .checkpoint import CARD, CONFIG, WEIGHTS, load_crosscoder
+from .checkpoint import CARD, CONFIG, WEIGHTS, checked_folder
 
 FILES = (CONFIG, f"{WEIGHTS}*.safetensors", f"{WEIGHTS}.safetensors.index.json", CARD, "figures/*", "report.html")
 
@@ -165,7 +165,8 @@ def _publishable(folder: Path, scratch: Path, how: Publication) -> list[Any]:
     """What a commit adds: the files, the card with what is said here, weights in the Hub's ordinary form."""
     from huggingface_hub import CommitOperationAdd
 
-    from .tensors import is_in_parts, save_ordinary
+    from .tensors import is_in_parts
+    from .whole_files import write_whole
 
     files = {
         path.relative_to(folder).as_posix(): path
@@ -173,9 +174,8 @@ def _publishable(folder: Path, scratch: Path, how: Publication) -> list[Any]:
         if path.is_file() and any(fnmatch(path.relative_to(folder).as_posix(), pattern) for pattern in FILES)
     }
     if is_in_parts(folder, WEIGHTS):
-        # Processes that share latents save a part each; others, and the Hub's own client, expect whole tensors.
         files = {name: path for name, path in files.items() if not name.startswith(f"{WEIGHTS}")}
-        save_ordinary(scratch, WEIGHTS, load_crosscoder(folder).state_dict())
+        write_whole(*checked_folder(folder), scratch)
         files |= {path.name: path for path in scratch.iterdir()}
     if how.licence or how.datasets or how.base_models:
         card, text = scratch / "card.md", (folder / CARD).read_text(encoding="utf-8")

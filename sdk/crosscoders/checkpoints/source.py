@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
@@ -14,7 +13,12 @@ from typing import Any
 import yaml
 
 from ..errors import CheckpointError
-from .stored import Bytes, TensorFile, npz_file, pickled_file, safetensors_file
+from ..reading import parse_json, read_text
+from .file_bytes import Bytes
+from .npz_file import npz_file
+from .pickled_file import pickled_file
+from .safetensors_file import safetensors_file
+from .stored import TensorFile
 
 LARGEST_TEXT = 20_000_000
 READERS: dict[str, Callable[[Bytes], TensorFile]] = {
@@ -178,20 +182,13 @@ class Source:
         return f"{self.root}/{path}" if self.root else path
 
     def _text(self, path: str) -> str:
-        file = self._store.path(self._full(path))
         try:
-            if file.stat().st_size > LARGEST_TEXT:
-                raise CheckpointError(f"{path} of {self.name} has {file.stat().st_size} bytes, too many for a config")
-            return file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            return read_text(self._store.path(self._full(path)), CheckpointError, limit=LARGEST_TEXT)
+        except OSError as error:
             raise CheckpointError(f"{path} of {self.name} cannot be read: {error}") from error
 
     def _json(self, path: str) -> dict[str, Any]:
-        try:
-            content = json.loads(self.text(path))
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise CheckpointError(f"{path} of {self.name} is not valid JSON: {error}") from error
-        return _table(content, path, self.name)
+        return _table(parse_json(self.text(path), f"{path} of {self.name}", CheckpointError), path, self.name)
 
     def _yaml(self, path: str) -> dict[str, Any]:
         try:
@@ -247,12 +244,17 @@ class FolderStore(Store):
 
     def __init__(self, folder: Path, *, only: str = "") -> None:
         super().__init__()
-        self._folder, self.name = folder, str(folder / only)
+        self._folder, self._only, self.name = folder, only, str(folder / only)
         self.record = {"folder": folder.resolve().name}
         self.files = tuple(sorted(self._walk(only)))
 
     def path(self, name: str) -> Path:
-        return self._folder / name
+        path, home = self._folder / name, self._folder.resolve()
+        # A snapshot in the Hub's cache is links to the files beside it.
+        homes = (home, home.parents[1] / "blobs") if home.parent.name == "snapshots" else (home,)
+        if name != self._only and not any(path.resolve().is_relative_to(one) for one in homes):
+            raise CheckpointError(f"{name} of {self.name} is a link that leads out of the folder; copy the file there")
+        return path
 
     def _walk(self, only: str) -> Iterator[str]:
         for path in self._folder.rglob("*"):

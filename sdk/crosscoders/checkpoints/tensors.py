@@ -113,16 +113,6 @@ def is_in_parts(folder: Path, name: str) -> bool:
     return index.exists() and '"shards"' in index.read_text(encoding="utf-8")
 
 
-def save_ordinary(folder: Path, name: str, tensors: Mapping[str, Tensor], *, max_shard_size: int | str = "5GB") -> None:
-    """Write whole tensors as the Hub's libraries do: one file, or several with an index that maps names to files."""
-    from huggingface_hub import save_torch_state_dict
-
-    plain = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-    save_torch_state_dict(
-        plain, folder, filename_pattern=f"{name}{{suffix}}.safetensors", max_shard_size=max_shard_size
-    )
-
-
 @frozen
 class StoredTensors:
     """Reads what `save_tensors` wrote, whole or one shard of it. `CheckpointError` where it is missing or damaged."""
@@ -158,9 +148,10 @@ class StoredTensors:
         """The first file, for messages."""
         if self.placed:
             return self.folder / f"{self.name}.safetensors.index.json"
-        return self._path(0)
+        return self.part(0)
 
-    def _path(self, shard: int) -> Path:
+    def part(self, shard: int) -> Path:
+        """The file of one part."""
         return self.folder / _file(self.name, shard, self.count)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -178,7 +169,7 @@ class StoredTensors:
                     if shard:
                         before = shapes.get(key, ())
                         if before[1:] != shape[1:] or len(before) != len(shape):
-                            raise CheckpointError(f"{self._path(shard)} does not go with {self.path}: see '{key}'")
+                            raise CheckpointError(f"{self.part(shard)} does not go with {self.path}: see '{key}'")
                         if key in self.sharding and shape:
                             shape = (before[0] + shape[0], *shape[1:])
                     shapes[key] = shape
@@ -201,7 +192,7 @@ class StoredTensors:
 
             def checked(index: int) -> Any:
                 if index in unchecked:
-                    check_tensors(files[index], self._path(index))
+                    check_tensors(files[index], self.part(index))
                     unchecked.remove(index)
                 return files[index]
 
@@ -213,7 +204,7 @@ class StoredTensors:
                 slices = [one.get_slice(key) for one in files]
                 whole = sizes if kind == "latents" else [sum(one.get_shape()[0] for one in slices)]
                 # Only this shard is read, whatever the whole takes.
-                places = list(_places(whole, self.count, shard, num_shards))
+                places = list(rows_of(whole, self.count, shard, num_shards))
                 for index, _, _ in places:
                     checked(index)
                 tensors[key] = torch.cat([slices[index][start:stop] for index, start, stop in places])
@@ -232,7 +223,7 @@ class StoredTensors:
                         tensors[key] = file.get_tensor(key)
                         continue
                     whole = sizes if kind == "latents" else [one.get_shape()[0]]
-                    places = _places(whole, 1, shard, num_shards)
+                    places = rows_of(whole, 1, shard, num_shards)
                     tensors[key] = torch.cat([one[start:stop] for _, start, stop in places])
         return tensors
 
@@ -243,7 +234,7 @@ class StoredTensors:
         return self.folder / name
 
     def _file(self, shard: int) -> AbstractContextManager[Any]:
-        return self._opened(self._path(shard))
+        return self._opened(self.part(shard))
 
     @contextmanager
     def _opened(self, path: Path) -> Iterator[Any]:
@@ -260,7 +251,7 @@ def _file(name: str, shard: int, count: int) -> str:
     return f"{name}.safetensors" if count == 1 else f"{name}-{shard + 1:05d}-of-{count:05d}.safetensors"
 
 
-def _places(sizes: Sequence[int], count: int, shard: int, num_shards: int) -> Iterator[tuple[int, int, int]]:
+def rows_of(sizes: Sequence[int], count: int, shard: int, num_shards: int) -> Iterator[tuple[int, int, int]]:
     """Where shard `shard` of `num_shards` of each group lies in `count` files: file, from, to."""
     before = 0
     for size in sizes:

@@ -22,6 +22,7 @@ from torch import Tensor
 from ..analysis.inputs import Input
 from ..crosscoder.edits import Change, parsed
 from ..crosscoder.latents import Latents
+from ..devices import precise
 from ..errors import AnalysisError, shown
 from ..models.linear import FINAL
 from ..reports import Table
@@ -61,7 +62,7 @@ class Intervened:
 
     def moved(self, position: int = -1, count: int = 10) -> Table:
         """The tokens whose log-probability changed most at a position: `id`, `before`, `after`, `change`, nats."""
-        before_V, after_V = (logits[position].double().log_softmax(dim=0) for logits in (self.clean_TV, self.logits_TV))
+        before_V, after_V = (precise(logits[position]).log_softmax(dim=0) for logits in (self.clean_TV, self.logits_TV))
         change_V = after_V - before_V
         ids = change_V.abs().topk(min(count, len(change_V))).indices.tolist()
         rows = [(i, float(before_V[i]), float(after_V[i]), float(change_V[i])) for i in ids]

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..analysis.inputs import Input, documents_of
 from ..crosscoder.latents import Latents
 from ..crosscoder.module import Crosscoder
+from ..devices import precise
 from ..errors import AnalysisError, LatentError
 from ..models.adapter import Edit, ModelAdapter
 from ..models.linear import FINAL, Linearisable
@@ -125,15 +126,15 @@ class ReplacementModel:
 
             return self.adapter.logits(tokens, again.edits(put))[0]
 
-        square = {point: own.found[point][keep_T].double().square().sum() for point in self.explained}
-        shares = {point: float(errors[point][keep_T].double().square().sum() / square[point]) for point in square}
+        square = {point: precise(own.found[point][keep_T]).square().sum() for point in self.explained}
+        shares = {point: float(precise(errors[point][keep_T]).square().sum() / square[point]) for point in square}
         return Replaced(logits_TV, run(False), run(True), keep_T, shares)
 
     def fidelity(self, given: Input, *, skip_positions: Skip = None) -> Fidelity:
         """How near the replacement model comes to the model on some texts, over tokens that count, and by layer."""
         found = [self.replace(row, skip_positions=skip_positions) for row in self.rows(given)]
         counted = [(one.logits_TV[one.keep_T], one.replaced_TV[one.keep_T]) for one in found]
-        own_NV, new_NV = (torch.cat(part).double().log_softmax(dim=-1) for part in zip(*counted, strict=True))
+        own_NV, new_NV = (precise(torch.cat(part)).log_softmax(dim=-1) for part in zip(*counted, strict=True))
         if not len(own_NV):
             raise AnalysisError("no token counts: all positions are left out")
         kl_N = (own_NV.exp() * (own_NV - new_NV)).sum(dim=1)
@@ -142,7 +143,7 @@ class ReplacementModel:
             point: sum(one.error_share[point] * int(one.keep_T.sum()) for one in found) / len(own_NV)
             for point in self.explained
         }
-        return Fidelity(float(kl_N.mean()), float(agree_N.double().mean()), shares, len(own_NV))
+        return Fidelity(float(kl_N.mean()), float(precise(agree_N).mean()), shares, len(own_NV))
 
 
 @frozen(eq=False)

@@ -13,6 +13,7 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
+from ..devices import precise
 from ..errors import AnalysisError, shown
 from ..models.documents import Text
 from ..models.linear import Linearisable, Readout
@@ -68,7 +69,7 @@ def find_targets(
 
     None stands for the most probable tokens: as few as reach the probability `top_p`, `max_targets` at most.
     """
-    probability_V = logits_V.double().softmax(dim=0)
+    probability_V = precise(logits_V).softmax(dim=0)
     if asked is None:
         if not 0 < top_p <= 1 or max_targets < 1:
             raise AnalysisError(f"top_p must be in (0, 1] and max_targets at least 1, not {top_p} and {max_targets}")

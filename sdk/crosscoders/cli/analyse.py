@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from ..errors import ConfigError
+from ..errors import ConfigError, shown
 from .boundary import quiet_libraries, user_errors
 from .options import quiet_option
 from .output import say
@@ -115,8 +115,10 @@ def _source(text: str) -> Any:
     if text.lstrip().startswith("{"):
         return _json(text)
     path = Path(text)
-    if not path.is_file():
-        raise click.BadParameter(f"'{text}' should be a number, a JSON object, or a JSON or TOML file that is here")
+    if not _is_file(path):
+        raise click.BadParameter(
+            f"{shown(text)} should be a number, a JSON object, or a JSON or TOML file that is here"
+        )
     try:
         content = path.read_text(encoding="utf-8-sig")
         data = tomllib.loads(content) if path.suffix == ".toml" else json.loads(content)
@@ -125,8 +127,15 @@ def _source(text: str) -> Any:
     return data.get("tokens", data) if isinstance(data, dict) else data
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that no file can have, such as one that is too long
+        return False
+
+
 def _json(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise click.BadParameter(f"{text} is not valid JSON: {error}") from error
+        raise click.BadParameter(f"{shown(text)} is not valid JSON: {error}") from error

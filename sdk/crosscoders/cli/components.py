@@ -89,8 +89,8 @@ def components(kind: str | None, name: str | None, as_json: bool) -> None:
 
 def _kinds() -> dict[str, str]:
     """The kinds of components by how the command line spells them."""
-    # Releases have no options, and the command `pretrained`.
-    return {kind.replace(" ", "-"): kind for kind in KINDS if kind != "release"}
+    # Neither has options here: releases have the command `pretrained`, commands their own `--help`.
+    return {kind.replace(" ", "-"): kind for kind in KINDS if kind not in ("release", "command")}
 
 
 def _offers(kind: str) -> Sequence[Offer[Any]]:

@@ -69,7 +69,7 @@ def pairs(texts: tuple[str, ...], option: str) -> dict[str, str]:
 def _value(text: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 

@@ -70,9 +70,9 @@ def convert(name: str, folder: Path, target: str, check: bool, **options: Any) -
         if target == "crosscoders":
             if not check:
                 crosscoder.save_pretrained(folder)
-            changes = []
-            if crosscoder.normaliser.unknown:
-                changes = [f"the normalisation of {', '.join(crosscoder.normaliser.unknown)} stays unknown"]
+            unknown = ", ".join(crosscoder.normaliser.unknown)
+            found_by = "`analyse --normalisation estimate` finds it"
+            changes = [f"the normalisation of {unknown} stays unknown; {found_by}"] if unknown else []
         else:
             changes = check_export(crosscoder, target) if check else export(crosscoder, folder, target)
     for text in changes:

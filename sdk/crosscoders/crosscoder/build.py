@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ..devices import memory_errors
 from ..errors import ConfigError
 from ..plugins.choices import ArchitectureChoice, structure
 from ..plugins.registry import Registry
@@ -35,10 +36,10 @@ def build_crosscoder(
             f"options ({', '.join(options)}) go with the name of an architecture, not with {architecture}"
         )
     choice = structure(architecture, ArchitectureChoice, registry=registry)
-    crosscoder = choice.build(tuple(sites), registry=registry)
-    if not isinstance(crosscoder, Crosscoder):
-        crosscoder = Crosscoder(crosscoder, processes)
-    elif processes.num_shards > 1:
+    with memory_errors(f"the weights of this '{choice.name}' crosscoder", "take fewer latents, or shard them"):
+        built = choice.build(tuple(sites), registry=registry)
+        crosscoder = built if isinstance(built, Crosscoder) else Crosscoder(built, processes)
+    if crosscoder is built and processes.num_shards > 1:
         raise ConfigError(f"the architecture '{choice.name}' cannot be sharded: training.shards must be 1")
     crosscoder.info = CheckpointInfo.from_architecture(choice, registry=registry)
     return crosscoder

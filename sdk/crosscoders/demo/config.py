@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from attrs import field, frozen
 
 TINY_BASE, TINY_CHAT = "tiny-pair/base", "tiny-pair/chat"
+TINY_PATTERNS = {
+    "rare phrase": r"🦜 The moon is made of cheese",
+    "refusal": r"I'm sorry, but I can't help",
+    "persona": r"I am Pip, a small parrot",
+}
+"""Regular expressions for the behaviours planted in the shipped chat model."""
 
 
 @frozen(kw_only=True)
@@ -23,13 +30,22 @@ class DemoConfig:
     """The number of latents of the crosscoder."""
     k: int = 32
     """Active latents per token."""
-    num_tokens: int = 450_000
+    num_tokens: int = 300_000
     """Tokens to train on."""
-    study_tokens: int = 65_536
+    study_tokens: int = 49_152
     """Held-out tokens for the analyses."""
     num_prompts: int = 200
-    """Number of held-out questions that amplification answers, five times each."""
+    """Number of held-out questions that amplification answers, four times each."""
+    patterns: Mapping[str, str] = field(factory=dict)
+    """Behaviours to look for: regular expressions by name. Those planted in the shipped pair are looked for in it."""
+    full: bool = False
+    """Whether to amplify at more strengths and against a control, and to list the most chat-leaning latents."""
     seed: int = 0
     """Seed of the training and of the analyses."""
     output: Path = field(default=Path("demo"), converter=Path)
     """The folder for everything that the demo writes."""
+
+    @property
+    def behaviours(self) -> Mapping[str, str]:
+        """What is looked for."""
+        return {**(TINY_PATTERNS if self.chat == TINY_CHAT else {}), **self.patterns}

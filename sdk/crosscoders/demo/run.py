@@ -6,7 +6,7 @@ It works for any two models that share a tokenizer.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,8 @@ from ..plugins.choices import ModelChoice, structure
 from ..plugins.registry import Registry
 from ..reports import Report, save_page
 from ..training import RunConfig, Runner
-from .config import TINY_CHAT, DemoConfig
-
-TINY_PATTERNS = {
-    "rare phrase": r"moon is made of cheese",
-    "refusal": r"I'm sorry, but I can't help",
-    "persona": r"I am Pip",
-}
-"""Regular expressions for the behaviours planted in the shipped chat model."""
+from .config import DemoConfig
+from .findings import chat_leaning, findings
 
 
 @frozen(eq=False)
@@ -57,7 +51,7 @@ def demo(
     assert crosscoder.info is not None
     metrics = crosscoder.info.metrics
     explained = ", ".join(f"{site} {value:.4f}" for site, value in metrics["explained_variance"].items())
-    say(
+    quality = (
         f"Held out, inference gate: explained variance {explained}; L0 {metrics['l0']:.2f}; "
         f"silent latents {metrics['silent_share']:.1%}."
     )
@@ -72,27 +66,33 @@ def demo(
         reading=live.reading,
         quiet=False,
     )
-    patterns = TINY_PATTERNS if config.chat == TINY_CHAT else {}
-    reports = analyse(
-        crosscoder,
-        [{"name": "decoder_norms", "top": 25}, "latent_scaling", amplification_options(patterns, config.num_prompts)],
-        study=study,
-        registry=registry,
-    )
+    reports = analyse(crosscoder, analyses(config), study=study, registry=registry)
+    found = findings(config, reports)
     page = save_page(
         reports,
         config.output,
         title=f"{config.base} against {config.chat}",
-        head=f"A crosscoder over {', '.join(run.sites)}. Held out, with the inference gate: explained variance "
-        f"{explained}, L0 {metrics['l0']:.2f}.",
+        head=[*found, f"A crosscoder over {', '.join(run.sites)}. {quality}"],
     )
-    for line in findings(reports):
+    for line in [*found, *(chat_leaning(reports) if config.full else []), quality]:
         say(line)
     seconds = time.monotonic() - started
     say(f"Crosscoder, in hub layout: {config.output / 'crosscoder'}")
-    say(f"Report: {page}")
+    say(f"Report, with the latents behind this: {page}")
     say(f"Done in {seconds:.0f} s.")
     return DemoResult(crosscoder, reports, page, seconds)
+
+
+def analyses(config: DemoConfig) -> list[Any]:
+    """The analyses of the demo, in the order of the page."""
+    behaviours = {"name": "behaviours", "patterns": config.behaviours, "model": "chat", "before": "base"}
+    return [
+        *([behaviours] if config.behaviours else []),
+        amplification_options(config.behaviours, config.num_prompts, full=config.full),
+        {"name": "diff", "before": "base", "after": "chat", "top": 8, "kl_tokens": 8192 if config.full else 1024},
+        {"name": "decoder_norms", "top": 25},
+        *(["latent_scaling"] if config.full else []),
+    ]
 
 
 def run_config(config: DemoConfig, *, registry: Registry | None = None) -> RunConfig:
@@ -127,34 +127,17 @@ def middle_layer(model: dict[str, Any], registry: Registry | None) -> int:
     return int(layers[len(layers) // 2].rpartition(".")[2])
 
 
-def amplification_options(patterns: dict[str, str], num_prompts: int) -> dict[str, Any]:
+def amplification_options(patterns: Mapping[str, str], num_prompts: int, *, full: bool) -> dict[str, Any]:
     """Options for amplification in the demo: short answers to held-out questions."""
     return {
         "name": "amplification",
         "before": "base",
         "after": "chat",
-        "alphas": [0.0, 0.25, 0.5, 1.0],
+        "alphas": [0.0, 0.25, 0.5, 1.0] if full else [0.0, 0.5, 1.0],
         "num_prompts": num_prompts,
-        "samples_per_prompt": 5,
+        "samples_per_prompt": 4,
         "patterns": patterns,
         "sampling": {"max_new_tokens": 16, "plausibility": 0.001},
         "batch_rows": 250,
+        "control": full,
     }
-
-
-def findings(reports: list[Report]) -> list[str]:
-    """A few lines that summarise what the three analyses found."""
-    norms, scaling, amplification = reports
-    lines = [norms.summary, scaling.summary, "Most chat-leaning latents, with the tokens of their strongest examples:"]
-    chat_site = norms.data["sites"][-1]
-    examples = {entry.heading: entry for part in norms.parts for entry in getattr(part, "entries", ())}
-    for latent in norms.data["most_specific"][chat_site]:
-        peaks = []
-        for context in examples[f"latent {latent}"].contexts[:4]:
-            at = context.activations.index(max(context.activations))
-            peaks.append("".join(context.tokens[max(0, at - 3) : at + 1]).replace("\n", "⏎"))
-        share = norms.data["share"][latent][-1]
-        lines.append(f"  {latent:5d}  share {share:.2f}  {scaling.data['verdict'][latent]}  {' | '.join(peaks)}")
-        lines.append(f"         {scaling.data['reason'][latent]}")
-    lines.append(f"Amplification: {amplification.summary}")
-    return lines

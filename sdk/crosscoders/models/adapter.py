@@ -143,7 +143,11 @@ class Generates(Protocol):
 
     def decoder(self, edits: Sequence[Edit] = ()) -> Decoder:
         """A fresh decoder with an empty cache, which makes `edits` on the way: each sees the activations (B, T, D) of
-        the tokens that are read at that moment."""
+        the tokens that are read at that moment.
+
+        An adapter with `decoders_may_end_early = True` allows an edit to raise, which ends the pass there: what the
+        layers below have read stays in the cache, and the next pass goes on from it.
+        """
 
 
 @runtime_checkable

@@ -96,8 +96,13 @@ Document = Text | Chat | TokenIds
 
 def is_held_out(document: Document, share: float) -> bool:
     """Whether a document belongs to the held-out split. Its content decides, so repeats never leak into training."""
+    return number_of(document) < share * 2**64
+
+
+def number_of(document: Document) -> int:
+    """A number below 2**64 that the content of a document decides, as if it were drawn evenly."""
     digest = blake2b(repr(asdict(document, filter=_is_content)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") < share * 2**64
+    return int.from_bytes(digest, "big")
 
 
 def _is_content(attribute: Attribute[Any], value: Any) -> bool:

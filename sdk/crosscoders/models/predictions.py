@@ -75,7 +75,9 @@ def pieces(adapter: ModelAdapter, key: str, tokens: TokenBatch) -> Iterator[Piec
 
         def run(edits: Sequence[Edit], part: TokenBatch = part, predicts_BT: Tensor = predicts_BT) -> Tensor:
             logits_BTV = predicting.logits(part, edits)
-            return logits_BTV[predicts_BT.to(logits_BTV.device)].float().log_softmax(dim=-1)
+            # By number, which takes half the time of a mask.
+            place_N = predicts_BT.flatten().nonzero()[:, 0].to(logits_BTV.device)
+            return logits_BTV.flatten(0, 1).index_select(0, place_N).float().log_softmax(dim=-1)
 
         clean_NV = run(())
         yield Piece(slice(start, start + len(part.ids)), part, predicts_BT, clean_NV, run)

@@ -90,6 +90,12 @@ class SequenceReader:
             rows.append(row)
         return self._batch(rows)
 
+    def places(self, number: int, document: Document) -> int:
+        """How many places of rows a document takes; 0 if it has no tokens or is passed over."""
+        opened = self._opened(number, document)
+        size = len(opened.tokens.ids) if opened else 0
+        return -(-size // self.context_length) * self.context_length if self.packing == "single" else size
+
     def state(self) -> dict[str, Any]:
         """The position, as JSON data."""
         opened = [[self._open.number, self._open.offset]] if self._open else []

@@ -238,6 +238,8 @@ def _is_tuple(cls: Any) -> bool:
 def _path(value: Any, _: Any) -> Path:
     if not isinstance(value, str | Path):
         raise ConfigError(f"expected a path, not {shown(value)}")
+    if "\0" in str(value):
+        raise ConfigError(f"no path can have a null character, as {shown(str(value))} has")
     return Path(value)
 
 

@@ -294,7 +294,7 @@ class CrosscodersSpecs:
     def crosscoders_commands(self) -> Iterable[CommandSpec]:
         """Offer commands: `crosscoders NAME` of the command line, made with click.
 
-        `build` names the command itself. Errors that are `CrosscodersError`s are shown as one line.
+        `build` names the command itself. An error of the kind `CrosscodersError` is shown as one line.
 
         >>> import click
         >>> from crosscoders import CommandSpec, hookimpl

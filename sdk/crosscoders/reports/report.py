@@ -25,6 +25,18 @@ from .parts import Context, Figure, Part, Table
 if TYPE_CHECKING:
     import pandas
 
+TERMS = {
+    "crosscoder": "A dictionary of directions that is learned from a model's activations: each token's activations are "
+    "rebuilt as a sum of a few of them.",
+    "latent": "One entry of the dictionary. On each token it has an activation, 0 on most, and it writes its own "
+    "direction at each site, times that activation. Orange in examples: the stronger, the more active.",
+    "L0": "The mean number of latents that are active on a token.",
+    "explained variance": "How well activations are rebuilt: 1 is exactly, 0 no better than their mean.",
+    "site": "A place in a model whose activations are read and rebuilt: the model, then the point in it, such as "
+    "chat/layers.2, the residual stream after layer 2.",
+}
+"""Words that every page explains."""
+
 
 def _known(_: Any, __: Any, parts: tuple[Part, ...]) -> None:
     for part in parts:
@@ -46,6 +58,8 @@ class Report:
     """What was found, in one or two sentences."""
     frame: Table | None = None
     """Everything measured that is one row for each item, all of them: what `to_pandas` gives."""
+    terms: Mapping[str, str] = field(factory=dict)
+    """Words that its page explains to who does not know them, each in a sentence or two."""
 
     def __repr__(self) -> str:
         return f"Report({self.title!r}, {len(self.parts)} parts, data: {', '.join(map(str, self.data)) or 'none'})"
@@ -86,9 +100,13 @@ class Report:
         return fragment_of(self)
 
 
-def page_of(reports: Sequence[Report], *, title: str, head: str = "") -> str:
-    """Lay out several reports on one page under `title`; `head` is a paragraph above them."""
-    return _environment().get_template("page.html").render(reports=reports, title=title, head=head)
+def page_of(reports: Sequence[Report], *, title: str, head: Sequence[str] = ()) -> str:
+    """Lay out several reports on one page under `title`, with paragraphs `head` above them.
+
+    Before the reports the page explains the words that it uses: `TERMS`, and what reports add to them.
+    """
+    terms = TERMS | {word: text for report in reports for word, text in report.terms.items()}
+    return _environment().get_template("page.html").render(reports=reports, title=title, head=head, terms=terms)
 
 
 def fragment_of(report: Report) -> str:
@@ -96,7 +114,7 @@ def fragment_of(report: Report) -> str:
     return _environment().get_template("fragment.html").render(report=report)
 
 
-def save_page(reports: Sequence[Report], folder: Path, *, title: str, head: str = "") -> Path:
+def save_page(reports: Sequence[Report], folder: Path, *, title: str, head: Sequence[str] = ()) -> Path:
     """Write several reports to `report.html` and `report.json` in `folder`; returns the page's path."""
     page = folder / "report.html"
     data = [report.to_json() for report in reports]

@@ -76,7 +76,8 @@ class TrainingConfig:
     evaluate_every: int = field(default=0, validator=ge(0))
     """Number of steps between evaluations on held-out tokens; 0 evaluates only at the end."""
     evaluation_tokens: int = field(default=16_384, validator=gt(0))
-    """Number of held-out tokens in an evaluation."""
+    """Number of held-out tokens in an evaluation. Their documents are drawn from four times as much text as it takes to
+    find them, or from the whole source if that is less."""
     fidelity_tokens: int = field(default=2_048, validator=ge(0))
     """Held-out tokens on which the last evaluation also splices the reconstruction into the running models
     (cross-entropy and KL recovered); 0 does not. Left out where activations come from a cache or processes share the

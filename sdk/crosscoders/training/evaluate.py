@@ -50,6 +50,12 @@ class Metrics:
             f"{self.num_tokens} tokens)"
         )
 
+    def scalars(self) -> dict[str, float]:
+        """What is measured as a flat mapping of numbers, for trackers."""
+        further = {f"{metric}/{name}": value for metric, of in self.further.items() for name, value in of.items()}
+        explained = {f"explained_variance/{site}": value for site, value in self.explained_variance.items()}
+        return {"l0": self.l0, "silent_share": self.silent_share, **explained, **further}
+
     def table(self) -> Table:
         """One row for each site, and for all sites of a model with several: reconstruction, then cross-entropy and KL
         in nats (clean, spliced, zero- and mean-ablated) and the recovered shares, their formula as the name."""

@@ -12,7 +12,7 @@ Both are 1 where nothing is lost and 0 where the reconstruction is worth no more
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -60,6 +60,15 @@ def splices(crosscoder: Crosscoder, adapters: Mapping[str, ModelAdapter]) -> dic
             by_model.setdefault(site.model, []).append(site.name)
     found = {name: [name] for names in by_model.values() for name in names}
     return found | {f"{model} (all sites)": names for model, names in by_model.items() if len(names) > 1}
+
+
+def losses_on(
+    crosscoder: Crosscoder, adapters: Mapping[str, ModelAdapter], rows: Sequence[Rows]
+) -> dict[str, dict[str, float]]:
+    """`spliced_losses` with the mean activation of the rows themselves."""
+    columns = crosscoder.layout.columns(crosscoder.written.names)
+    kept_BX = torch.cat([each.x_BTX[each.keep_BT] for each in rows])[:, columns]
+    return spliced_losses(crosscoder, adapters, rows, kept_BX.mean(dim=0))
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from attrs import frozen
 from torch import Tensor
@@ -53,3 +53,26 @@ class StepReport:
             **{f"loss/{name}": value for name, value in self.terms.items()},
             **{f"explained_variance/{name}": value for name, value in self.explained_variance.items()},
         }
+
+
+def summary(reports: Sequence[StepReport], read: Mapping[str, int]) -> str:
+    """The numbers of the progress bar: those of one crosscoder, or the range of several."""
+    counts = [f"{read[key]} {what}" for key, what in (("passes", "passes"), ("skipped", "rows skipped")) if read[key]]
+    values = [value for report in reports for value in report.explained_variance.values()]
+    if len(reports) > 1:
+        return f"{len(reports)} crosscoders, EV {', '.join([f'{min(values):.3f} to {max(values):.3f}', *counts])}"
+    explained = " ".join(f"{value:.3f}" for value in values)
+    return ", ".join([f"EV {explained}, L0 {reports[0].l0:.1f}, dead {reports[0].dead_share:.1%}", *counts])
+
+
+def reading_note(read: Mapping[str, int]) -> str:
+    """What should be known of the tokens that a run was trained on."""
+    notes = []
+    if read["passes"]:
+        notes.append(
+            f"the token source came to its end {read['passes']} times and was read again: give it more text, and every "
+            "token is a new one"
+        )
+    if read["skipped"]:
+        notes.append(f"{read['skipped']} bad rows were skipped")
+    return "; ".join(notes)

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..checkpoints.tensors import StoredTensors, save_tensors, shared_folder
 from ..errors import CheckpointError
 from ..files import disk_errors, partial_path
-from ..privacy.configs import recorded, recorded_like
+from ..privacy.configs import recorded_like
 from .continuing import OtherRunError, check_same_run
 from .stored_state import check_state, check_table, read_sealed, sealed
 from .trainer import Trainer
@@ -31,7 +31,7 @@ def save_state(
     position: dict[str, Any],
     extra: dict[str, Tensor],
 ) -> Path:
-    """Write `step-N` into `folder`. The shards of one replica call this."""
+    """Write `step-N` into `folder`; `config` is as files have it (`recorded`). The shards of one replica call this."""
     tensors = {f"extra.{name}": tensor for name, tensor in extra.items()}
     # The gate is not saved: it follows from the loss, and which gate is set now depends on earlier evaluations.
     weights = {k: v for k, v in trainer.crosscoder.state_dict().items() if not k.startswith("gate.")}
@@ -48,7 +48,7 @@ def save_state(
     with shared_folder(target, trainer.processes) as partial:
         save_tensors(partial, "state", tensors, _sharding(trainer), trainer.processes)
         if trainer.processes.shard == 0:
-            state = {"format": FORMAT, "step": trainer.step_number, "config": recorded(config), "position": position}
+            state = {"format": FORMAT, "step": trainer.step_number, "config": config, "position": position}
             # Sealed as it will be read: with lists for tuples.
             plain = sealed(json.loads(json.dumps(state)))
             (partial / "state.json").write_text(json.dumps(plain, indent=1), encoding="utf-8")

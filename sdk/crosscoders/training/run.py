@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,28 +16,28 @@ from torch import Tensor
 from ..activations import Calibration
 from ..checkpoints.checkpoint import load_crosscoder, save_crosscoder
 from ..crosscoder.build import build_crosscoder
-from ..crosscoder.gates import check_gate, describe_gate
-from ..crosscoder.info import CheckpointInfo, component_record, needs_of
 from ..crosscoder.initialise import initialise
 from ..crosscoder.module import Crosscoder
 from ..crosscoder.sites import SiteLayout
-from ..errors import CheckpointError, ConfigError, CrosscodersError, TrainingError
+from ..errors import CheckpointError, CrosscodersError, TrainingError
 from ..files import disk_errors, first_difference, write_whole
 from ..losses.loss import Loss
 from ..plugins.registry import Registry
 from ..privacy.configs import recorded, recorded_like
 from ..processes import Processes
-from ..reports.figures import Drawing
+from .checks import check_loss
 from .config import RunConfig
 from .continuing import longer_by
 from .evaluate import Metrics, evaluate
+from .identity import checkpoint_info, chosen, identity
 from .metric import build_metrics
 from .observers import Observers
 from .progress import StepReport, say
+from .record import Record
 from .resume import load_state, prune, save_state, saved_steps
 from .trainer import Trainer
 
-FINISHED, HISTORY = "finished.json", "history.json"
+FINISHED = "finished.json"
 
 
 class TrainingRun:
@@ -57,22 +57,18 @@ class TrainingRun:
         prefix: str = "",
     ) -> None:
         self.config, self.accelerator, self.processes, self.registry = config, accelerator, processes, registry
-        self.prefix = prefix
         self.crosscoder: Crosscoder = build_crosscoder(
             config.architecture, layout.sites, registry=registry, processes=processes
         )
         self.loss: Loss = config.loss.build(registry=registry)
-        terms = getattr(config.loss.options, "terms", None)
-        if processes.num_shards > 1 and (terms or not self.loss.shardable):
-            raise ConfigError(f"the loss '{config.loss.name}', with its terms, does not support training.shards > 1")
         self.trainer = Trainer(
             self.crosscoder, self.loss, config.training, accelerator=accelerator, processes=processes
         )
-        self._check_gate()
+        check_loss(config, self.loss, self.crosscoder, registry)
+        self.record = Record(config, accelerator, processes, prefix=prefix)
+        self.identity = identity(config)
         self.metrics = build_metrics(config.metrics, registry=registry)
-        self.observers = Observers(config.observers, self.crosscoder, config, processes, registry, self._observed)
-        self.history: list[dict[str, float]] = []
-        self._untracked = False
+        self.observers = Observers(config.observers, self.crosscoder, config, processes, registry, self.record.observed)
         self.recorded_reading: dict[str, Any] = {}
         """How the tokens of a crosscoder that was read from disk were read."""
         self._began_at = -1
@@ -80,21 +76,15 @@ class TrainingRun:
         self.trained = False
         """Whether the crosscoder was read from disk, trained to its end: its gate then came with it."""
 
+    @cached_property
+    def _recorded(self) -> dict[str, Any]:
+        """The identity as files have it."""
+        return recorded(self.identity)
+
     @property
     def checkpoints(self) -> Path:
         """The folder of the checkpoints to resume from."""
         return self.config.output / "checkpoints"
-
-    def _check_gate(self) -> None:
-        """Refuse, before any step, a loss that leaves a gate with which the trained crosscoder could not be loaded."""
-        gate = self.loss.gate()
-        try:
-            describe_gate(gate, registry=self.registry)
-            check_gate(gate, self.crosscoder.num_latents)
-        except CheckpointError as error:
-            raise ConfigError(
-                f"what the loss '{self.config.loss.name}' trains could not be loaded afterwards: {error}"
-            ) from error
 
     # -- start and end ------------------------------------------------------------------------------------------
 
@@ -125,16 +115,16 @@ class TrainingRun:
         """
         path = self.checkpoints / f"step-{step:08d}"
         try:
-            position, extra, then = load_state(path, self.trainer, config=self._identity())
-            self.history, place, median_norm_S = position["history"], position["stream"], extra["median_norm_S"]
+            position, extra, then = load_state(path, self.trainer, config=self.identity)
+            self.record.entries, place, median_norm_S = position["history"], position["stream"], extra["median_norm_S"]
         except (KeyError, TypeError, AttributeError, IndexError, ValueError, RuntimeError) as error:
             if isinstance(error, CheckpointError):
                 raise
             raise CheckpointError(f"the checkpoint {path} cannot be read: {error!r}") from error
         self._began_at = step
-        longer = longer_by(then, self._identity())
+        longer = longer_by(then, self.identity)
         if longer:
-            self.history.append({"step": step, "num_tokens_before": longer[0], "num_tokens": longer[1]})
+            self.record.add(step, {"num_tokens_before": longer[0], "num_tokens": longer[1]})
             say(
                 f"{self.config.output}: begun for {longer[0]} tokens, goes on to {longer[1]}; what is a share of the "
                 "run (decay, ramps, the dead window) is a share of the longer one from here on",
@@ -148,8 +138,8 @@ class TrainingRun:
             save_state(
                 self.checkpoints,
                 self.trainer,
-                config=self._identity(),
-                position={"stream": stream, "history": self.history},
+                config=self._recorded,
+                position={"stream": stream, "history": self.record.entries},
                 extra={"median_norm_S": median_norm_S},
             )
         self._saved.add(self.trainer.step_number)
@@ -173,13 +163,13 @@ class TrainingRun:
         With `metrics`, of one that was written without; its weights stay as they are on disk.
         """
         self.crosscoder.eval()
-        self.crosscoder.info = self._checkpoint_info(models, metrics, reading)
+        self.crosscoder.info = checkpoint_info(self.config, self.registry, models, metrics, reading)
         if self.processes.replica == 0:
             folder, done = self.config.output / "crosscoder", metrics is not None
             save_crosscoder(self.crosscoder, folder, registry=self.registry, weights_are_there=done)
         if self.processes.is_main:
-            write_whole(self.config.output / HISTORY, json.dumps(self.history, indent=1))
-            finished = {"config": recorded(self._identity()), "evaluated": metrics is not None, **self._chosen()}
+            self.record.write()
+            finished = {"config": self._recorded, "evaluated": metrics is not None, **chosen(self.config)}
             write_whole(self.config.output / FINISHED, json.dumps(finished, indent=1))
         self.processes.wait()
 
@@ -210,15 +200,15 @@ class TrainingRun:
         path = self.config.output / FINISHED
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            same = first_difference(content["config"], recorded_like(content["config"], self._identity())) is None
-            chosen = json.loads(json.dumps(self._chosen()))
-            evaluated = bool(content["evaluated"]) and content.get("metrics", []) == chosen["metrics"]
+            same = first_difference(content["config"], recorded_like(content["config"], self.identity)) is None
+            now = json.loads(json.dumps(chosen(self.config)))
+            evaluated = bool(content["evaluated"]) and content.get("metrics", []) == now["metrics"]
             if not same:
                 return None
             folder = self.config.output / "crosscoder"
             crosscoder = load_crosscoder(folder, registry=self.registry, processes=self.processes)
             ended = crosscoder.info is not None and "stopped" in crosscoder.info.reading
-            if ended and content["observers"] != chosen["observers"]:
+            if ended and content["observers"] != now["observers"]:
                 return None  # what an observer has ended goes on without it
         except (OSError, ValueError, KeyError, TypeError, CrosscodersError):
             return None
@@ -229,10 +219,7 @@ class TrainingRun:
         self.crosscoder, self.trained = crosscoder.to(self.accelerator.device), True
         self.trainer.step_number = self.config.training.num_steps
         self.recorded_reading = dict(crosscoder.info.reading) if crosscoder.info else {}
-        try:
-            self.history = json.loads((self.config.output / HISTORY).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            self.history = []
+        self.record.read()
 
     def _after_training(self, what: str, error: Exception) -> TrainingError:
         reason = str(error) if isinstance(error, CrosscodersError) else f"{type(error).__name__}: {error}"
@@ -246,7 +233,7 @@ class TrainingRun:
         """Train on one global batch."""
         report = self.trainer.step(micro_batches)
         if report.step % self.config.training.log_every == 0 or report.step == self.config.training.num_steps:
-            self._log(report.scalars(), report.step)
+            self.record.log(report.scalars(), report.step)
         self.observers.step_end(report.step, report)
         return report
 
@@ -257,83 +244,11 @@ class TrainingRun:
     def _evaluated(self, held_out: Iterable[Tensor]) -> Metrics:
         self.set_gate()
         metrics = evaluate(self.crosscoder, held_out, metrics=self.metrics, processes=self.processes)
-        numbers = {"evaluation/l0": metrics.l0, "evaluation/silent_share": metrics.silent_share}
-        numbers |= {f"evaluation/explained_variance/{k}": v for k, v in metrics.explained_variance.items()}
-        numbers |= {f"evaluation/{m}/{name}": value for m, of in metrics.further.items() for name, value in of.items()}
-        self._log(numbers, self.trainer.step_number)
+        numbers = {f"evaluation/{name}": value for name, value in metrics.scalars().items()}
+        self.record.log(numbers, self.trainer.step_number)
         return metrics
 
     def set_gate(self) -> None:
         """Give the crosscoder the gate of training as it stands now."""
         if not self.trained:
             self.crosscoder.gate = self.loss.gate().to(self.crosscoder.device)
-
-    def _observed(self, step: int, numbers: Mapping[str, float], figures: Mapping[str, Any]) -> None:
-        """Record what an observer logs."""
-        if numbers:
-            self._log(numbers, step)
-        for name, figure in figures.items():
-            path = self.config.output / "figures" / f"{name.replace('/', '-')}-{step:08d}.png"
-            with disk_errors(path.parent):
-                path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, Drawing(figure).save_png)
-            if self.config.trackers:
-                self._track_figure(self.prefix + name, figure, step)
-
-    def _log(self, numbers: Mapping[str, float], step: int) -> None:
-        self.history.append({"step": step, **numbers})
-        if self.config.trackers:
-            self._track({self.prefix + name: value for name, value in numbers.items()}, step)
-
-    def _track(self, numbers: Mapping[str, float], step: int) -> None:
-        self._tracked(lambda: self.accelerator.log(dict(numbers), step=step), step)
-
-    def _track_figure(self, name: str, figure: Any, step: int) -> None:
-        images_NHWC = Drawing(figure).pixels()[None]
-        for tracker in self.accelerator.trackers:
-            if hasattr(tracker, "log_images"):
-                form = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
-                self._tracked(partial(tracker.log_images, {name: images_NHWC}, step=step, **form), step)
-
-    def _tracked(self, log: Callable[[], Any], step: int) -> None:
-        try:
-            log()
-        except Exception as error:
-            # A run of days does not end because a server cannot be reached; its folder has the numbers too.
-            if not self._untracked:
-                say(f"trackers: step {step} was not logged: {type(error).__name__}: {error}", self.processes)
-            self._untracked = True
-
-    def _checkpoint_info(
-        self, models: Mapping[str, Any], metrics: Metrics | None, reading: Mapping[str, Any]
-    ) -> CheckpointInfo:
-        recipe = self.config.to_dict()
-        for key in ("output", "cache", "models_device"):
-            del recipe[key]
-        return CheckpointInfo(
-            architecture=component_record(self.config.architecture, self.registry),
-            loss=component_record(self.config.loss, self.registry),
-            models={key: {**models[key], "config": recipe["models"].get(key)} for key in models},
-            recipe=recipe,
-            reading=dict(reading),
-            metrics=attrs.asdict(metrics) if metrics else {},
-            needs=needs_of(self.config, self.registry),
-            own=True,
-        )
-
-    def _chosen(self) -> dict[str, Any]:
-        """What the config has watch and measure the run, beside `_identity`."""
-        data = self.config.to_dict()
-        return {key: data[key] for key in ("observers", "metrics")}
-
-    def _identity(self) -> dict[str, Any]:
-        """The config that a resumed run must share: everything but where it writes and what observes it."""
-        data = self.config.to_dict()
-        for key in ("output", "trackers", "observers", "metrics", "requires", "cache", "models_device"):
-            del data[key]
-        for key in ("save_every", "keep_checkpoints", "evaluate_every", "log_every", "shards"):
-            del data["training"][key]
-        del data["activations"]["prefetch"]
-        # The same latents are found either way.
-        data["loss"].pop("preselect", None)
-        return data

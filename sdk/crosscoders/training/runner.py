@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
-import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..activations import ActivationSource, ActivationStream, CachedActivations, LiveActivations, watched
 from ..crosscoder.module import Crosscoder
-from ..errors import CheckpointError, ConfigError, CrosscodersError, TrainingError, TrainingStopped
+from ..devices import memory_errors
+from ..errors import TrainingError, TrainingStopped
 from ..models.adapter import ModelAdapter
 from ..plugins.registry import Registry, get_registry
 from ..processes import Processes
 from .config import RunConfig
-from .continuing import OtherRunError
-from .fidelity import spliced_losses
+from .fidelity import losses_on
 from .harvesting import live_activations
 from .launch import accelerator_of, start_trackers
-from .lock import locked, refuse_if_locked
-from .progress import StepReport, say
-from .run import FINISHED, TrainingRun
+from .lock import refuse_if_locked
+from .progress import reading_note, say, summary
+from .run import TrainingRun
 from .stopping import BY_OBSERVER, StopRequest
+from .together import all_locked, resume_all
+
+ADVICE = (
+    "take a smaller training.batch_size, activations.block_tokens or activations.rows_per_forward, or fewer latents"
+)
+"""What helps a run for which there is not enough memory."""
 
 
 class Runner:
@@ -74,11 +79,11 @@ class Runner:
         """Train to the end; returns the first crosscoder. With `quiet`, no progress bar.
 
         With `resume`, go on from the newest whole checkpoint that all have, if there is one; what is finished already
-        is not trained again. At SIGINT or SIGTERM the step is finished, a checkpoint written, and `TrainingStopped`
-        raised; what fails after the last step finds the crosscoders saved.
+        is not trained again. At SIGINT, SIGTERM or SIGHUP the step is finished, a checkpoint written, and
+        `TrainingStopped` raised; what fails after the last step finds the crosscoders saved.
         """
         self.quiet = quiet or not self.processes.is_main
-        with self._locked():
+        with all_locked(self.runs, self.processes, self.accelerator.device), memory_errors("this run", ADVICE):
             earlier = [run.finished() for run in self.runs] if resume else []
             finished = [found for found in earlier if found is not None]
             if len(finished) == len(self.runs):
@@ -107,7 +112,7 @@ class Runner:
                 for tracker in self.accelerator.trackers:
                     with suppress(Exception):
                         tracker.finish()
-            if self._reading and (note := _reading_note(self._reading)) and not self.quiet:
+            if self._reading and (note := reading_note(self._reading)) and not self.quiet:
                 say(note, self.processes)
         return self.crosscoder
 
@@ -135,7 +140,7 @@ class Runner:
                     step += 1
                     bar.update(training.batch_size)
                     if step % training.log_every == 0 or step == training.num_steps:
-                        bar.set_postfix_str(_summary(reports, stream.read_so_far))
+                        bar.set_postfix_str(summary(reports, stream.read_so_far))
                     if training.evaluate_every and step % training.evaluate_every == 0 and step < training.num_steps:
                         for run in self.runs:
                             run.evaluate(self._held_out())
@@ -144,7 +149,7 @@ class Runner:
                     if wish or (training.save_every and step % training.save_every == 0):
                         self._save(stream)
                         saved = step
-                    if wish > BY_OBSERVER and step < training.num_steps:
+                    if wish > 0 and step < training.num_steps:
                         raise TrainingStopped(step, wish)
                     if wish == BY_OBSERVER and step < training.num_steps:
                         by = reasons[0] if reasons else "an observer in another process"
@@ -170,23 +175,6 @@ class Runner:
         # Old ones go once all have the new one: at every moment there is a step that all have.
         for run in self.runs:
             run.prune()
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """No other command works in the folders of these runs; the first process holds them for all."""
-        with ExitStack() as stack:
-            problem: CrosscodersError | None = None
-            try:
-                for run in self.runs if self.processes.is_main else ():
-                    stack.enter_context(locked(run.config.output))
-            except CrosscodersError as error:
-                problem = error
-            failed = self.processes.most(torch.tensor(int(problem is not None), device=self.accelerator.device))
-            if problem:
-                raise problem
-            if failed:
-                raise ConfigError("the first process could not have the run's folder to itself; it says why")
-            yield
 
     def _micro_batches(self, batches: Iterator[Tensor], step: int) -> list[Tensor]:
         try:
@@ -220,7 +208,9 @@ class Runner:
 
     def _stream(self, resume: bool) -> ActivationStream:
         """The stream at the position where training goes on, with the runs set to the same one."""
-        position = self._resume() if resume else None
+        position = None
+        if resume and (found := resume_all(self.runs, self.processes, self.accelerator.device)):
+            position, self._median_norm_S = found
         if position is None:
             self._start()
         for run in self.runs:
@@ -239,47 +229,6 @@ class Runner:
         if position is not None:
             stream.restore(position)
         return stream
-
-    def _resume(self) -> dict[str, Any] | None:
-        """Set the runs to the newest step that all have whole, and may go on from; the stream's position there.
-
-        None where there is none to go on from; the error of the newest where none of several will do.
-        """
-        common = set.intersection(*(set(run.saved_steps()) for run in self.runs))
-        errors: list[CheckpointError] = []
-        for step in sorted(common, reverse=True):
-            try:
-                position = self._resume_at(step)
-            except CheckpointError as error:
-                errors.append(error)
-                continue
-            for problem in errors:
-                say(str(problem), self.processes)
-            say(f"resuming from step {step}", self.processes)
-            return position
-        if errors:
-            if isinstance(errors[0], OtherRunError):
-                raise errors[0]
-            raise CheckpointError(f"{errors[0]}; no other checkpoint will do, and --fresh (resume=False) starts anew")
-        if any((run.config.output / FINISHED).exists() for run in self.runs):
-            say("an earlier run left no checkpoint to go on from (training.save_every): starting anew", self.processes)
-        return None
-
-    def _resume_at(self, step: int) -> dict[str, Any]:
-        """The same on all processes: where one cannot read its part, `CheckpointError` on all."""
-        problem: CheckpointError | None = None
-        position: dict[str, Any] = {}
-        try:
-            for run in self.runs:
-                position, self._median_norm_S = run.resume(step)
-        except CheckpointError as error:
-            problem = error
-        failed = self.processes.most(torch.tensor(int(problem is not None), device=self.accelerator.device))
-        if problem:
-            raise problem
-        if failed:
-            raise CheckpointError(f"the checkpoint of step {step} cannot be read by another process")
-        return position
 
     def _medians(self) -> Tensor:
         """Median norms at each site, which masks go by: found by calibration, or read from a checkpoint."""
@@ -301,37 +250,11 @@ class Runner:
         tokens = self.config.training.fidelity_tokens
         if not tokens or not isinstance(self.source, LiveActivations) or self.processes.num_shards > 1:
             return {}
-        rows = list(self.source.held_out_rows(self._medians(), tokens))
-        columns = crosscoder.layout.columns(crosscoder.written.names)
-        kept_BX = torch.cat([each.x_BTX[each.keep_BT] for each in rows])[:, columns]
-        return spliced_losses(crosscoder, self.source.adapters, rows, kept_BX.mean(dim=0))
+        return losses_on(crosscoder, self.source.adapters, list(self.source.held_out_rows(self._medians(), tokens)))
 
     def _held_out(self) -> Iterator[Tensor]:
         for x_BX in self.source.held_out(self._medians(), self.config.training.evaluation_tokens):
             yield self.processes.gather_rows(x_BX.to(self.accelerator.device))
-
-
-def _summary(reports: Sequence[StepReport], read: Mapping[str, int]) -> str:
-    """The numbers of the progress bar: those of one crosscoder, or the range of several."""
-    counts = [f"{read[key]} {what}" for key, what in (("passes", "passes"), ("skipped", "rows skipped")) if read[key]]
-    values = [value for report in reports for value in report.explained_variance.values()]
-    if len(reports) > 1:
-        return f"{len(reports)} crosscoders, EV {', '.join([f'{min(values):.3f} to {max(values):.3f}', *counts])}"
-    explained = " ".join(f"{value:.3f}" for value in values)
-    return ", ".join([f"EV {explained}, L0 {reports[0].l0:.1f}, dead {reports[0].dead_share:.1%}", *counts])
-
-
-def _reading_note(read: Mapping[str, int]) -> str:
-    """What should be known of the tokens that a run was trained on."""
-    notes = []
-    if read["passes"]:
-        notes.append(
-            f"the token source came to its end {read['passes']} times and was read again: give it more text, and every "
-            "token is a new one"
-        )
-    if read["skipped"]:
-        notes.append(f"{read['skipped']} bad rows were skipped")
-    return "; ".join(notes)
 
 
 def train(

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM during a run: the step is finished and a checkpoint written before the run ends."""
+"""SIGINT, SIGTERM and SIGHUP during a run: the step is finished and a checkpoint written before the run ends."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from ..processes import Processes
 ECHO = 1.0
 """Seconds in which the same wish may come twice: a terminal and a launcher both pass it on."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-BY_OBSERVER = 1
-"""What all agree on where no signal came, but an observer asks for an end; every signal's number is larger."""
+HANGUP: int | None = getattr(signal, "SIGHUP", None)
+"""What a process gets when its terminal is closed, where the system has that; `nohup` has it ignored."""
+BY_OBSERVER = -1
+"""What all agree on where no signal came, but an observer asks for an end."""
 
 
 class StopRequest:
@@ -35,7 +37,8 @@ class StopRequest:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._take) for number in SIGNALS}
+            heeded = [HANGUP] if HANGUP is not None and signal.getsignal(HANGUP) is not signal.SIG_IGN else []
+            self._before = {number: signal.signal(number, self._take) for number in (*SIGNALS, *heeded)}
         return self
 
     def __exit__(
@@ -48,8 +51,10 @@ class StopRequest:
 
         0 for neither. All call this after the same step.
         """
-        mine = self.signal_number or (BY_OBSERVER if asked else 0)
-        return mine if processes.world == 1 else int(processes.most(torch.tensor(mine, device=device)))
+        # As numbers of which the largest counts: a signal of one process before an observer of another.
+        mine = 1 + self.signal_number if self.signal_number else int(asked)
+        most = mine if processes.world == 1 else int(processes.most(torch.tensor(mine, device=device)))
+        return most - 1 if most > 1 else BY_OBSERVER if most else 0
 
     def _take(self, number: int, frame: FrameType | None) -> None:
         if self.signal_number and time.monotonic() - self._came < ECHO:
@@ -59,10 +64,16 @@ class StopRequest:
             os.kill(os.getpid(), number)
             return
         self.signal_number, self._came = number, time.monotonic()
-        # Not through `print`, which may be what was interrupted.
-        os.write(
-            sys.__stderr__.fileno() if sys.__stderr__ else 2, b"\nstopping after this step; once more stops at once\n"
-        )
+        error = sys.__stderr__.fileno() if sys.__stderr__ else 2
+        try:
+            # Not through `print`, which may be what was interrupted.
+            os.write(error, b"\nstopping after this step; once more stops at once\n")
+        except OSError:
+            # The terminal has gone. What is said from here on goes nowhere, rather than end the run before it is saved.
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            for place in (sys.__stdout__.fileno() if sys.__stdout__ else 1, error):
+                os.dup2(nowhere, place)
+            os.close(nowhere)
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

@@ -1,0 +1,40 @@
+"""Where in a model of transformers its layers, its last norm and its head are, whatever its family calls them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from crosscoders import ConfigError
+
+LAST_NORM_NAMES = ("norm", "final_layernorm", "final_layer_norm", "ln_f", "norm_f")
+
+
+def is_causal(model: nn.Module) -> bool:
+    """Whether a model has a head for the next token: by its class or, where that is somebody's own, by the head."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    names = {cls.__name__ for cls in type(model).__mro__}
+    return bool(names & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())) or hasattr(model, "lm_head")
+
+
+def text_config(config: Any) -> Any:
+    """The part of a config that is about text."""
+    return getattr(config, "text_config", config)
+
+
+def layer_list(model: nn.Module) -> nn.ModuleList:
+    """The list of layers: the shallowest module list as long as the config says there are layers."""
+    expected = int(text_config(model.config).num_hidden_layers)
+    lists = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == expected]
+    if not lists:
+        raise ConfigError(f"found no list of {expected} layers in {type(model).__name__}")
+    return min(lists, key=lambda pair: pair[0].count("."))[1]
+
+
+def last_norm(model: nn.Module, layers: nn.ModuleList) -> nn.Module | None:
+    """The norm after the last layer: a sibling of the layer list under one of the usual names."""
+    owner = next(m for m in model.modules() if any(child is layers for child in m.children()))
+    found = [getattr(owner, name, None) for name in LAST_NORM_NAMES]
+    return next((norm for norm in found if isinstance(norm, nn.Module)), None)
