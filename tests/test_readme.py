@@ -93,3 +93,16 @@ def test_no_page_names_this_machine_or_a_registry():
     for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("examples/**/*.md")]:
         if ".venv" not in path.parts:
             assert not pattern.search(path.read_text()), path
+
+
+def test_the_page_for_authors_shows_the_code_that_is_tested():
+    page = (ROOT / "docs" / "howto" / "write-a-plugin.md").read_text()
+    # Lines are shorter on a page, so blanks and breaks are not compared.
+    plugin = ROOT / "examples" / "crosscoders-example-plugin" / "src" / "crosscoders_example"
+    code = "".join("".join(path.read_text().split()) for path in plugin.glob("*.py"))
+    shown = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if block.startswith("class ")]
+    here = [block for block in shown if not block.startswith(("class Tied", "class Test", "class SharedBudget"))]
+    assert len(here) >= 4
+    for block in here:
+        missing = [line for line in block.splitlines() if "".join(line.split()) not in code]
+        assert not missing, missing
