@@ -77,6 +77,15 @@ def test_the_command_lays_out_a_question(saved, tmp_path):
     assert not any(graph.latent_n3[:, 1] == 0)
 
 
+def test_the_command_explains_several_prompts_in_one_run(saved, tmp_path):
+    arguments = ["attribute", str(saved / "my-clt"), "--max-nodes", "5", "--quiet", "--fidelity", "0"]
+    several = ["--prompt", "Return the sum", "--prompt", "Open a file", "--output", str(tmp_path), "--device", "cpu"]
+    result = CliRunner().invoke(main, [*arguments, *several])
+    assert result.exit_code == 0 and result.output.count("reads model") == 1, result.output
+    texts = ["".join(AttributionGraph.load(tmp_path / name / "graph").texts) for name in ("1", "2")]
+    assert texts == ["<bos>Return the sum", "<bos>Open a file"]
+
+
 def test_what_the_command_cannot_do_is_one_line(saved, tmp_path):
     arguments = ["attribute", str(saved / "my-clt"), "--prompt", "a", "--output", str(tmp_path), "--device", "cpu"]
     for more, message in ((["--target", "two words"], "should be one token"), (["--model", "{"], "not valid JSON")):
