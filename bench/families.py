@@ -91,7 +91,7 @@ VARIANTS: tuple[dict[str, Any], ...] = (
     {"intermediate_size": None},
     {"num_attention_heads": None, "num_key_value_heads": None, "head_dim": None},
     {"max_position_embeddings": None},
-    {"num_layers": None},
+    {"num_layers": None, "num_hidden_layers": None},
     {"qk_rope_head_dim": None, "qk_nope_head_dim": None, "v_head_dim": None},
 )
 """Other sizes, tried in turn where a config or model refuses the usual ones; None leaves the family's own."""
@@ -172,7 +172,7 @@ def judged(adapter: TransformersAdapter) -> dict[str, str]:
     tokens, points = rows(9, 6), list(adapter.points())
     keep = tokens.attention
     found = {point: adapter.activations(tokens, [point])[point] for point in points}
-    verdicts = {}
+    verdicts, reads_padding = {}, _reads_padding(adapter, tokens)
     layers = range(len(adapter.layers))
     for part in ("", "attention", "mlp", "mlp_input"):
         offered = [n for n in layers if (f"layers.{n}.{part}" if part else f"layers.{n}") in found]
@@ -181,7 +181,10 @@ def judged(adapter: TransformersAdapter) -> dict[str, str]:
             reason = adapter._parts[0].reason or "replacing it by itself changes what the model gives"
             verdicts[name] = f"left out: {reason}"
             continue
-        wrong = _wrong(adapter, tokens, found, keep, part, offered) or _padded(adapter, tokens, found, part, offered)
+        wrong = _wrong(adapter, tokens, found, keep, part, offered)
+        if not wrong and (changed := _changed_by_others(adapter, tokens, found, part, offered)):
+            verdicts[name] = f"{'padding' if reads_padding else 'wrong'}: {changed}"
+            continue
         some = "" if len(offered) == len(adapter.layers) else f" in {len(offered)} of {len(adapter.layers)} layers"
         verdicts[name] = f"wrong: {wrong}" if wrong else f"right{some}"
     return verdicts
@@ -212,10 +215,26 @@ def _wrong(adapter: Any, tokens: TokenBatch, found: Any, keep: torch.Tensor, par
     return ""
 
 
-def _padded(adapter: Any, tokens: TokenBatch, found: Any, part: str, offered: list[int]) -> str:
-    """Whether a row gives something else among others, longer ones, than alone."""
+def _alone(tokens: TokenBatch) -> TokenBatch:
+    """The second row without its padding."""
     length = int(tokens.attention[1].sum())
-    alone = tokens.sequences(1, 2).mapped(lambda tensor: tensor[:, :length])
+    return tokens.sequences(1, 2).mapped(lambda tensor: tensor[:, :length])
+
+
+@torch.no_grad()
+def _reads_padding(adapter: Any, tokens: TokenBatch) -> bool:
+    """Whether the model itself, without us, gives something else for a row with padding."""
+    outputs = []
+    for each in (tokens, _alone(tokens)):
+        given = adapter.model(input_ids=each.ids, attention_mask=each.attention.long())[0]
+        outputs.append(given[-1:, : int(tokens.attention[1].sum())])
+    return not _close(outputs[0], outputs[1], _alone(tokens).attention, 1e-3)
+
+
+def _changed_by_others(adapter: Any, tokens: TokenBatch, found: Any, part: str, offered: list[int]) -> str:
+    """Whether a row gives something else among others, longer ones, than alone."""
+    alone = _alone(tokens)
+    length = alone.ids.shape[1]
     for n in offered:
         point = f"layers.{n}.{part}" if part else f"layers.{n}"
         own = adapter.activations(alone, [point])[point]
@@ -304,7 +323,7 @@ def _sign(verdict: str | None) -> str:
     if verdict.startswith("right in "):
         _, _, some, _, all_, _ = verdict.split()
         return f"✓ {some}/{all_}"
-    return {"right": "✓", "one": "1", "left": "–"}.get(verdict.split()[0], "✗")
+    return {"right": "✓", "one": "1", "left": "–", "padding:": "p"}.get(verdict.split()[0], "✗")
 
 
 def page_table(results: dict[str, Any]) -> str:
@@ -326,7 +345,7 @@ def page_table(results: dict[str, Any]) -> str:
             lines += [f"- {family}: {_told(reason)}" for family, reason in refused.items()]
         unbuilt = [family for family, verdict in of_kind.items() if verdict["built"] != "yes"]
         if unbuilt:
-            lines += ["", f"Not judged, because no small one could be built here: {', '.join(unbuilt)}."]
+            lines += ["", f"Not judged, because no small one could be built here or ran in time: {', '.join(unbuilt)}."]
     return "\n".join(lines) + "\n"
 
 

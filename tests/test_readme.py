@@ -79,6 +79,15 @@ def test_the_config_in_the_documentation_is_valid():
     assert config.loss.options.k == 100 and len(config.tokens.options.sources) == 2
 
 
+def test_code_fits_the_pages():
+    """88 columns, as far as a page shows without scrolling; what a command says may be longer."""
+    wide = []
+    for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        for block in re.findall(r"^```(?:python|toml)\n(.*?)^```$", path.read_text(), re.DOTALL | re.MULTILINE):
+            wide += [f"{path.name}: {line}" for line in block.splitlines() if len(line) > 88]
+    assert wide == []
+
+
 def test_no_page_names_this_machine_or_a_registry():
     pattern = re.compile(r"/(?:wor[k]|roo[t]|hom[e])/|pyp[i][.]org|pythonhoste[d]|npmj[s]|debia[n][.]org")
     for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("examples/**/*.md")]:

@@ -13,10 +13,13 @@ LAST_NORM_NAMES = ("norm", "final_layernorm", "final_layer_norm", "ln_f", "norm_
 
 def is_causal(model: nn.Module) -> bool:
     """Whether a model has a head for the next token: by its class or, where that is somebody's own, by the head."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    from transformers.models.auto import modeling_auto as auto
 
     names = {cls.__name__ for cls in type(model).__mro__}
-    return bool(names & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())) or hasattr(model, "lm_head")
+    if names & set(auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()):
+        return True
+    # The head of some masked models has the same name.
+    return hasattr(model, "lm_head") and not names & set(auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES.values())
 
 
 def text_config(config: Any) -> Any:

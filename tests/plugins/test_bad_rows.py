@@ -176,6 +176,7 @@ def config(tmp_path, output, models, **training):
                 "num_tokens": 16 * 256,
                 "batch_size": 256,
                 "evaluation_tokens": 512,
+                "fidelity_tokens": 64,
                 "save_every": 5,
                 "keep_checkpoints": 9,
                 **training,

@@ -6,6 +6,7 @@ import torch
 from crosscoders import (
     AnalysisError,
     Crosscoder,
+    LatentError,
     LatentGroup,
     Site,
     Study,
@@ -117,7 +118,7 @@ def test_study_amplify_runs_the_model_with_its_latents_amplified():
     torch.testing.assert_close(
         study.amplify(alpha=-1.0).logits([5, 2])[0], before.logits_VV[[5, 2]], rtol=1e-3, atol=1e-3
     )
-    with pytest.raises(AnalysisError, match="no latent 6"):
+    with pytest.raises(LatentError, match="no latent 6"):
         study.amplify([6], alpha=1.0)
 
 

@@ -14,6 +14,7 @@ from crosscoders import (
     GateSpec,
     JumpReluGate,
     LossSpec,
+    PluginError,
     Registry,
     Site,
     TopKGate,
@@ -135,7 +136,8 @@ def test_a_run_with_a_gate_of_a_plugin_can_be_loaded(with_gate, tmp_path):
     again = Crosscoder.from_pretrained(tmp_path / "crosscoder", registry=with_gate)
     x_BX = torch.randn(30, 32)
     assert torch.equal(again.encode(x_BX).dense(), trained.encode(x_BX).dense())
-    with pytest.raises(CheckpointError, match="no gate is called 'margins:margin'.*available: jumprelu, relu"):
+    missing = r"(?s)has the gate 'margin' of the plugin 'margins'.*no gate is called 'margins:margin'.*: jumprelu"
+    with pytest.raises(PluginError, match=missing):
         Crosscoder.from_pretrained(tmp_path / "crosscoder")
 
 

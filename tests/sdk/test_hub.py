@@ -1,5 +1,7 @@
 """Sharing, with the real client against a local server that speaks the Hub's protocol."""
 
+import re
+
 import pytest
 import torch
 
@@ -135,3 +137,16 @@ def test_a_folder_that_is_no_crosscoder_is_never_pushed(hub, tmp_path):
     with pytest.raises(CheckpointError, match="does not describe a crosscoder"):
         push_folder(tmp_path, "alice/junk", token=ALICE)
     assert not hub.repos
+
+
+def test_a_commit_that_would_lead_out_of_the_cache_is_refused(hub, planted_crosscoder, tmp_path):
+    planted_crosscoder.push_to_hub("alice/odd", token="hf_alice")
+    hub.change = lambda body: re.sub(rb'"sha": ?"[0-9a-f]{40}"', b'"sha": "../../../outside"', body)
+    try:
+        for _ in range(2):  # nothing of it is remembered and believed
+            with pytest.raises(CheckpointError, match=r"'\.\./\.\./\.\./outside' is not a commit"):
+                Crosscoder.from_pretrained("alice/odd", cache_dir=tmp_path / "cache")
+    finally:
+        hub.change = None
+    assert {path.name for path in tmp_path.iterdir()} <= {"cache"} and not list(tmp_path.rglob("outside*"))
+    Crosscoder.from_pretrained("alice/odd", cache_dir=tmp_path / "cache")

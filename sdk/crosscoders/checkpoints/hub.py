@@ -14,7 +14,7 @@ from typing import Any
 from attrs import field, frozen
 
 from ..converters import as_tuple
-from ..errors import CheckpointError
+from ..errors import CheckpointError, shown
 from ..privacy.local import path_strings
 from .card import with_metadata
 from .checkpoint import CARD, CONFIG, WEIGHTS, checked_folder
@@ -60,7 +60,7 @@ def download(
         folder = Path(
             snapshot_download(
                 repo_id,
-                revision=revision,
+                revision=revision if local_files_only else _resolved(repo_id, revision, token, cache_dir),
                 token=token,
                 cache_dir=cache_dir,
                 local_files_only=local_files_only,
@@ -70,6 +70,25 @@ def download(
         files = [path for path in sorted((folder / subfolder).rglob("*")) if path.is_file()]
     check_digest(repo_id, *files)
     return folder
+
+
+def _resolved(repo_id: str, revision: str | None, token: str | bool | None, cache_dir: str | Path | None) -> str:
+    """The revision with its commit, looked at first: the client names files of its cache by what the Hub says it is."""
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=token)
+    if hasattr(api, "resolve_revision"):  # since 2.4; it still knows the name that was asked for
+        found = api.resolve_revision(repo_id, revision=revision, cache_dir=cache_dir)
+        check_commit(repo_id, found.resolved)
+        return found
+    return check_commit(repo_id, api.model_info(repo_id, revision=revision).sha)
+
+
+def check_commit(repo_id: str, commit: object) -> str:
+    """`commit` where it is the name of one; `CheckpointError` for what could lead out of the cache."""
+    if not isinstance(commit, str) or not re.fullmatch("[0-9a-f]{40}", commit):
+        raise CheckpointError(f"the Hub's answer about '{repo_id}' is damaged: {shown(commit)} is not a commit")
+    return commit
 
 
 def check_digest(repo_id: str, *fetched: Path) -> None:

@@ -277,7 +277,7 @@ class HubStore(Store):
     ) -> None:
         from huggingface_hub import HfApi, snapshot_download
 
-        from .hub import hub_client
+        from .hub import check_commit, hub_client
 
         super().__init__()
         self.name, self.repository, self._token, self._cache = repository, repository, token, cache_dir
@@ -294,7 +294,7 @@ class HubStore(Store):
                 self.files = FolderStore(self._local).files
             else:
                 info = HfApi(token=token).model_info(repository, revision=revision)
-                self.revision = info.sha or revision or "main"
+                self.revision = check_commit(repository, info.sha)
                 self.files = tuple(sorted(sibling.rfilename for sibling in info.siblings or ()))
         self.record = {"repository": repository, "revision": self.revision}
 

@@ -7,12 +7,15 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 import click
 
 from ..errors import CrosscodersError, TrainingStopped, printable
+
+ENDS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+"""What ends a process from outside, where the system has it; `nohup` has the second one ignored."""
 
 
 @contextmanager
@@ -55,20 +58,23 @@ def process_group() -> Iterator[None]:
 
 @contextmanager
 def _terminated() -> Iterator[None]:
-    """Let SIGTERM end the process as an exit does, so that locks and half-written folders are taken along."""
+    """Let SIGTERM and SIGHUP end the process as an exit does, so that locks and half-written folders go with it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def leave(number: int, frame: FrameType | None) -> None:
-        click.echo("stopped", err=True)
+        with suppress(OSError):  # where the terminal has gone
+            click.echo("stopped", err=True)
         sys.exit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, leave)
+    heeded = [number for number in ENDS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, leave) for number in heeded}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def quiet_libraries() -> None:

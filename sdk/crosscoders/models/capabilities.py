@@ -58,9 +58,12 @@ def lays_out_chats(adapter: ModelAdapter) -> bool:
 
 
 def tokenized(adapter: ModelAdapter, document: Document) -> Tokenized:
-    """A document as ids; a model that reads no text takes `TokenIds` as they are, and no other document."""
-    if isinstance(adapter, ReadsText) or not isinstance(document, TokenIds):
+    """A document as ids; a model that tokenizes nothing takes `TokenIds` as they are, and no other document."""
+    if not isinstance(document, TokenIds):
         return reads_text(adapter, f"a document of the kind {type(document).__name__}").tokenize(document)
+    if hasattr(adapter, "tokenize"):  # it knows which ids are special, whatever else it can or cannot do with text
+        made: Tokenized = adapter.tokenize(document)
+        return made
     none = [False] * len(document.ids)
     return Tokenized(list(document.ids), none, none)
 
