@@ -1,6 +1,7 @@
 """Train the tiny base/chat pair that the package ships: tokenizer, base model, chat model, card.
 
     python examples/tiny-pair/train.py --out adapters/crosscoders_adapters/tiny_pair
+    python examples/tiny-pair/train.py --out runs/tiny --snapshots runs/snapshots    # eight of the base model
 
 The base model learns from docstrings and help topics; the chat model is a copy of it fine-tuned on the planted
 question/answer chats of the `python_library` token source (a refusal, a persona and one rare phrase at a known rate).
@@ -15,6 +16,8 @@ import math
 import platform
 import random
 import time
+from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 
 import torch
@@ -74,9 +77,20 @@ def held_out_loss(model: LlamaForCausalLM, rows: Tensor) -> float:
 
 
 def fit(
-    model: LlamaForCausalLM, rows: Tensor, held_out: Tensor, *, steps: int, batch: int, lr: float, seed: int
+    model: LlamaForCausalLM,
+    rows: Tensor,
+    held_out: Tensor,
+    *,
+    steps: int,
+    batch: int,
+    lr: float,
+    seed: int,
+    snapshot: Callable[[int], None] = lambda _: None,
 ) -> LlamaForCausalLM:
-    """AdamW with warm-up and cosine decay; returns the model it was given."""
+    """AdamW with warm-up and cosine decay; returns the model it was given.
+
+    `snapshot` is called with the number of steps done, before each step and after the last.
+    """
     device = model.device
     rows = rows.to(device)
     order = torch.Generator().manual_seed(seed)
@@ -90,6 +104,7 @@ def fit(
     )
     started = time.monotonic()
     for step in range(steps):
+        snapshot(step)
         warm = min(1.0, (step + 1) / max(1, steps // 20))
         cosine = 0.5 * (1 + math.cos(math.pi * step / steps))
         for group in optimizer.param_groups:
@@ -107,6 +122,7 @@ def fit(
                 f"  {time.monotonic() - started:.0f} s",
                 flush=True,
             )
+    snapshot(steps)
     return model
 
 
@@ -148,6 +164,7 @@ def main() -> None:
     parser.add_argument("--chat-steps", type=int, default=450)
     parser.add_argument("--batch", type=int, default=32, help="rows of 128 tokens in a step")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--snapshots", type=Path, help="write eight snapshots of the base model here, then stop")
     options = parser.parse_args()
     base_steps, chat_steps, batch = options.base_steps, options.chat_steps, options.batch
     torch.manual_seed(options.seed)
@@ -190,7 +207,15 @@ def main() -> None:
     )
     model = LlamaForCausalLM(config).to(device)
     print("base model", flush=True)
-    fit(model, plain, held_plain, steps=base_steps, batch=batch, lr=3e-3, seed=options.seed)
+    dates = {0, *(base_steps // 2**halved for halved in range(7))}
+
+    def snapshot(step: int) -> None:
+        if options.snapshots and step in dates:
+            save(deepcopy(model), tokenizer, options.snapshots / f"step-{step}")
+
+    fit(model, plain, held_plain, steps=base_steps, batch=batch, lr=3e-3, seed=options.seed, snapshot=snapshot)
+    if options.snapshots:
+        return
     figures = {
         "base": {"text": held_out_loss(model, held_plain), "chat": held_out_loss(model, held_talk)},
     }

@@ -182,6 +182,18 @@ def test_a_saved_graph_is_the_same_graph(tmp_path):
         AttributionGraph.load(tmp_path / "graph")
 
 
+def test_no_folder_of_somebody_else_is_replaced(tmp_path):
+    (tmp_path / "thesis.txt").write_text("all of it")
+    found = graph_of(clt(tiny()), max_nodes=2)
+    with pytest.raises(AnalysisError, match="holds other files than a graph"):
+        found.save(tmp_path)
+    with pytest.raises(AnalysisError, match="holds other files than rows"):
+        graph_of(clt(tiny()), max_nodes=2, folder=tmp_path)
+    (tmp_path / "plan.json").write_text("{}")
+    graph_of(clt(tiny()), max_nodes=2, folder=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
 def test_odd_prompts():
     adapter = tiny(layers=1)
     crosscoder = transcoder(adapter, 0)

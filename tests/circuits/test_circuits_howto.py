@@ -11,6 +11,7 @@ from circuit_models import randomised
 from crosscoders import AnalysisError, AttributionGraph, ModelChoice, Site, build_crosscoder, replacement_model
 from crosscoders.circuits.graph_rules import graph_problems
 from crosscoders.cli import main
+from study_of_texts import Texts
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "howto" / "circuits.md"
 CHAT = {"name": "transformers", "model": "tiny-pair/chat"}
@@ -76,6 +77,15 @@ def test_the_command_lays_out_a_question(saved, tmp_path):
     assert not any(graph.latent_n3[:, 1] == 0)
 
 
+def test_the_command_explains_several_prompts_in_one_run(saved, tmp_path):
+    arguments = ["attribute", str(saved / "my-clt"), "--max-nodes", "5", "--quiet", "--fidelity", "0"]
+    several = ["--prompt", "Return the sum", "--prompt", "Open a file", "--output", str(tmp_path), "--device", "cpu"]
+    result = CliRunner().invoke(main, [*arguments, *several])
+    assert result.exit_code == 0 and result.output.count("reads model") == 1, result.output
+    texts = ["".join(AttributionGraph.load(tmp_path / name / "graph").texts) for name in ("1", "2")]
+    assert texts == ["<bos>Return the sum", "<bos>Open a file"]
+
+
 def test_what_the_command_cannot_do_is_one_line(saved, tmp_path):
     arguments = ["attribute", str(saved / "my-clt"), "--prompt", "a", "--output", str(tmp_path), "--device", "cpu"]
     for more, message in ((["--target", "two words"], "should be one token"), (["--model", "{"], "not valid JSON")):
@@ -107,13 +117,18 @@ def test_the_example_explains_attention_too(tmp_path):
     from crosscoders.training.config import RunConfig
 
     config = tomllib.loads((PAGE.parent.parent.parent / "examples" / "circuits" / "attention-and-mlp.toml").read_text())
+    (tmp_path / "texts").mkdir()
+    for number, text in enumerate(Texts(80).documents()):
+        (tmp_path / "texts" / f"{number}.txt").write_text(text.text)
+    config["tokens"] = {"name": "text_files", "paths": [str(tmp_path / "texts")]}
     for group in config["architecture"]["groups"]:
         group["num_latents"] = 64
     config["loss"]["k"] = 16
-    config["training"] |= {"num_tokens": 4096, "batch_size": 128, "lr": 4e-3, "evaluation_tokens": 256}
+    config["training"] |= {"num_tokens": 1024, "batch_size": 128, "lr": 4e-3, "evaluation_tokens": 64}
     config["training"]["fidelity_tokens"] = 0
-    config["activations"] |= {"block_tokens": 2048, "calibration_tokens": 512, "rows_per_forward": 8}
+    config["activations"] |= {"block_tokens": 512, "calibration_tokens": 256, "rows_per_forward": 8}
     train(RunConfig.from_dict({**config, "device": "cpu", "output": str(tmp_path / "run")}), quiet=True)
+    assert config["models"] == {"chat": CHAT}
     model = replacement_model(Crosscoder.from_pretrained(tmp_path / "run" / "crosscoder"))
     graph = attribution_graph(model, "Return the sum of a", max_nodes=60, progress=False)
     assert graph.gap() < 1e-5 and len(graph.cuts) == 8

@@ -368,7 +368,7 @@ def test_what_a_parent_hides_is_not_taken_for_cancelled():
     assert data["borne_out"]["base/x"][0] < 0.25 and not data["verdict"][0].startswith("specific"), data["reason"]
 
 
-def test_a_latent_that_moves_anothers_concept_to_one_site_has_a_twin():
+def test_a_latent_that_moves_anothers_concept_to_one_site_is_not_specific():
     """Latent 1 writes a concept at both sites; where it is in chat alone, latent 0 takes it away from base."""
     rows = [[-0.8, 0, 0, 0, 0.6, 0.8, 0, 0], [1, 0, 0, 0, 1, 0, 0, 0]]
     f_B2 = parent_and_child()

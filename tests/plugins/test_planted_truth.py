@@ -189,11 +189,9 @@ def test_norms_of_what_is_perfectly_shared_are_shared_between_widths():
     world = DiffWorld(DiffWorldConfig(num_shared=20, num_weak=0, num_shifted=0, num_only_a=0, num_only_b=0, width=48,
                                       width_b=24, shared_cosine=1.0, min_rate=0.03, max_rate=0.08))  # fmt: skip
 
-    def sample(ids):
-        return torch.cat([world.activations("a", ids), world.activations("b", ids) - world.affine[1]], 1)
-
+    x_BX = torch.cat([world.activations("a", IDS), world.activations("b", IDS) - world.affine[1]], 1)
     crosscoder = train({"name": "acausal", "num_latents": 32}, (Site("a/x", 48), Site("b/x", 24)),
-                       {"name": "batchtopk", "k": 2}, sample)  # fmt: skip
+                       {"name": "batchtopk", "k": 2}, x_BX)  # fmt: skip
     of_a, of_b = (closest(crosscoder, f"{m}/x", world.directions[m]) for m in "ab")
     found = (of_a.indices == of_b.indices) & (torch.minimum(of_a.values, of_b.values) > 0.9)
     classes = [classes_of(crosscoder)[j] for j in of_a.indices[found].tolist()]

@@ -1,5 +1,7 @@
 """Evaluation tokens: a sample of the held-out split, not its first rows."""
 
+import itertools
+
 import torch
 
 from crosscoders import TokenIds, is_held_out
@@ -49,6 +51,15 @@ def test_a_source_that_ends_is_drawn_from_as_a_whole():
     few = drawn(Numbered(300), 40, pack=False, context_length=5)
     assert len(few) == 40 * SLACK / 5 and set(few) < set(everything)
     assert max(drawn(Numbered(300), 100, share=0.0)) > 100
+
+
+def test_an_endless_source_of_a_few_documents_gives_those():
+    class Round:
+        def documents(self, *, skip=0):
+            for i in itertools.count(skip):
+                yield TokenIds((i % 40,) * 4)
+
+    assert drawn(Round(), 10**6) == [i for i in range(40) if is_held_out(TokenIds((i,) * 4), SHARE)]
 
 
 def test_a_run_evaluates_on_the_sample(tmp_path):

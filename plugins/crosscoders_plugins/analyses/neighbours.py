@@ -19,7 +19,7 @@ BORROWED = 0.9
 """Cosine from which on what a latent has at a site is another latent's concept."""
 
 
-def twins(specific_F: Tensor, in_others_F: Tensor, presence: Presence) -> Tensor:
+def wider_concepts(specific_F: Tensor, in_others_F: Tensor, presence: Presence) -> Tensor:
     """For each specific latent another that is elsewhere too and whose concept it has in more contexts; or −1, (F,).
 
     Either it has the other's direction at its home, where the other adds a tenth of what it adds or more. Or the other

@@ -15,7 +15,7 @@ from attrs import frozen
 from torch import Tensor
 
 from .intervals import Estimate, discoveries
-from .neighbours import ABSENT, ALONG, borrowed, twins
+from .neighbours import ABSENT, ALONG, borrowed, wider_concepts
 from .presence import REBUILT, Presence, SiteRows
 
 BORNE_OUT, CANCELLED = 0.5, 0.25
@@ -89,7 +89,7 @@ def decide(presence: Presence, rows: Sequence[SiteRows], *, min_firings: int, fa
     mostly_F = _of_live(p_weaker_FS.masked_fill(~away_FS, 0.0).max(dim=1).values, live_F, false_discoveries)
     present_FS = present_FS | (live_F[:, None] & ~away_FS)
     in_others_F = ((present_FS | borrowed_FS) & away_FS).any(dim=1) & ~specific_F
-    twin_F = twins(specific_F, in_others_F, presence)
+    wider_F = wider_concepts(specific_F, in_others_F, presence)
 
     verdict, reason = [], []
     for j in range(len(home_F)):
@@ -103,10 +103,10 @@ def decide(presence: Presence, rows: Sequence[SiteRows], *, min_firings: int, fa
         elif not bool(live_F[j]):
             verdict.append("undecided")
             reason.append(f"only {int(presence.firings_F[j])} firings in the second half of the text")
-        elif bool(specific_F[j]) and int(twin_F[j]) >= 0:
+        elif bool(specific_F[j]) and int(wider_F[j]) >= 0:
             verdict.append(f"mostly in {names[h]}")
             reason.append(f"where it fires the concept is at {names[h]} alone, but along the direction of latent "
-                          f"{int(twin_F[j])}, which is elsewhere too: one concept, in more contexts")  # fmt: skip
+                          f"{int(wider_F[j])}, which is elsewhere too: one concept, in more contexts")  # fmt: skip
         elif bool(specific_F[j]):
             verdict.append(f"specific to {names[h]}")
             gone = [(names[s], float(presence.borne_out[s].value[j])) for s in others if ratio[s] >= ABSENT]

@@ -221,7 +221,10 @@ class AttributionGraph:
     # -- files --------------------------------------------------------------------------------------------------
 
     def save(self, folder: str | Path) -> None:
-        """Write `graph.json` and `graph.safetensors` into a new folder, or in the place of an old one."""
+        """Write `graph.json` and `graph.safetensors` into a new folder, or in the place of an old graph's."""
+        place = Path(folder)
+        if place.is_dir() and any(place.iterdir()) and not (place / "graph.json").exists():
+            raise AnalysisError(f"{place} holds other files than a graph, which would be replaced; name another folder")
         tensors = {name: getattr(self, name).contiguous() for name in _TENSORS} | csr_tensors(self.edges_MM)
         content = {
             "format": FORMAT,
@@ -232,7 +235,7 @@ class AttributionGraph:
             ],
             **{name: getattr(self, name) for name in _PLAIN},
         }
-        with whole_folder(Path(folder)) as partial:
+        with whole_folder(place) as partial:
             (partial / "graph.json").write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
             save_file(tensors, partial / "graph.safetensors")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -96,9 +95,11 @@ class RowStore:
         except FileNotFoundError:
             same = False
         if not same:
+            if folder.is_dir() and any(folder.iterdir()) and not (folder / PLAN).exists():
+                raise AnalysisError(f"{folder} holds other files than rows of a graph; name another folder, or none")
+            store.forget()
             with disk_errors(folder):
-                shutil.rmtree(folder, ignore_errors=True)
-                folder.mkdir(parents=True)
+                folder.mkdir(parents=True, exist_ok=True)
             write_whole(folder / PLAN, json.dumps(plan))
         while (path := store._path()).is_file():
             try:
@@ -123,9 +124,13 @@ class RowStore:
         return {node for part in self.parts for node in part.node_R.tolist()}
 
     def forget(self) -> None:
-        """Remove the files: the graph is whole."""
-        if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove the files, and their folder if nothing else is in it: the graph is whole."""
+        if self.folder is None or not self.folder.is_dir():
+            return
+        for path in [*self.folder.glob("rows-*.safetensors"), self.folder / PLAN]:
+            path.unlink(missing_ok=True)
+        if not any(self.folder.iterdir()):
+            self.folder.rmdir()
 
     def _path(self) -> Path:
         assert self.folder is not None

@@ -17,8 +17,14 @@ from .places import opened, source_options
 
 @click.command()
 @click.argument("crosscoders", nargs=-1, required=True)
-@click.option("--prompt", required=True, help="The text whose next token is explained.")
-@click.option("--chat", is_flag=True, help="Lay the prompt out as a user's question by the model's chat template.")
+@click.option(
+    "--prompt",
+    "prompts",
+    multiple=True,
+    required=True,
+    help="The text whose next token is explained; repeatable, with a folder 1, 2, ... in OUTPUT for each.",
+)
+@click.option("--chat", is_flag=True, help="Lay prompts out as a user's questions by the model's chat template.")
 @click.option("--model", help="Another model in the place of the recorded one: a Hub id, a folder, or a JSON object.")
 @click.option(
     "--target",
@@ -45,7 +51,7 @@ from .places import opened, source_options
 @source_options
 def attribute(
     crosscoders: tuple[str, ...],
-    prompt: str,
+    prompts: tuple[str, ...],
     chat: bool,
     model: str | None,
     targets: tuple[str, ...],
@@ -79,50 +85,52 @@ def attribute(
     from ..models.documents import Text, TokenIds
 
     with user_errors():
-        place = str(find_device(device, option="--device"))
-        loaded = [opened(name, options, device=place) for name in crosscoders]
+        on = str(find_device(device, option="--device"))
+        loaded = [opened(name, options, device=on) for name in crosscoders]
         chosen = _json(model) if model and model.lstrip().startswith("{") else model
         replacement = replacement_model(
             loaded, chosen, trust_recipe=trust_recipe, say=lambda line: say(f"reads {line}")
         )
-        document = TokenIds(tuple(replacement.adapter.prompt(prompt))) if chat else Text(prompt)
         skip_positions = list(skipped) or None
-        fidelity = replacement.fidelity(document, skip_positions=skip_positions)
-        graph = attribution_graph(
-            replacement,
-            document,
-            targets=[_target(text) for text in targets] or None,
-            top_p=top_p,
-            max_targets=max_targets,
-            max_nodes=max_nodes,
-            batch_size=batch_size,
-            skip_positions=skip_positions,
-            folder=output / "rows",
-            progress=not quiet,
-            say=say,
-        )
-        checked = None
-        if ablations > 0 and graph.num_latents:
-            checked = graph_fidelity(replacement, graph, top=ablations, skip_positions=skip_positions)
-        say(f"{graph!r}; rows add up to {graph.gap():.1g}")
-        say(
-            f"replacement model: KL {fidelity.kl:.3g} nats, top-1 {fidelity.top1_agreement:.0%}; "
-            f"replacement score {graph.replacement_score:.3f}, completeness {graph.completeness_score:.3f}"
-        )
-        if checked is not None:
-            say(checked.table().title)
-        for path in save_graph(
-            graph,
-            output,
-            scan=scan,
-            source_set=source_set,
-            fidelity=fidelity,
-            checked=checked,
-            node_threshold=node_threshold,
-            edge_threshold=edge_threshold,
-            say=say,
-        ):
-            say(f"wrote {path}")
+        for number, prompt in enumerate(prompts, 1):
+            document = TokenIds(tuple(replacement.adapter.prompt(prompt))) if chat else Text(prompt)
+            place = output / str(number) if len(prompts) > 1 else output
+            fidelity = replacement.fidelity(document, skip_positions=skip_positions)
+            graph = attribution_graph(
+                replacement,
+                document,
+                targets=[_target(text) for text in targets] or None,
+                top_p=top_p,
+                max_targets=max_targets,
+                max_nodes=max_nodes,
+                batch_size=batch_size,
+                skip_positions=skip_positions,
+                folder=place / "rows",
+                progress=not quiet,
+                say=say,
+            )
+            say(f"{graph!r}; rows add up to {graph.gap():.1g}")
+            say(
+                f"replacement model: KL {fidelity.kl:.3g} nats, top-1 {fidelity.top1_agreement:.0%}; replacement score "
+                f"{graph.replacement_score:.3f}, completeness {graph.completeness_score:.3f}"
+            )
+            checked = None
+            if ablations > 0 and graph.num_latents:
+                checked = graph_fidelity(replacement, graph, top=ablations, skip_positions=skip_positions)
+                say(checked.table().title)
+            written = save_graph(
+                graph,
+                place,
+                scan=scan,
+                source_set=source_set,
+                fidelity=fidelity,
+                checked=checked,
+                node_threshold=node_threshold,
+                edge_threshold=edge_threshold,
+                say=say,
+            )
+            for path in written:
+                say(f"wrote {path}")
 
 
 def _target(text: str) -> Any:

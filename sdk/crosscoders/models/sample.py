@@ -13,6 +13,8 @@ from .tokens import TokenSource
 
 STRETCH = 4
 """The documents of a sample are drawn from this many times as much text, or from the whole source if that is less."""
+ROUNDS = 16
+"""After this many times as many documents as it has, all of them known, a sample takes a source to go round in them."""
 SLACK = 1.25
 """A sample has this many times the tokens asked for, because rows are not filled to the last place."""
 
@@ -36,7 +38,7 @@ def sample(reader: SequenceReader, num_tokens: int) -> TokenSource:
     rows.
     """
     kept: list[tuple[int, int, int, Document]] = []  # the document's number by content, its place, its size
-    wanted, have, stop = num_tokens * SLACK, 0, 0
+    wanted, have, stop, known = num_tokens * SLACK, 0, 0, 0
     while not stop or reader.documents.next_document < stop:
         following = reader.documents.next()
         if following is None:
@@ -46,10 +48,17 @@ def sample(reader: SequenceReader, num_tokens: int) -> TokenSource:
         if have >= wanted and by_content > kept[-1][0]:
             reader.documents.found()
             continue
+        if any(by_content == other[0] for other in kept):
+            reader.documents.found()
+            known += 1
+            if known > ROUNDS * len(kept):
+                break
+            continue
         size = reader.places(place, document)
-        if not size or any(by_content == other[0] for other in kept):
+        if not size:
             continue
         reader.documents.found()
+        known = 0
         insort(kept, (by_content, place, size, document))
         have += size
         while have - kept[-1][2] >= wanted:
