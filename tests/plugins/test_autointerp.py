@@ -100,3 +100,18 @@ def test_what_is_missing_is_said():
         report_of(study)
     with pytest.raises(AnalysisError, match="no latent fires"):
         report_of(study, model=knows_nothing, min_firings=10_000)
+
+
+def test_explanations_are_shown_wherever_latents_are(tmp_path):
+    study, _, _ = sparse()
+    path = tmp_path / "explanations.json"
+    path.write_text(json.dumps({"latents": {"4": {"explanation": "what was planted"}}}))
+    study.read_explanations(path)
+    assert study.examples([4, 0]).entries[0].note.startswith("what was planted; active on ")
+    diff, norms = analyse(study.crosscoder, [{"name": "diff", "kl_tokens": 0}, "decoder_norms"], study=study)
+    assert "Explained as: what was planted." in diff.data["line"][4] and "Explained" not in diff.data["line"][0]
+    assert "what was planted; " in norms.to_html()
+    for content in ("[]", '{"latents": {"9": {"explanation": "x"}}}', '{"latents": {"1": {}}}'):
+        path.write_text(content)
+        with pytest.raises(AnalysisError):
+            study.read_explanations(path)

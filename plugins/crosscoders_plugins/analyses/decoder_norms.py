@@ -7,6 +7,7 @@ of √D, so that sites of different width compare.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -74,7 +75,7 @@ class DecoderNorms:
             parts.append(Note(text=f"{why}, so decoder directions cannot be compared."))
         # Begin with the last site: in a diff it belongs to the model after fine-tuning, which the reader asks about.
         for i, name in reversed(list(enumerate(names))):
-            parts.append(self._examples(name, ranked[name], share_FS[:, i], classes, seen))
+            parts.append(self._examples(name, ranked[name], share_FS[:, i], classes, seen, study.explanations))
         data: dict[str, Any] = {
             "sites": list(names),
             "norms": crosscoder.decoder_norms().detach().cpu().tolist(),
@@ -157,11 +158,21 @@ class DecoderNorms:
             figures.append(Figure(title=title, svg=histogram(both, xlabel="cosine", ylabel="latents").svg()))
         return figures
 
-    def _examples(self, name: str, ranked: list[int], share_F: Tensor, classes: list[str], seen: Activity) -> Examples:
+    def _examples(
+        self,
+        name: str,
+        ranked: list[int],
+        share_F: Tensor,
+        classes: list[str],
+        seen: Activity,
+        said: Mapping[int, str],
+    ) -> Examples:
         entries = [
             Example(
                 heading=f"latent {latent}",
-                note=f"{share_F[latent]:.3f} of its norm at {name} ({classes[latent]}), "
+                note=f"{said[latent]}; "
+                * (latent in said)
+                + f"{share_F[latent]:.3f} of its norm at {name} ({classes[latent]}), "
                 f"active on {int(seen.firings_F[latent])} tokens",
                 contexts=seen.contexts[latent],
             )

@@ -86,7 +86,9 @@ class Diff:
         ]
         device = study.crosscoder.device
         seeds = [nearest(study.crosscoder, loaded(given).to(device)).tolist() for given in self.options.others]
-        return Evidence(scaling, verdict, reason, activity_of(study), twins(study, leaning), seeds, null)
+        return Evidence(
+            scaling, verdict, reason, activity_of(study), twins(study, leaning), seeds, null, study.explanations
+        )
 
     def _null(self, study: Study) -> Mapping[str, Any]:
         """The verdicts on the null pair's crosscoder, on the same text."""

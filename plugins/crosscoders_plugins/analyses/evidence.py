@@ -55,6 +55,7 @@ class Evidence:
     seeds: Sequence[Sequence[float]]
     """For each other crosscoder, the cosine of each latent with the nearest one there."""
     null: Null | None
+    explanations: Mapping[int, str] = field(factory=dict)
     causal: dict[str, float] = field(factory=dict)
     """Share of the KL between the models that sets of latents carry, by name: verdicts, and `latent N`."""
 
@@ -82,6 +83,8 @@ class Evidence:
             parts.append(
                 f"Its twin in the other model is latent {twin.latent} (cosine {twin.cosine:.2f}), which {apart} it."
             )
+        if j in self.explanations:
+            parts.append(f"Explained as: {self.explanations[j].rstrip('.')}.")
         if f"latent {j}" in self.causal:
             parts.append(f"Alone it carries {self.causal[f'latent {j}']:.1%} of the KL between the models.")
         if self.seeds:

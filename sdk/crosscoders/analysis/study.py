@@ -26,6 +26,7 @@ from ..models.split import Split
 from ..models.tokens import TokenSource
 from ..plugins.choices import ModelChoice, TokenSourceChoice, structure
 from ..plugins.registry import Registry, get_registry
+from ..reading import read_json
 from ..reports import Example, Examples, Table
 from ..training.evaluate import Metrics, evaluate
 from ..training.fidelity import spliced_losses
@@ -70,6 +71,8 @@ class Study:
         self.split: Split = split if activations.held_out_share else "train"
         self.memory, self.folder = memory, None if folder is None else Path(folder)
         self.quiet, self.doing = quiet, "reading"
+        self.explanations: dict[int, str] = {}
+        """What latents respond to, in words, shown wherever they are: see `read_explanations`."""
         # Shared with the same study over other numbers of tokens.
         self._shared: dict[Any, Any] = {}
         self._pack: bool | str | None = None
@@ -186,11 +189,28 @@ class Study:
         density = seen.firings_F / max(1, seen.num_tokens)
         entries = [
             Example(
-                heading=f"latent {j}", note=f"active on {float(density[j]):.3%} of tokens", contexts=seen.contexts[j]
+                heading=f"latent {j}",
+                note="; ".join(
+                    filter(None, [self.explanations.get(j), f"active on {float(density[j]):.3%} of tokens"])
+                ),
+                contexts=seen.contexts[j],
             )
             for j in latents
         ]
         return Examples(title="Strongest examples", entries=entries, note=f"Of {seen.num_tokens} tokens of the study.")
+
+    def read_explanations(self, path: str | Path) -> None:
+        """Take explanations of latents from a JSON file that the analysis `autointerp` wrote."""
+        content = read_json(Path(path), AnalysisError)
+        latents = content.get("latents") if isinstance(content, Mapping) else None
+        if not isinstance(latents, Mapping):
+            raise AnalysisError(f"{path} has no explanations: it should be a table with the key latents")
+        known = {str(j): j for j in range(self.crosscoder.num_latents)}
+        for name, found in latents.items():
+            text = found.get("explanation") if isinstance(found, Mapping) else None
+            if name not in known or not isinstance(text, str):
+                raise AnalysisError(f"{path} has an entry '{name}' that does not explain one of the latents")
+            self.explanations[known[name]] = text
 
     def find(self, phrase: Input, *, n: int = 20) -> Table:
         """Latents whose activation the phrase explains, against the study's tokens as baseline.

@@ -38,6 +38,7 @@ DEFAULT_TOKENS = 65_536
 )
 @click.option("--trust-recipe", is_flag=True, help="Read the local files that the crosscoder's recipe names.")
 @click.option("--device", default="auto", show_default=True, help="Where to compute; auto takes a GPU if there is one.")
+@click.option("--explanations", type=click.Path(path_type=Path), help="Show these, from the analysis autointerp.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--output", default="analysis", show_default=True, type=click.Path(path_type=Path))
 @quiet_option
@@ -49,6 +50,7 @@ def analyse(
     tokens: tuple[str, ...],
     trust_recipe: bool,
     device: str,
+    explanations: Path | None,
     seed: int,
     output: Path,
     quiet: bool,
@@ -83,6 +85,8 @@ def analyse(
             quiet=quiet,
             say=lambda line: say(f"reads {line}"),
         )
+        if explanations is not None:
+            study.read_explanations(explanations)
         if options["scales"] == ("estimate",):
             study.estimate_normalisation()
         chosen = [_analysis(text) for text in analyses]
