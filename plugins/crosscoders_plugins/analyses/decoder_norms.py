@@ -170,8 +170,7 @@ class DecoderNorms:
         entries = [
             Example(
                 heading=f"latent {latent}",
-                note=f"{said[latent]}; "
-                * (latent in said)
+                note=(f"{said[latent]}; " if latent in said else "")
                 + f"{share_F[latent]:.3f} of its norm at {name} ({classes[latent]}), "
                 f"active on {int(seen.firings_F[latent])} tokens",
                 contexts=seen.contexts[latent],
