@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -41,3 +43,24 @@ def adapted(model: nn.Module, named: str, place: Place, *, merge: bool) -> nn.Mo
     with foreign_errors(f"the adapter '{named}'"):
         found: nn.Module = wrapped.merge_and_unload() if merge else wrapped.get_base_model()
     return found
+
+
+@contextmanager
+def scaled(model: nn.Module, factor: float, name: str) -> Iterator[None]:
+    """Within, what the adapter adds to each layer's weights counts `factor` times."""
+    # peft keeps the scale of each adapter in the layers that it wraps, beside the two factors of the product.
+    scales: list[dict[str, float]] = [
+        vars(layer)["scaling"]
+        for layer in model.modules()
+        if hasattr(layer, "lora_A") and isinstance(vars(layer).get("scaling"), dict)
+    ]
+    if not scales:
+        raise ConfigError(f"'{name}' has no adapter in its layers to scale: load it by `lora`, not merged")
+    before = [dict(scale) for scale in scales]
+    try:
+        for scale in scales:
+            scale.update({key: value * factor for key, value in scale.items()})
+        yield
+    finally:
+        for scale, old in zip(scales, before, strict=True):
+            scale.update(old)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -31,6 +31,7 @@ from .context import longest_context
 from .foreign import foreign_errors, locate
 from .linear import FINAL, Linearises
 from .loading import Loaded, TransformersConfig, load
+from .lora import scaled
 from .packing import Apart, positions_within
 from .parts import LayerParts, Part, find_parts, residual_of
 from .tokenising import Tokenising
@@ -304,6 +305,10 @@ class TransformersAdapter(Linearises):
         with _all_of(self._hooked(*self._parse(edit.point), edit.apply) for edit in edits):
             logits: Tensor = self._run(tokens, keywords).logits
         return logits.reshape(*tokens.ids.shape, -1).float()
+
+    def scaled(self, factor: float) -> AbstractContextManager[None]:
+        """Within, the adapter of peft in the model's layers counts `factor` times; `ConfigError` without one."""
+        return scaled(self.model, factor, self.options.lora or self.options.model)
 
     def decoder(self, edits: Sequence[Edit] = ()) -> TransformersDecoder:
         if not self.causal:

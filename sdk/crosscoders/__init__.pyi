@@ -128,6 +128,7 @@ from .models.adapter import LanguageModel as LanguageModel
 from .models.adapter import ModelAdapter as ModelAdapter
 from .models.adapter import ReadsOut as ReadsOut
 from .models.adapter import ReadsText as ReadsText
+from .models.adapter import ScalesAdapter as ScalesAdapter
 from .models.documents import (
     BadRow as BadRow,
 )

@@ -77,3 +77,48 @@ def test_an_adapter_that_does_not_fit_is_refused_by_name(adapter_folder, tmp_pat
     (folder / "adapter_config.json").unlink()
     with pytest.raises(ConfigError, match="is not an adapter"):
         build(folder)
+
+
+class Product(torch.nn.Module):
+    """A linear layer with an adapter, as peft lays one out."""
+
+    def __init__(self, linear):
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.base_layer, self.scaling = linear, {"default": 2.0}
+        self.lora_A = torch.nn.Parameter(0.1 * torch.randn(2, linear.in_features, generator=generator))
+        self.lora_B = torch.nn.Parameter(0.1 * torch.randn(linear.out_features, 2, generator=generator))
+
+    def forward(self, x):
+        return self.base_layer(x) + self.scaling["default"] * x @ self.lora_A.T @ self.lora_B.T
+
+
+def test_an_adapter_counts_as_often_as_is_said():
+    """Without the library: layers that have what its layers have."""
+    plain, adapter = (ModelChoice.of("transformers", model=BASE).build() for _ in range(2))
+    for layer in adapter.layers:
+        layer.mlp.down_proj = Product(layer.mlp.down_proj)
+    suite = ModelAdapterSuite()
+    rows = suite._rows(adapter)
+    own = adapter.logits(rows)
+    with adapter.scaled(0.0):
+        torch.testing.assert_close(adapter.logits(rows), plain.logits(rows))
+    with adapter.scaled(3.0):
+        assert not torch.allclose(adapter.logits(rows), own, atol=0.01)
+        for layer in plain.layers:
+            change = Product(layer.mlp.down_proj)
+            layer.mlp.down_proj.weight.data += 6 * change.lora_B @ change.lora_A
+        torch.testing.assert_close(adapter.logits(rows), plain.logits(rows), rtol=1e-3, atol=1e-3)
+    assert torch.equal(adapter.logits(rows), own)
+    with pytest.raises(ConfigError, match="no adapter in its layers"), plain.scaled(2.0):
+        pass
+
+
+def test_pefts_own_layers_are_scaled(adapter_folder):
+    adapter, merged = build(adapter_folder), build(adapter_folder, merge=True)
+    plain = ModelChoice.of("transformers", model=BASE).build()
+    suite = ModelAdapterSuite()
+    rows = suite._rows(adapter)
+    with adapter.scaled(0.0):
+        torch.testing.assert_close(adapter.logits(rows), plain.logits(rows), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(adapter.logits(rows), merged.logits(rows), rtol=1e-3, atol=1e-3)

@@ -1,5 +1,7 @@
 """Amplification: its exact identities, correct batches, and a planted word that it must bring out."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -281,3 +283,36 @@ def test_with_one_model_the_difference_of_two_prompts_is_amplified(tiny_pair):
         )
     first = int(amplified(after, before, 1.5).argmax())
     assert texts[2].startswith(chat.text([first]).strip())
+
+
+def test_weights_of_an_adapter_are_amplified_instead_of_logits(planted_study):
+    class Scaled(type(markov_pair(rate=0.1)[0])):
+        """Logits are those before plus a difference, which counts as often as is said."""
+
+        factor = [1.0]
+        before_VV = None
+
+        @contextmanager
+        def scaled(self, factor):
+            self.factor[0] = factor
+            yield
+            self.factor[0] = 1.0
+
+        def decoder(self, edits=()):
+            own = type(self).before_VV + self.factor[0] * (self.logits_VV - type(self).before_VV)
+            return markov_pair(rate=0.1)[0].__class__(own, self.words).decoder(edits)
+
+    before, after = markov_pair(rate=0.01, base_rate=1e-4)
+    Scaled.before_VV = before.logits_VV
+    options = {"alphas": [-1.0, 0.0, 1.0], "prompts": ["<start>"], "samples_per_prompt": 400, "search": False,
+               "patterns": {"rare": r"\brare\b"}, "sampling": {"max_new_tokens": 1}}  # fmt: skip
+    scaled = study_of(planted_study, before, Scaled(after.logits_VV, after.words))
+    weights = AnalysisChoice.of("amplification", form="weights", **options).build().run(scaled)
+    logits = AnalysisChoice.of("amplification", **options).build().run(study_of(planted_study, before, after))
+    # One token from logits that are linear in the weights: both forms are the same.
+    assert [a["hits"] for a in weights.data["arms"]] == [a["hits"] for a in logits.data["arms"]]
+    assert "control" not in weights.data
+    with pytest.raises(AnalysisError, match="no adapter whose weights"):
+        AnalysisChoice.of("amplification", form="weights", **options).build().run(
+            study_of(planted_study, before, after)
+        )

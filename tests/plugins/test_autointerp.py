@@ -4,6 +4,8 @@ import json
 import re
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from crosscoders import AnalysisError, ScoreThresholdGate, analyse
 from crosscoders.testing import AnalysisSuite
@@ -115,3 +117,25 @@ def test_explanations_are_shown_wherever_latents_are(tmp_path):
         path.write_text(content)
         with pytest.raises(AnalysisError):
             study.read_explanations(path)
+
+
+def test_latents_are_written_in_the_layout_of_delphis_cache(tmp_path):
+    study, f_NC, _ = sparse()
+    folder = study.write_latents(tmp_path / "cache", splits=2)
+    assert sorted(p.name for p in (folder / "crosscoder").iterdir()) == [
+        "0_2.safetensors", "3_5.safetensors", "config.json"
+    ]  # fmt: skip
+    found = torch.zeros_like(f_NC)
+    for path in (folder / "crosscoder").glob("*.safetensors"):
+        # As delphi's loader reads it: numbers of latents count from the one that the name begins with.
+        data, first = load_file(path), int(path.name.split("_")[0])
+        assert data["locations"].dtype == torch.uint16 and data["activations"].dtype == torch.float16
+        row, position, latent = data["locations"].long().unbind(dim=1)
+        found[data["tokens"][row, position], latent + first] = data["activations"].float()
+    torch.testing.assert_close(found, f_NC * (f_NC > 0.5), rtol=1e-3, atol=1e-3)
+    config = json.loads((folder / "crosscoder" / "config.json").read_text())
+    assert config["ctx_len"] == 20 and config["width"] == 6
+    with pytest.raises(AnalysisError, match="exists already"):
+        study.write_latents(folder)
+    with pytest.raises(AnalysisError, match="1 to 6"):
+        study.write_latents(tmp_path / "other", splits=7)

@@ -7,13 +7,25 @@ formula.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
 
 import torch
 from attrs import field, frozen
-from attrs.validators import and_, gt, lt, min_len
+from attrs.validators import and_, gt, in_, lt, min_len
 
-from crosscoders import AnalysisError, Figure, LanguageModel, ModelChoice, Note, Part, Report, Study, Table
+from crosscoders import (
+    AnalysisError,
+    Figure,
+    LanguageModel,
+    ModelChoice,
+    Note,
+    Part,
+    Report,
+    ScalesAdapter,
+    Study,
+    Table,
+)
 from crosscoders.authoring import language_model
 from crosscoders.reports.figures import curves
 
@@ -40,6 +52,9 @@ class AmplificationConfig:
     """Key of the model after fine-tuning; empty takes the model of the last site."""
     alphas: tuple[float, ...] = field(default=(0.0, 0.3, 0.6, 1.0, 1.5), validator=min_len(1))
     """The strengths α of amplification."""
+    form: Literal["logits", "weights"] = field(default="logits", validator=in_(("logits", "weights")))
+    """What is amplified: the difference of logits, or the weights of an adapter (LoRA) of the model after, which then
+    count 1 + α times."""
     instruction_before: str = ""
     """Text put in front of each question for the model before fine-tuning."""
     instruction_after: str = ""
@@ -119,7 +134,8 @@ class Amplification:
         arms = [self._arm(study, f"{alpha:g}", after, before, questions, alpha) for alpha in options.alphas]
         strongest = max(options.alphas, key=abs)
         controls: dict[str, Arm] = {}
-        if options.control:
+        # Against itself nothing is amplified but logits.
+        if options.control and options.form == "logits":
             label = f"{strongest:g}, {after_key} against itself"
             controls["control"] = self._arm(study, label, after, after, questions, strongest)
         if options.benign is not None:
@@ -159,11 +175,20 @@ class Amplification:
     def _arm(self, study: Study, label: str, after: Side, before: Side, questions: list[str], alpha: float) -> Arm:
         if before.model.vocabulary() != after.model.vocabulary():
             raise AnalysisError(f"the models of the arm '{label}' have different vocabularies, so logits do not match")
-        samples = self._samples(study, after, before, questions, alpha)
+        with self._scaled(after, alpha):
+            samples = self._samples(study, after, before, questions, alpha)
         texts = [after.model.text(ids) for ids in samples.ids]
         asked = [self._question(questions, i) for i in range(len(texts))]
         nll = float(samples.nll_after.mean()), float(samples.nll_before.mean())
         return Arm(label, alpha, texts, *nll, self.hits.flags(asked, texts))
+
+    def _scaled(self, after: Side, alpha: float) -> AbstractContextManager[None]:
+        """Within, the weights of the model after are those of its strength."""
+        if self.options.form == "logits":
+            return nullcontext()
+        if not isinstance(after.model, ScalesAdapter):
+            raise AnalysisError("the model after has no adapter whose weights could be amplified")
+        return after.model.scaled(1 + alpha)
 
     def _samples(self, study: Study, after: Side, before: Side, questions: list[str], alpha: float) -> Samples:
         # Use the same seed at every α, so that the arms differ only in α.
@@ -181,7 +206,7 @@ class Amplification:
                 before.model,
                 prompts[start : start + rows],
                 prompts_before=others and others[start : start + rows],
-                alpha=alpha,
+                alpha=alpha if self.options.form == "logits" else 0.0,
                 config=self.options.sampling,
                 generator=generator,
                 device=study.crosscoder.device,

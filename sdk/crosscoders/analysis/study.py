@@ -35,6 +35,7 @@ from .census import Census, census
 from .effects import Effect
 from .examples import activity
 from .inputs import Input, token_rows
+from .latent_cache import write_latents
 from .look import TokenLatents, find, logit_effects, token_latents
 from .passes import MEMORY, Passes, StudyBatch, version_of
 from .patching import Amplified, Arm, Patching, patch_effect
@@ -211,6 +212,10 @@ class Study:
             if name not in known or not isinstance(text, str):
                 raise AnalysisError(f"{path} has an entry '{name}' that does not explain one of the latents")
             self.explanations[known[name]] = text
+
+    def write_latents(self, folder: str | Path, *, splits: int = 5) -> Path:
+        """Write all latents of the study's tokens into a new folder, in the layout of delphi's cache."""
+        return write_latents(self, Path(folder), splits=splits)
 
     def find(self, phrase: Input, *, n: int = 20) -> Table:
         """Latents whose activation the phrase explains, against the study's tokens as baseline.

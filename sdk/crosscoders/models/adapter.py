@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from attrs import field, frozen
@@ -153,6 +154,14 @@ class Generates(Protocol):
 @runtime_checkable
 class LanguageModel(ModelAdapter, ReadsText, GivesLogits, Generates, Protocol):
     """A model that reads text, predicts and writes it."""
+
+
+@runtime_checkable
+class ScalesAdapter(Protocol):
+    """What an adapter may offer besides, of a model that is a base and a difference of weights such as a LoRA."""
+
+    def scaled(self, factor: float) -> AbstractContextManager[None]:
+        """Within, the difference counts `factor` times: 0 is the base."""
 
 
 @runtime_checkable
