@@ -1,6 +1,6 @@
 """What the workbench costs: steered generation over plain, evaluation over its passes, a second analysis.
 
-    python bench/workbench.py [--tokens 16384] [--new-tokens 64] [--repeats 7]
+    python bench/workbench.py [--tokens 65536] [--new-tokens 64] [--repeats 7]
 
 The shipped pair, a crosscoder with weights as they start (what is timed does not depend on training), one thread. Plain
 and steered generation take turns, and the median of the ratios of neighbouring turns counts. Recorded in
@@ -90,6 +90,7 @@ def passes(num_tokens: int) -> dict[str, Any]:
         "tokens": num_tokens,
         "first_pass_s": first_pass,
         "latent_scaling_first_s": with_sharing[0],
+        "latent_scaling_over_first_pass": with_sharing[0] / first_pass,
         "decoder_norms_second_s": with_sharing[1],
         "latent_scaling_alone_s": apart[0],
         "decoder_norms_alone_s": apart[1],
@@ -130,7 +131,7 @@ def fidelity(num_tokens: int, repeats: int) -> dict[str, Any]:
 def main() -> None:
     """Measure, print and record."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--tokens", type=int, default=16_384)
+    parser.add_argument("--tokens", type=int, default=65_536)
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=7)
     options = parser.parse_args()
