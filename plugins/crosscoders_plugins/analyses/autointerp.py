@@ -50,6 +50,14 @@ tokens that the feature responds to. Answer with one line for each text, as "num
 """
 
 
+TERMS = {
+    "detection": "Whether a model that reads only the explanation can tell texts with the latent from others: 0.5 is "
+    "chance.",
+    "fuzzing": "Whether it can tell the right tokens from others.",
+    "AUC": "The chance that a text with the latent is rated higher than one without.",
+}
+
+
 @frozen(kw_only=True)
 class AutointerpConfig:
     """Which latents are explained by which model, and on how many contexts that is done and scored."""
@@ -185,6 +193,7 @@ class Autointerp:
         scores = [each["detection"].balanced_accuracy for each in found.values() if each["detection"]]
         mean = f"; mean detection {sum(scores) / len(scores):.2f}" if scores else ""
         return Report(
+            terms=TERMS,
             title="Automatic interpretation",
             summary=f"{sum(bool(each['explanation']) for each in found.values())} latents explained{mean}.",
             parts=parts,

@@ -34,6 +34,13 @@ FIRST = 9
 KINDS = ("all tokens", f"first {FIRST} of an answer", "later in an answer")
 
 
+TERMS = {
+    "KL": "How differently two models predict the next token, in nats: 0 where they agree.",
+    "recovered": "The share of that difference which goes when a set of latents does in one model what it does in the "
+    "other: 1 is all of it.",
+}
+
+
 @frozen(kw_only=True)
 class CausalKLConfig:
     """Which model is patched into which, and which sets of latents are compared."""
@@ -199,6 +206,7 @@ class CausalKL:
         if math.isnan(recovered[ALL]):
             summary = f"{target}'s activations do as well as {source}'s own in its layers: there is nothing to recover."
         return Report(
+            terms=TERMS,
             title="Causal KL",
             summary=summary,
             parts=[

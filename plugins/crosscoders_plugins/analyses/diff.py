@@ -30,9 +30,19 @@ from crosscoders.authoring import Arm, Patching, activity, patched, precise
 
 from .causal_kl import NONE, SAME
 from .evidence import Evidence, activity_of, held_against, null_of, rank
+from .latent_scaling import TERMS as SCALING_TERMS
 from .latent_scaling import LatentScaling, LatentScalingConfig
 from .twins import twins
 from .universality import nearest
+
+TERMS = {
+    **SCALING_TERMS,
+    "KL": "How differently two models predict the next token, in nats: 0 where they agree.",
+    "share of the KL": "How much of the difference between the models goes when these latents do in one model what "
+    "they do in the other.",
+    "twin": "A latent of the other model that writes nearly the same direction: perhaps one concept that was split.",
+    "null pair": "A crosscoder of a model against its own copy. Nothing is specific there: what is called so is chance.",
+}
 
 
 @frozen(kw_only=True)
@@ -166,6 +176,7 @@ class Diff:
         }
         tally = ", ".join(f"{counts[kind]} {kind}" for kind in evidence.kinds)
         return Report(
+            terms=TERMS,
             title="Diff",
             summary=f"{surely}. Of all {len(every)}: {tally}; {against}.",
             parts=[

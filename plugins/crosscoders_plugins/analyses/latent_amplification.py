@@ -26,6 +26,12 @@ from .answers import by_question, compiled, held_out_questions
 from .attribution import Reading, answer_with
 from .sampling import SamplingConfig, sample
 
+TERMS = {
+    "nats lost without it": "How much less the model expects the words of the behaviour when one latent is taken out: "
+    "2.3 is one tenth as likely.",
+    "α": "The strength of amplification: at 0 the model as it is, above 0 what fine-tuning changed is exaggerated.",
+}
+
 
 @frozen(kw_only=True)
 class LatentAmplificationConfig:
@@ -270,6 +276,7 @@ class LatentAmplification:
             for j, loss in zip(found["latents"], found["contribution"], strict=True)
         ]
         return Report(
+            terms=TERMS,
             title="Latent amplification",
             summary=" ".join(lines),
             parts=[rates, *parts],

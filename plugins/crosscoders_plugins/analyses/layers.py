@@ -19,6 +19,12 @@ from .intervals import discoveries
 from .norm_classes import entropy_share
 from .profiles import Profiles, firings_of, ordered_sites, shuffled, spread_of
 
+TERMS = {
+    "centre": "Where along the sites a latent's decoder norm lies on average.",
+    "spread": "How far it reaches from there, in steps between sites.",
+    "drift": "How much its direction turns from a site to the next: 0 is not at all.",
+}
+
 
 @frozen(kw_only=True)
 class LayersConfig:
@@ -78,6 +84,7 @@ class Layers:
             near = by_distance.get(1, float("nan"))
             summary += f" Rows at neighbouring sites have a mean cosine of {near:.2f}."
         return Report(
+            terms=TERMS,
             title="Layers",
             summary=summary,
             parts=self._parts(names, profiles, counts_F, columns, by_distance),

@@ -25,6 +25,13 @@ from .norm_classes import SHARED, delta_norm, width_free_norms
 ALIKE = ("cka", "procrustes", "svcca", "svcca_shuffled", "shared_latents")
 
 
+TERMS = {
+    "CKA": "How alike two sets of activations are up to a rotation, weighing directions by their variance: 0 to 1.",
+    "SVCCA": "How well directions of one site are predicted from the other; to be compared with the shuffled control.",
+    "stitching": "Going on from the activations of another site, put in the place of a model's own by a linear map.",
+}
+
+
 @frozen(kw_only=True)
 class RepresentationsConfig:
     """Which sites are compared, and how."""
@@ -171,6 +178,7 @@ class Representations:
             for pair in explained
         ]  # fmt: skip
         return Report(
+            terms=TERMS,
             title="Representations",
             summary=f"The two most alike sites, {nearest[0]} and {nearest[1]}: CKA {pairs[nearest]['cka']:.3f}, shared "
             f"latents {pairs[nearest]['shared_latents']:.0%}.",

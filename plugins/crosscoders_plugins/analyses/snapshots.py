@@ -26,6 +26,13 @@ from .profiles import Profiles, firings_of, ordered_sites, shuffled
 KINDS = ("emerging", "from the start", "fading", "undated")
 
 
+TERMS = {
+    "onset": "The snapshot from which on a latent is there.",
+    "settled": "The snapshot from which on its direction is what it is at the end.",
+    "indirect effect": "How much worse a snapshot predicts without the latent.",
+}
+
+
 @frozen(kw_only=True)
 class SnapshotsConfig:
     """Which sites are snapshots of which step, and what counts as there."""
@@ -101,6 +108,7 @@ class Snapshots:
         if dates:
             summary += f" Half of those that emerge are there by step {sorted(dates)[len(dates) // 2]:g}."
         return Report(
+            terms=TERMS,
             title="Snapshots",
             summary=summary,
             parts=[*self._parts(names, steps, profiles, live, columns), *_effect_parts(names, steps, effects)],

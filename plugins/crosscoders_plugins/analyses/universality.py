@@ -31,6 +31,13 @@ from .intervals import jackknife
 KINDS = ("matched", "novel", "redundant", "undecided", "silent")
 
 
+TERMS = {
+    "matched": "There is a latent here that writes nearly the same directions.",
+    "novel": "There is none, and this crosscoder would explain the activations better with it.",
+    "redundant": "There is none, but what it says is said here already, in other words.",
+}
+
+
 @frozen(kw_only=True)
 class UniversalityConfig:
     """With which crosscoders to compare, and what counts as the same latent."""
@@ -96,7 +103,7 @@ class Universality:
             columns=("other", "latent", "partner", "cosine", "kind", "change", "firings"),
             rows=rows,
         )
-        return Report(title="Universality", summary=" ".join(lines), parts=parts, data=data, frame=frame)
+        return Report(terms=TERMS, title="Universality", summary=" ".join(lines), parts=parts, data=data, frame=frame)
 
     @torch.no_grad()
     def compare(self, study: Study, other: Crosscoder) -> dict[str, Any]:
