@@ -41,7 +41,7 @@ TERMS = {
     "share of the KL": "How much of the difference between the models goes when these latents do in one model what "
     "they do in the other.",
     "twin": "A latent of the other model that writes nearly the same direction: perhaps one concept that was split.",
-    "null pair": "A crosscoder of a model against its own copy. Nothing is specific there: what is called so is chance.",
+    "null pair": "A crosscoder of a model against its copy. Nothing is specific there; what is called so is chance.",
 }
 
 
