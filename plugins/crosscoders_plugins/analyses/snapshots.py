@@ -18,11 +18,12 @@ from attrs.validators import and_, ge, gt, le, lt
 from torch import Tensor
 
 from crosscoders import AnalysisError, Figure, Note, Part, Report, Study, Table
-from crosscoders.reports.figures import curves, histogram
+from crosscoders.reports.figures import curves
 
 from .intervals import discoveries
 from .profiles import Profiles, firings_of, ordered_sites, shuffled
 
+DATES = ("onset", "settled")
 KINDS = ("emerging", "from the start", "fading", "undated")
 
 
@@ -104,9 +105,10 @@ class Snapshots:
         live = counts_F.nonzero().squeeze(1).tolist()
         counted = {kind: sum(kinds[j] == kind for j in live) for kind in KINDS}
         summary = f"Of {len(live)} latents that fire: " + ", ".join(f"{n} {kind}" for kind, n in counted.items()) + "."
-        dates = [columns["onset"][j] for j in live if kinds[j] == "emerging"]
-        if dates:
-            summary += f" Half of those that emerge are there by step {sorted(dates)[len(dates) // 2]:g}."
+        for what, column in (("are there", "onset"), ("have their direction", "settled")):
+            dates = sorted(columns[column][j] for j in live if columns[column][j] is not None)
+            if dates:
+                summary += f" Half of all {what} from step {dates[len(dates) // 2]:g} on."
         return Report(
             terms=TERMS,
             title="Snapshots",
@@ -158,16 +160,15 @@ class Snapshots:
     ) -> list[Part]:
         emerging = [j for j in live if columns["kind"][j] == "emerging"]
         order = sorted(emerging, key=lambda j: (-columns["firings"][j], j))[: self.options.top]
-        parts: list[Part] = []
-        if order:
-            largest_F = profiles.norms_FS.amax(dim=1)
-            lines = {f"latent {j}": (steps, (profiles.norms_FS[j] / largest_F[j]).tolist()) for j in order[:8]}
-            drawing = curves(lines, xlabel="training step", ylabel="norm, share of the largest")
-            parts.append(Figure(title="Norms of emerging latents", svg=drawing.svg()))
-            dates = histogram(
-                {"onset": [columns["onset"][j] for j in emerging]}, xlabel="training step", ylabel="latents", log=False
-            )
-            parts.append(Figure(title="When latents come up", svg=dates.svg()))
+        share_FS = profiles.norms_FS[live] / profiles.norms_FS[live].amax(dim=1, keepdim=True)
+        lines = {f"latent {j}": (steps, share_FS[live.index(j)].tolist()) for j in order[:6]}
+        bands = {}
+        if live:
+            low, middle, high = share_FS.quantile(torch.tensor([0.25, 0.5, 0.75]).double(), dim=0).tolist()
+            lines = {"median of all, and their middle half": (steps, middle), **lines}
+            bands = {"median of all, and their middle half": (low, high)}
+        drawing = curves(lines, xlabel="training step", ylabel="norm, share of the largest", bands=bands)
+        parts: list[Part] = [Figure(title="Norms over training", svg=drawing.svg())]
         shown = ("onset", "settled", "centre", "trend", "p_rising", "firings")
         parts.append(
             Table(
@@ -180,14 +181,22 @@ class Snapshots:
             )
         )
         by_snapshot = [
-            (name, step, *(sum(columns[c][j] == step for j in emerging) for c in ("onset", "settled")))
+            (name, step, *(sum(columns[c][j] == step for j in of) for of in (live, emerging) for c in DATES))
             for name, step in zip(names, steps, strict=True)
         ]
         parts.append(
             Table(
                 title="Dates by snapshot",
-                columns=("snapshot", "step", "emerging latents that come up", "whose direction settles"),
+                columns=(
+                    "snapshot",
+                    "step",
+                    "latents that come up",
+                    "whose direction settles",
+                    "surely: come up",
+                    "surely: settle",
+                ),
                 rows=by_snapshot,
+                note="Of single latents only those are sure which emerge, beyond what shuffled snapshots would give.",
             )
         )
         parts.append(Note(text="Norms and directions do not say what a latent means: look at examples."))
