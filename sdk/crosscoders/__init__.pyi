@@ -32,6 +32,7 @@ from .circuits.loading import replacement_model as replacement_model
 from .circuits.replacement import ReplacementModel as ReplacementModel
 from .circuits.targets import Difference as Difference
 from .circuits.targets import Direction as Direction
+from .circuits.upload import upload_graph as upload_graph
 from .crosscoder.build import build_crosscoder as build_crosscoder
 from .crosscoder.gates import (
     Gate as Gate,

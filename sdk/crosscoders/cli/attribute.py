@@ -149,3 +149,14 @@ def _json(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"--model {text} is not valid JSON: {error}") from error
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--site", default="https://www.neuronpedia.org", show_default=True, help="Address of the site.")
+def upload_graph(file: Path, site: str) -> None:
+    """Upload the neuronpedia.json of a graph with the API key in NEURONPEDIA_API_KEY; whoever has the link sees it."""
+    from ..circuits.upload import upload_graph as upload
+
+    with user_errors():
+        say(upload(file, site=site))

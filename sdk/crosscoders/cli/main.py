@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from .analyse import analyse
-from .attribute import attribute
+from .attribute import attribute, upload_graph
 from .components import components, plugins
 from .demo import demo
 from .init import init
@@ -30,6 +30,7 @@ for _command in (
     sweep,
     analyse,
     attribute,
+    upload_graph,
     spurious,
     info,
     inspect,
