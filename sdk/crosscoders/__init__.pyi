@@ -19,6 +19,7 @@ from .checkpoints.pretrained import pretrained as pretrained
 from .circuits.attribution import attribution_graph as attribution_graph
 from .circuits.compare import ComparedGraphs as ComparedGraphs
 from .circuits.compare import compare_graphs as compare_graphs
+from .circuits.features import write_features as write_features
 from .circuits.generation import generate_intervened as generate_intervened
 from .circuits.graph import AttributionGraph as AttributionGraph
 from .circuits.graph_fidelity import GraphFidelity as GraphFidelity

@@ -8,8 +8,18 @@ import pytest
 from click.testing import CliRunner
 
 from circuit_models import randomised
-from crosscoders import AnalysisError, AttributionGraph, ModelChoice, Site, build_crosscoder, replacement_model
-from crosscoders.circuits.graph_rules import graph_problems
+from crosscoders import (
+    AnalysisError,
+    AttributionGraph,
+    Crosscoder,
+    ModelChoice,
+    Site,
+    attribution_graph,
+    build_crosscoder,
+    replacement_model,
+    write_features,
+)
+from crosscoders.circuits.graph_rules import cantor, feature_problems, graph_problems
 from crosscoders.cli import main
 from study_of_texts import Texts
 
@@ -26,7 +36,7 @@ def saved(tmp_path_factory):
     crosscoder = randomised(build_crosscoder("strictly_causal", sites, num_latents=200), sparsity=1.5)
     for name in crosscoder.layout.names:
         crosscoder.normaliser.set_scales({name: 1.0})
-    crosscoder.info.recipe["models"] = {"chat": CHAT}
+    crosscoder.info.recipe.update(models={"chat": CHAT}, tokens={"name": "python_library"})
     folder = tmp_path_factory.mktemp("circuits")
     crosscoder.save_pretrained(folder / "my-clt")
     return folder
@@ -40,10 +50,34 @@ def test_every_block_of_the_page_runs(saved, monkeypatch, tmp_path):
             "max_nodes=2000", "max_nodes=40, progress=False"
         )
         code = code.replace("towards]", "towards], max_nodes=20, progress=False").replace("top=10", "top=3")
+        code = code.replace("32_768", "512")
         exec(compile(code, str(PAGE), "exec"), names)
     assert names["checked"].direct_error < 1e-3 and names["graph"].num_latents == 40
     assert names["again"].num_latents <= names["graph"].num_latents
     assert (tmp_path / "my-graph" / "graph.html").is_file()
+    _features_are_those_of_the_study(names["graph"].pruned(), names["study"], tmp_path / "runs" / "graph" / "features")
+
+
+def _features_are_those_of_the_study(graph, study, folder):
+    latents = {(layer, index) for layer, _, index in graph.latent_n3.tolist()}
+    assert {path.name for path in folder.iterdir()} == {f"{cantor(*latent)}.json" for latent in latents}
+    slices = [study.crosscoder.wiring.latent_slices[group.name] for group in study.crosscoder.wiring.groups]
+    density = study.density().to_pandas().set_index("latent")
+    for layer, index in latents:
+        content = json.loads((folder / f"{cantor(layer, index)}.json").read_text(encoding="utf-8"))
+        assert feature_problems(content) == [] and content["index"] == index
+        (quantile,) = content["examples_quantiles"]
+        peaks = [max(example["tokens_acts_list"]) for example in quantile["examples"]]
+        assert peaks == sorted(peaks, reverse=True)
+        assert max(peaks, default=0.0) == pytest.approx(density["max"][slices[layer].start + index], rel=1e-5)
+        assert len(content["top_logits"]) == len(content["bottom_logits"]) == 10
+
+
+def test_latents_without_a_study_are_named(saved):
+    model = replacement_model(Crosscoder.from_pretrained(saved / "my-clt"), CHAT)
+    graph = attribution_graph(model, "Return the sum", max_nodes=5, progress=False)
+    with pytest.raises(AnalysisError, match="of a crosscoder without a study"):
+        write_features(model, graph, [], "features")
 
 
 def test_the_command_writes_a_graph_and_says_how_good_it_is(saved, tmp_path):
