@@ -90,6 +90,7 @@ def test_the_command_writes_a_graph_and_says_how_good_it_is(saved, tmp_path):
         str(tmp_path / "out"),
     ]
     more = ["--max-nodes", "30", "--target", " the", "--target", "#17", "--target", " of - #9", "--fidelity", "2"]
+    more += ["--examples", "512"]
     result = CliRunner().invoke(main, [*arguments, *more, "--quiet", "--device", "cpu"])
     assert result.exit_code == 0, result.output
     for said in ("30 of them visited", "rows add up to", "KL ", "correlation", "wrote", "tiny-pair/chat"):
@@ -97,6 +98,10 @@ def test_the_command_writes_a_graph_and_says_how_good_it_is(saved, tmp_path):
     graph = AttributionGraph.load(tmp_path / "out" / "graph")
     assert graph.num_latents == 30 and [target.kind for target in graph.targets] == ["token", "token", "difference"]
     assert graph.gap() < 1e-5 and not (tmp_path / "out" / "rows").exists()
+    numbers = {path.stem for path in (tmp_path / "out" / "features").iterdir()}
+    data = re.search(r'id="data">(.*?)</script>', (tmp_path / "out" / "graph.html").read_text(encoding="utf-8"))[1]
+    shown = json.loads(data)["metadata"]["crosscoders"]["features"]
+    assert shown.keys() == numbers and all(len(each["promotes"]) == 10 for each in shown.values())
     assert graph_problems(json.loads((tmp_path / "out" / "neuronpedia.json").read_text(encoding="utf-8"))) == []
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,9 @@ import torch
 
 from ..analysis.examples import activity
 from ..analysis.study import Study
-from ..errors import AnalysisError
+from ..errors import AnalysisError, listed
 from ..files import disk_errors, write_whole
+from ..reading import read_json
 from .graph import AttributionGraph
 from .graph_rules import cantor, feature_problems
 from .latent_sets import LatentSet
@@ -55,6 +56,27 @@ def write_features(
             write_whole(path, json.dumps(content, ensure_ascii=False, allow_nan=False))
             written.append(path)
     return written
+
+
+def read_features(folder: str | Path, wanted: Container[Any], *, examples: int = 6) -> dict[str, dict[str, Any]]:
+    """What `write_features` wrote of the wanted latents, by their number in graph files; the first `examples` of each.
+
+    `AnalysisError` names a file that is not one of these.
+    """
+    found = {}
+    for path in sorted(Path(folder).glob("*.json")):
+        if path.stem.isdigit() and int(path.stem) in wanted:
+            content = read_json(path, AnalysisError)
+            problems = feature_problems(content, int(path.stem))
+            if problems:
+                raise AnalysisError(f"{path} does not describe a latent: {listed(problems)}")
+            shown = [each for quantile in content["examples_quantiles"] for each in quantile["examples"]]
+            found[path.stem] = {
+                "examples": [[each["tokens"], each["tokens_acts_list"]] for each in shown[:examples]],
+                "promotes": content.get("top_logits", []),
+                "suppresses": content.get("bottom_logits", []),
+            }
+    return found
 
 
 def _set_of(model: ReplacementModel, layer: int, index: int) -> LatentSet:

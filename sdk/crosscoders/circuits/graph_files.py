@@ -19,6 +19,7 @@ from ..files import disk_errors, write_whole
 from ..privacy.local import is_recorded
 from ..reports import Table
 from ..reports.report import cell
+from .features import read_features
 from .graph import AttributionGraph
 from .graph_fidelity import GraphFidelity
 from .graph_json import OWN, graph_to_json, visible, write_graph_json
@@ -35,13 +36,15 @@ def graph_page(
     labels: Mapping[tuple[int, int], str] | None = None,
     fidelity: Fidelity | None = None,
     checked: GraphFidelity | None = None,
+    features: str | Path | None = None,
     node_threshold: float = 0.8,
     edge_threshold: float = 0.98,
 ) -> str:
     """A graph as one page that opens from a disk: no server, no request to anywhere.
 
     Nodes stand by position and layer. The page has a search, a slider of influence, pins and groups, labels that the
-    browser keeps, and keys for all of it. A content policy lets only the page's own script run.
+    browser keeps, and keys for all of it; with `features`, a folder that `write_features` wrote, what latents respond
+    to. A content policy lets only the page's own script run.
     """
     content = graph_to_json(
         graph,
@@ -54,6 +57,8 @@ def graph_page(
     )
     own = content["metadata"][OWN]
     own["shown"] = 1.0
+    if features is not None:
+        own["features"] = read_features(features, {node.get("feature") for node in content["nodes"]})
     own["key"] = hashlib.sha256(json.dumps(content["nodes"]).encode()).hexdigest()[:16]
     script, style = (_text(name) for name in ("page.js", "page.css"))
     targets = ", ".join(visible(target.label) for target in graph.targets)
@@ -88,13 +93,15 @@ def save_graph(
     labels: Mapping[tuple[int, int], str] | None = None,
     fidelity: Fidelity | None = None,
     checked: GraphFidelity | None = None,
+    features: str | Path | None = None,
     node_threshold: float = 0.8,
     edge_threshold: float = 0.98,
     say: Callable[[str], None] = print,
 ) -> list[Path]:
     """Write `graph/` (all of it), `graph.html` and `neuronpedia.json` into a folder; returns what was written.
 
-    `say` is told why there is no `neuronpedia.json`, where its rules do not allow one: of a model with one layer, for
+    With `features`, a folder that `write_features` wrote, the page shows what latents respond to. `say` is told why
+    there is no `neuronpedia.json`, where its rules do not allow one: of a model with one layer, for
     instance.
     """
     folder = Path(folder)
@@ -106,6 +113,7 @@ def save_graph(
         labels=labels,
         fidelity=fidelity,
         checked=checked,
+        features=features,
         node_threshold=node_threshold,
         edge_threshold=edge_threshold,
     )

@@ -42,6 +42,13 @@ from .places import opened, source_options
 @click.option("--node-threshold", default=0.8, show_default=True, help="Share of influence that nodes shown make up.")
 @click.option("--edge-threshold", default=0.98, show_default=True, help="The same of edges.")
 @click.option("--fidelity", "ablations", default=20, show_default=True, help="Latents ablated to check the graph.")
+@click.option(
+    "--examples",
+    default=0,
+    show_default=True,
+    metavar="TOKENS",
+    help="Show where latents are most active among this many tokens of the crosscoders' own source.",
+)
 @click.option("--scan", default="", help="The model's id on Neuronpedia [default: the end of its name].")
 @click.option("--source-set", default="", help="The set of latents on Neuronpedia, for looking them up.")
 @click.option("--device", default="auto", show_default=True, help="Where to compute; auto takes a GPU if there is one.")
@@ -63,6 +70,7 @@ def attribute(
     node_threshold: float,
     edge_threshold: float,
     ablations: int,
+    examples: int,
     scan: str,
     source_set: str,
     device: str,
@@ -77,7 +85,9 @@ def attribute(
     and Neuronpedia read (neuronpedia.json). A run that was stopped goes on with the same command.
     """
     quiet_libraries()
+    from ..analysis.study import Study
     from ..circuits.attribution import attribution_graph
+    from ..circuits.features import write_features
     from ..circuits.graph_fidelity import graph_fidelity
     from ..circuits.graph_files import save_graph
     from ..circuits.loading import replacement_model
@@ -92,6 +102,16 @@ def attribute(
             loaded, chosen, trust_recipe=trust_recipe, say=lambda line: say(f"reads {line}")
         )
         skip_positions = list(skipped) or None
+        studies = [
+            Study.of(
+                crosscoder,
+                models={site.model: replacement.adapter for site in crosscoder.sites},
+                num_tokens=examples,
+                trust_recipe=trust_recipe,
+                quiet=quiet,
+            )
+            for crosscoder in (loaded if examples else [])
+        ]
         for number, prompt in enumerate(prompts, 1):
             document = TokenIds(tuple(replacement.adapter.prompt(prompt))) if chat else Text(prompt)
             place = output / str(number) if len(prompts) > 1 else output
@@ -118,9 +138,13 @@ def attribute(
             if ablations > 0 and graph.num_latents:
                 checked = graph_fidelity(replacement, graph, top=ablations, skip_positions=skip_positions)
                 say(checked.table().title)
+            if studies:
+                shown = graph.pruned(node_threshold=node_threshold, edge_threshold=edge_threshold)
+                write_features(replacement, shown, studies, place / "features")
             written = save_graph(
                 graph,
                 place,
+                features=place / "features" if studies else None,
                 scan=scan,
                 source_set=source_set,
                 fidelity=fidelity,

@@ -187,6 +187,19 @@
       on: { change: (event) => { kept.labels[latentKey(chosen)] = event.target.value; keep(); panel(); draw(); pins(); } } })));
     section.append(element("p", {}, element("button", { type: "button", id: "pin", textContent: kept.pinned.includes(chosen.id) ? "Unpin" : "Pin", on: { click: () => pin(chosen) } })));
     section.append(listOf("made by", chosen.into, "source"), listOf("makes", chosen.from, "target"));
+    const known = chosen.kind === "latent" && (data.metadata.crosscoders.features || {})[chosen.raw.feature];
+    if (known) section.append(...responds(known));
+  }
+  function responds({ examples, promotes, suppresses }) {
+    const peak = Math.max(1e-9, ...examples.flatMap(([, values]) => values));
+    const context = ([tokens, values]) => element("p", { className: "context" }, ...tokens.map((text, i) => {
+      const span = element("span", { textContent: text.replaceAll("\n", "⏎") });
+      if (values[i] > 0) { span.style.background = `rgba(224, 122, 44, ${(values[i] / peak).toFixed(2)})`; span.title = values[i].toPrecision(3); }
+      return span;
+    }));
+    const words = (title, list) => list.length ? [element("p", { className: "note", textContent: `${title}: ${list.map((text) => JSON.stringify(text)).join(" ")}` })] : [];
+    const body = examples.length ? examples.map(context) : [element("p", { className: "note", textContent: "Active nowhere in the text that examples come from." })];
+    return [element("h2", { textContent: "Where it is most active" }), ...body, ...words("promotes", promotes), ...words("suppresses", suppresses)];
   }
   function pins() {
     const box = byId("pinned");
