@@ -10,9 +10,10 @@ import torch
 
 from chromium import PATH, Chromium
 from circuit_models import PROMPT, clt, tiny
-from crosscoders import attribution_graph, graph_fidelity, save_graph
+from crosscoders import AnalysisError, attribution_graph, graph_fidelity, save_graph
 from crosscoders.circuits.graph import AttributionGraph, GraphTarget
 from crosscoders.circuits.graph_files import graph_page
+from crosscoders.circuits.graph_rules import cantor
 from crosscoders.circuits.replacement import ReplacementModel
 
 EVIL = '</script><script>window.evil=1</script><img src=x onerror="window.evil=1">'
@@ -186,3 +187,29 @@ def test_a_large_graph_is_drawn_at_once(tmp_path):
         assert float(tab.eval("document.documentElement.dataset.ready")) < 5000
         assert tab.eval("document.documentElement.scrollWidth <= window.innerWidth")
         assert tab.complaints() == []
+
+
+@browser
+def test_what_a_latent_responds_to_stands_beside_it(made, tmp_path):
+    graph = made[1].pruned()
+    layer, _, index = graph.latent_n3[0].tolist()
+    example = {"tokens": ["a", EVIL, "\n"], "tokens_acts_list": [0.0, 2.0, 1.0]}
+    content = {
+        "index": index,
+        "examples_quantiles": [{"quantile_name": "Top activations", "examples": [example]}],
+        "top_logits": [EVIL],
+    }
+    (tmp_path / f"{cantor(layer, index)}.json").write_text(json.dumps(content))
+    (tmp_path / "graph.html").write_text(graph_page(made[1], features=tmp_path), encoding="utf-8")
+    with Chromium(f"file://{tmp_path / 'graph.html'}") as tab:
+        tab.click(f'.node.latent[data-id^="{layer}_{index}_"]')
+        tab.wait("document.querySelector('.context')")
+        assert tab.eval("document.querySelector('.context').textContent") == f"a{EVIL}⏎"
+        marked = "[...document.querySelectorAll('.context span')].map((span) => span.style.background !== '')"
+        assert tab.eval(marked) == [False, True, True]
+        assert "promotes" in tab.eval("document.getElementById('chosen').textContent")
+        assert not tab.eval("window.evil") and tab.complaints() == []
+    content["examples_quantiles"][0]["examples"][0]["tokens"].pop()
+    (tmp_path / f"{cantor(layer, index)}.json").write_text(json.dumps(content))
+    with pytest.raises(AnalysisError, match="2 tokens and 3 activations"):
+        graph_page(made[1], features=tmp_path)
