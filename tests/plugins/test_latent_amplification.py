@@ -78,7 +78,7 @@ def test_the_latent_that_carries_a_planted_word_is_named_needed_and_enough():
     assert found["contribution"][0] == pytest.approx(float(logp[0] - logp[1]), rel=1e-3)
     assert all(abs(other) < 1e-4 for other in found["contribution"][1:])
     assert found["plain"]["hits"] < 20 < 200 < found["amplified_logits"]["hits"]
-    assert found["without"]["hits"] == 0
+    assert found["without"]["hits"] == found["without_all"]["hits"] == 0
     assert found["amplified_latents"]["0"]["hits"] == found["plain"]["hits"]
     assert found["amplified_latents"]["1"]["hits"] == found["amplified_logits"]["hits"]
     assert "latents 5 contribute most" in report.summary
@@ -90,7 +90,7 @@ def test_a_model_against_its_copy_has_nothing_to_attribute():
     numbers = found.data["behaviours"]["rare"]
     assert all(abs(loss) < 1e-5 for loss in numbers["contribution"])
     assert numbers["without"]["hits"] == numbers["plain"]["hits"] == numbers["amplified_latents"]["4"]["hits"]
-    assert "do not surely bring it out" in found.summary
+    assert "it does not surely rise" in found.summary
 
 
 def test_a_behaviour_that_never_comes_up_is_said():

@@ -30,15 +30,21 @@ class Answer:
     stop: int
 
 
-def answer_with(adapter: Any, pattern: re.Pattern[str], prompt: Sequence[int], ids: Sequence[int]) -> Answer | None:
-    """The answer if it has the behaviour, with the tokens that a match of the pattern lies in."""
+def answer_with(
+    adapter: Any, pattern: re.Pattern[str], prompt: Sequence[int], ids: Sequence[int], *, lead: int = 0
+) -> Answer | None:
+    """The answer if it has the behaviour, with the tokens that a match of the pattern lies in.
+
+    Up to `lead` tokens of the answer before the match count as the behaviour too: once it has begun, its words may
+    follow from each other, and what decides is how it begins.
+    """
     match = pattern.search(adapter.text(ids))
     if match is None:
         return None
     ends = [len(adapter.text(ids[: n + 1])) for n in range(len(ids))]
     start = next((n for n, end in enumerate(ends) if end > match.start()), 0)
     stop = next((n + 1 for n, end in enumerate(ends) if end >= match.end()), len(ids))
-    return Answer(tuple(prompt), tuple(ids), len(prompt) + start, len(prompt) + stop)
+    return Answer(tuple(prompt), tuple(ids), len(prompt) + max(0, start - lead), len(prompt) + stop)
 
 
 @frozen(eq=False, slots=False)

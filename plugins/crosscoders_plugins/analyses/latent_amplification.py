@@ -3,7 +3,8 @@
 1. Answers by amplified logits (`amplification`) show the behaviour.
 2. They are read again with one latent after another taken out of the model after fine-tuning, x^after − f_j
    (d_j^after − d_j^before): what the log-probability of the behaviour's tokens loses is what the latent contributes.
-3. *Needed*: questions are answered again by amplified logits, the latents that contribute most taken out.
+3. *Needed*: questions are answered again by amplified logits, the latents that contribute most taken out; and with all
+   of them out, which shows whether the behaviour passes through this crosscoder.
 4. *Enough*: questions are answered by the model after fine-tuning with only these latents amplified,
    x^after + α Σ_{j∈S} f_j (d_j^after − d_j^before).
 """
@@ -57,12 +58,16 @@ class LatentAmplificationConfig:
     """Number of answers to each question."""
     sampling: SamplingConfig = field(factory=SamplingConfig)
     """How tokens are sampled."""
-    candidates: int = field(default=48, validator=ge(1))
+    candidates: int = field(default=256, validator=ge(1))
     """Number of latents that are taken out one by one: those that do most otherwise before the behaviour."""
     read: int = field(default=32, validator=ge(1))
     """Number of answers with a behaviour that are read again."""
-    named: int = field(default=4, validator=ge(1))
-    """Number of latents, those that contribute most, that are taken out and amplified together."""
+    lead: int = field(default=8, validator=ge(0))
+    """Tokens of an answer before the match that count as the behaviour too, since what decides may come before."""
+    named: int = field(default=16, validator=ge(1))
+    """Number of latents, those that contribute most, that are taken out together."""
+    strongest: int = field(default=4, validator=ge(1))
+    """Number of them that are amplified by themselves; many at once break the text."""
     batch_rows: int = field(default=200, validator=gt(0))
     """Number of answers generated in one batch."""
     confidence: float = field(default=0.95, validator=and_(gt(0.0), lt(1.0)))
@@ -128,10 +133,13 @@ class LatentAmplification:
         asked = [model.prompt(q) for q in questions for _ in range(options.samples_per_prompt)]
         plain = self._answers(patching, asked, logit_alpha=0.0)
         shown = self._answers(patching, asked, logit_alpha=options.logit_alpha) if options.logit_alpha else plain
+        every = range(study.crosscoder.num_latents)
+        none = self._answers(patching, asked, logit_alpha=options.logit_alpha, latents=every, latent_alpha=-1.0)
         behaviours = {}
         for name, pattern in self.patterns.items():
             numbers: dict[str, Any] = {"plain": self._rate(patching, pattern, plain)}
             numbers["amplified_logits"] = self._rate(patching, pattern, shown)
+            numbers["without_all"] = self._rate(patching, pattern, none)
             numbers |= self._carried(study, patching, name, asked, shown)
             latents = numbers["latents"][: options.named]
             if latents:
@@ -141,7 +149,9 @@ class LatentAmplification:
                 numbers["without"] = self._rate(patching, pattern, without)
                 numbers["amplified_latents"] = {
                     alpha: self._rate(
-                        patching, pattern, self._answers(patching, asked, latents=latents, latent_alpha=alpha)
+                        patching,
+                        pattern,
+                        self._answers(patching, asked, latents=latents[: options.strongest], latent_alpha=alpha),
                     )
                     for alpha in options.alphas
                 }
@@ -192,7 +202,7 @@ class LatentAmplification:
         found = [
             answer
             for prompt, ids in zip(asked, answers, strict=True)
-            if (answer := answer_with(adapter, pattern, prompt, ids)) is not None
+            if (answer := answer_with(adapter, pattern, prompt, ids, lead=options.lead)) is not None
         ][: options.read]
         given = list(options.latents.get(name, ()))
         if not found:
@@ -213,23 +223,27 @@ class LatentAmplification:
     def _report(self, patching: Patching, behaviours: Mapping[str, dict[str, Any]]) -> Report:
         options, rows, parts, lines = self.options, [], list[Part](), []
         for name, found in behaviours.items():
-            named = ", ".join(map(str, found["latents"][: options.named]))
+            named = ", ".join(map(str, found["latents"][: options.strongest]))
             rows.append((name, "plain", *found["plain"].row))
             rows.append((name, f"logits amplified, α = {options.logit_alpha:g}", *found["amplified_logits"].row))
             if "without" not in found:
                 lines.append(f"'{name}' did not come up, so there is nothing to attribute.")
                 continue
-            rows.append((name, f"the same without {named}", *found["without"].row))
+            count, few = len(found["latents"][: options.named]), len(found["latents"][: options.strongest])
+            rows.append((name, f"the same without {count} latents", *found["without"].row))
+            rows.append((name, "the same without any latent", *found["without_all"].row))
             levels = found["amplified_latents"]
-            rows += [(name, f"only {named} amplified, α = {alpha:g}", *rate.row) for alpha, rate in levels.items()]
+            rows += [
+                (name, f"only {few} latents amplified, α = {alpha:g}", *rate.row) for alpha, rate in levels.items()
+            ]
             best = max(levels, key=lambda alpha: levels[alpha].hits / levels[alpha].answers)
-            enough = f"they bring it from {found['plain']} to {levels[best]} (α = {best:g})"
+            enough = f"it rises from {found['plain']} to {levels[best]} (α = {best:g})"
             if levels[best].low <= found["plain"].hits / found["plain"].answers:
-                enough = "they do not surely bring it out"
+                enough = "it does not surely rise"
             lines.append(
                 f"'{name}': latents {named} contribute most. With amplified logits it comes up in "
-                f"{found['amplified_logits']} of answers, without them in {found['without']}; amplified by themselves "
-                f"{enough}."
+                f"{found['amplified_logits']} of answers, without the first {count} latents in {found['without']}, "
+                f"without any in {found['without_all']}; with only the first {few} amplified {enough}."
             )
             if found["read"]:
                 parts.append(
@@ -239,7 +253,7 @@ class LatentAmplification:
                         rows=list(zip(found["latents"], found["contribution"], strict=True))[:12],
                         note=f"log p of the behaviour's own tokens by amplified logits, over {found['read']} answers: "
                         f"{found['log_probability']:.2f} nats, and {found['log_probability_without']:.2f} without "
-                        f"{named}.",
+                        f"the first {count}.",
                     )
                 )
         rates = Table(
