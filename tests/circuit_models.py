@@ -5,6 +5,7 @@ from functools import cache
 import torch
 import transformers
 
+import letters
 from crosscoders import Crosscoder, LatentGroup, Site, Wiring, build_crosscoder
 from crosscoders_adapters.transformers import TransformersAdapter
 
@@ -22,20 +23,11 @@ SIZES = {
 PROMPT = [1, 9, 12, 7, 8, 14, 20]
 
 
-class Tokenizer:
-    """Letters as tokens; enough for models whose vocabulary means nothing."""
-
-    all_special_ids = (0, 1, 2)
-    bos_token_id, eos_token_id, cls_token_id, chat_template = 1, 2, None, None
-
-    def get_vocab(self):
-        return {chr(97 + i): i for i in range(32)}
+class Tokenizer(letters.Tokenizer):
+    """Its texts begin with BOS, and letters are their places in the alphabet."""
 
     def __call__(self, text, **_):
         return {"input_ids": [1, *(ord(c) - 97 for c in text)]}
-
-    def decode(self, ids, skip_special_tokens=False):
-        return "".join(chr(97 + i) for i in ids if not (skip_special_tokens and i in self.all_special_ids))
 
 
 @cache

@@ -6,6 +6,7 @@ import pytest
 import torch
 import transformers
 
+import letters
 from crosscoders import Chat, ConfigError, Edit, Message, ModelChoice, Text, TokenBatch, TokenIds, Tokenized
 from crosscoders.models.choice import choose_pack
 from crosscoders.models.packing import keeps_documents_apart
@@ -74,18 +75,8 @@ NOT_PACKED = {
 LENGTHS = (9, 3, 12, 1, 15, 8)
 
 
-class Tokenizer:
-    all_special_ids = (0, 1, 2)
-    bos_token_id, eos_token_id, cls_token_id, chat_template = 1, 2, None, None
-
-    def get_vocab(self):
-        return {chr(97 + i): i for i in range(64)}
-
-    def __call__(self, text, **_):
-        return {"input_ids": [3 + ord(c) % 60 for c in text]}
-
-    def decode(self, ids, skip_special_tokens=False):
-        return "".join(chr(97 + i) for i in ids)
+class Tokenizer(letters.Tokenizer):
+    size, letters = 64, 60
 
 
 class Letters(Tokenizer):

@@ -25,6 +25,7 @@ from crosscoders.models.linear import one_row
 from crosscoders.models.tokens import TokenBatch
 from crosscoders.testing import ModelAdapterSuite
 from crosscoders_adapters.transformers import TransformersAdapter
+from letters import Tokenizer
 
 SMALL = {
     "vocab_size": 32,
@@ -105,22 +106,6 @@ FAMILIES = {
         {**LLAMA_LIKE, "num_local_experts": 4, "num_experts_per_tok": 2, "num_hidden_layers": 2},
     ),
 }
-
-
-class Tokenizer:
-    """Letters as tokens; enough for models whose vocabulary means nothing."""
-
-    all_special_ids = (0, 1, 2)
-    bos_token_id, eos_token_id, cls_token_id, chat_template = 1, 2, None, None
-
-    def get_vocab(self):
-        return {chr(97 + i): i for i in range(32)}
-
-    def __call__(self, text, **_):
-        return {"input_ids": [3 + ord(c) % 29 for c in text]}
-
-    def decode(self, ids, skip_special_tokens=False):
-        return "".join(chr(97 + i) for i in ids if not (skip_special_tokens and i in self.all_special_ids))
 
 
 @cache

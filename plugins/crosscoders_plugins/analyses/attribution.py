@@ -76,7 +76,7 @@ class Reading:
 
     def candidates(self, count: int) -> list[int]:
         """The latents that do most otherwise before the behaviour's last token: Σ f_j ‖d_j^after − d_j^before‖."""
-        latents, patching = self.batch.latents, self.patching
+        latents = self.batch.latents
         places_T = torch.arange(self.span_BT.shape[1], device=self.span_BT.device)
         last_B = (self.span_BT * places_T).amax(dim=1)
         row_N, position_N = self.batch.place_B2[latents.token_N].unbind(dim=1)
@@ -84,13 +84,9 @@ class Reading:
         sum_F = torch.zeros(latents.num_latents).index_add_(
             0, latents.latent_N[before_N].cpu(), latents.value_N[before_N].cpu()
         )
-        live, crosscoder = sum_F.nonzero().squeeze(1), patching.study.crosscoder
-        turns = [
-            crosscoder.direction(live.tolist(), f"{patching.source}/{point}")
-            - crosscoder.direction(live.tolist(), f"{patching.target}/{point}")
-            for point in patching.points
-        ]
-        order = (sum_F[live] * torch.cat(turns, dim=1).norm(dim=1).cpu()).argsort(descending=True, stable=True)
+        live = sum_F.nonzero().squeeze(1)
+        turn_K = self.patching.turn(live.tolist()).norm(dim=1).cpu()
+        order = (sum_F[live] * turn_K).argsort(descending=True, stable=True)
         found: list[int] = live[order[:count]].tolist()
         return found
 

@@ -23,7 +23,6 @@ from crosscoders import AnalysisError, Example, Examples, Note, Part, Report, St
 from crosscoders.authoring import activity
 
 from .answers import loaded
-from .profiles import firings_of
 from .windows import Sampled, Window, sampled
 
 EXPLAIN = """Below are pieces of text. Tokens on which a feature of a language model is active stand between « and ».
@@ -114,7 +113,7 @@ class Autointerp:
         return self._report(study, found)
 
     def _drawn(self, study: Study) -> list[int]:
-        firings_F = firings_of(study)
+        firings_F = study.census().firings_F
         live = (firings_F >= self.options.min_firings).nonzero().squeeze(1).tolist()
         if not live:
             raise AnalysisError(f"no latent fires on {self.options.min_firings} tokens of this text")

@@ -104,13 +104,14 @@ class CausalKL:
     def arms(self, study: Study, patching: Patching) -> dict[str, Arm]:
         """The sets to compare, by name."""
         crosscoder = study.crosscoder
-        energy_F, firings_F = _activity(study)
-        live = (firings_F > 0).nonzero().squeeze(1)
+        seen = study.census()
+        live = (seen.firings_F > 0).nonzero().squeeze(1)
         if len(live) < 2:
             raise AnalysisError("fewer than two latents fire on these tokens, so there are no sets to compare")
         score_F = _delta_norm(crosscoder, patching)
         if self.options.by == "energy":
-            score_F = energy_F * _turn(crosscoder, patching)
+            turn_F = precise(patching.turn(range(crosscoder.num_latents)).cpu()).square().sum(dim=1)
+            score_F = seen.square_F * turn_F
         order = live[score_F[live].argsort(descending=True, stable=True)]
         size = max(1, round(self.options.share * len(live)))
         arms = {NONE: Arm(latents=()), ALL: Arm(), EXACT: Arm(with_error=True)}
@@ -220,17 +221,6 @@ class CausalKL:
         )  # fmt: skip
 
 
-def _activity(study: Study) -> tuple[Tensor, Tensor]:
-    """Σ f² and firings of each latent over the study's tokens."""
-    F = study.crosscoder.num_latents
-    energy_F, firings_F = torch.zeros(F, dtype=torch.float64), torch.zeros(F, dtype=torch.int64)
-    for batch in study.batches():
-        latent_N, value_N = batch.latents.latent_N.cpu(), batch.latents.value_N.cpu()
-        energy_F.index_add_(0, latent_N, value_N.double().square())
-        firings_F += torch.bincount(latent_N, minlength=F)
-    return energy_F, firings_F
-
-
 def _norms(crosscoder: Crosscoder, model: str, points: tuple[str, ...]) -> Tensor:
     """Norm of each latent's rows at a model's points taken together, normalised units, (F,)."""
     rows = [crosscoder.decoder_rows(f"{model}/{point}").detach().cpu() for point in points]
@@ -243,15 +233,3 @@ def _delta_norm(crosscoder: Crosscoder, patching: Patching) -> Tensor:
     return delta_norm(
         torch.stack([_norms(crosscoder, model, patching.points) for model in (patching.target, patching.source)], dim=1)
     )
-
-
-def _turn(crosscoder: Crosscoder, patching: Patching) -> Tensor:
-    """‖d^source − d^target‖² in raw units, over all points, (F,) float64."""
-    every = list(range(crosscoder.num_latents))
-    parts = [
-        crosscoder.direction(every, f"{patching.source}/{point}")
-        - crosscoder.direction(every, f"{patching.target}/{point}")
-        for point in patching.points
-    ]
-    turn_F: Tensor = torch.cat(parts, dim=1).detach().cpu().double().square().sum(dim=1)
-    return turn_F

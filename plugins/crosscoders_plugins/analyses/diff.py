@@ -18,7 +18,6 @@ from attrs.validators import ge, gt
 from crosscoders import (
     AnalysisError,
     ConfigError,
-    Crosscoder,
     Entries,
     Entry,
     Note,
@@ -33,7 +32,7 @@ from .evidence import Evidence, activity_of, held_against, null_of, rank
 from .latent_scaling import TERMS as SCALING_TERMS
 from .latent_scaling import LatentScaling, LatentScalingConfig
 from .twins import twins
-from .universality import nearest
+from .universality import crosscoder_of, nearest
 
 TERMS = {
     **SCALING_TERMS,
@@ -95,29 +94,20 @@ class Diff:
             for home, kind, said in zip(scaling["home"], scaling["class"], verdict, strict=True)
         ]
         device = study.crosscoder.device
-        seeds = [nearest(study.crosscoder, loaded(given).to(device)).tolist() for given in self.options.others]
+        seeds = [nearest(study.crosscoder, crosscoder_of(given).to(device)).tolist() for given in self.options.others]
         return Evidence(
             scaling, verdict, reason, activity_of(study), twins(study, leaning), seeds, null, study.explanations
         )
 
     def _null(self, study: Study) -> Mapping[str, Any]:
         """The verdicts on the null pair's crosscoder, on the same text."""
-        crosscoder = loaded(self.options.null).to(study.crosscoder.device)
+        crosscoder = crosscoder_of(self.options.null).to(study.crosscoder.device)
         # Both sides of a null pair are one model: the one before fine-tuning where keys are others.
         first = next(iter(study.adapters.values()))
         adapters = {site.model: study.adapters.get(site.model, first) for site in crosscoder.sites}
         if len({id(adapter) for adapter in adapters.values()}) > 1:
             adapters = dict.fromkeys(adapters, first)
-        same = Study(
-            crosscoder,
-            adapters,
-            study.source,
-            activations=study.activations,
-            num_tokens=study.num_tokens,
-            seed=study.seed,
-            reading=study.reading,
-        )
-        return LatentScaling(self.options.scaling).run(same).data
+        return LatentScaling(self.options.scaling).run(study.with_crosscoder(crosscoder, adapters)).data
 
     def _listed(self, evidence: Evidence) -> list[int]:
         """The latents that are shown: of each verdict those that put most into their home."""
@@ -241,11 +231,6 @@ class Diff:
             note="Of each verdict the latents that put most into the model, by what they carry of the KL. Open "
             "one for what is behind its line.",
         )
-
-
-def loaded(given: Any) -> Crosscoder:
-    """A crosscoder, itself or by folder or Hub id."""
-    return given if isinstance(given, Crosscoder) else Crosscoder.from_pretrained(given)
 
 
 def _mean(values: Sequence[float]) -> float | None:

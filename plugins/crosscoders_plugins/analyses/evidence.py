@@ -9,6 +9,7 @@ import torch
 from attrs import field, frozen
 
 from crosscoders import Study
+from crosscoders.authoring import precise
 
 from .twins import Twin
 
@@ -145,23 +146,17 @@ def held_against(null: Null | None, scaling: Mapping[str, Any]) -> tuple[list[st
 
 
 def activity_of(study: Study) -> Activity:
-    """From one pass over the study's text."""
-    F = study.crosscoder.num_latents
-    firings_F, total_F, energy_F, template_F = (torch.zeros(F, dtype=torch.float64) for _ in range(4))
-    num_tokens = 0
+    """From the study's text."""
+    seen = study.census()
+    template_F = torch.zeros_like(seen.sum_F)
     for batch in study.batches():
         latents = batch.latents
         special_B = batch.tokens.special[batch.keep_BT].cpu()
-        latent_N, value_N = latents.latent_N.cpu(), latents.value_N.detach().cpu().double()
-        num_tokens += latents.num_tokens
-        firings_F += torch.bincount(latent_N, minlength=F)
-        total_F.index_add_(0, latent_N, value_N)
-        energy_F.index_add_(0, latent_N, value_N.square())
-        template_F.index_add_(0, latent_N, value_N * special_B[latents.token_N.cpu()])
-    count = max(1, num_tokens)
+        on_template_N = precise(latents.value_N.detach().cpu()) * special_B[latents.token_N.cpu()]
+        template_F.index_add_(0, latents.latent_N.cpu(), on_template_N)
     return Activity(
-        firings_F.long().tolist(),
-        (firings_F / count).tolist(),
-        (energy_F / count).tolist(),
-        (template_F / total_F).nan_to_num(0.0).tolist(),
+        seen.firings_F.tolist(),
+        (precise(seen.firings_F) / seen.num_tokens).tolist(),
+        (seen.square_F / seen.num_tokens).tolist(),
+        (template_F / seen.sum_F).nan_to_num(0.0).tolist(),
     )

@@ -78,7 +78,7 @@ class LatentAmplificationConfig:
             compiled(name, pattern)
         unknown = set(self.latents) - set(self.patterns)
         if unknown:
-            raise AnalysisError(f"latents are given for '{unknown.pop()}', of which there is no pattern")
+            raise AnalysisError(f"latents are given for '{unknown.pop()}', which has no pattern")
 
 
 @frozen

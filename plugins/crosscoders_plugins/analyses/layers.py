@@ -17,7 +17,7 @@ from crosscoders.reports.figures import heatmap, histogram
 
 from .intervals import discoveries
 from .norm_classes import entropy_share
-from .profiles import Profiles, firings_of, ordered_sites, shuffled, spread_of
+from .profiles import Profiles, ordered_sites, shuffled, spread_of
 
 TERMS = {
     "centre": "Where along the sites a latent's decoder norm lies on average.",
@@ -56,7 +56,7 @@ class Layers:
         profiles = Profiles.of(study.crosscoder, names)
         position_S = torch.arange(len(names)).double()
         centre_F, spread_F, drift_F = profiles.centre(position_S), profiles.spread(position_S), profiles.drift()
-        firings_F = firings_of(study)
+        firings_F = study.census().firings_F
         counts_F = (firings_F >= options.min_firings) & spread_F.isfinite()
         p_F, null_F = self._null(profiles.share_FS, position_S, spread_F, study.seed)
         local_F = torch.zeros_like(counts_F)

@@ -32,9 +32,8 @@ class Places:
     def __init__(self, study: Study, patterns: Mapping[str, re.Pattern[str]]) -> None:
         F = study.crosscoder.num_latents
         self.spots: dict[str, list[Spot]] = {name: [] for name in patterns}
-        self.firings_F = torch.zeros(F, dtype=torch.int64)
-        self.num_tokens = 0
-        self._sum_F = torch.zeros(F, dtype=torch.float64)
+        seen = study.census()
+        self.firings_F, self.num_tokens, self._sum_F = seen.firings_F, seen.num_tokens, seen.sum_F
         self._at = {name: torch.zeros(F, dtype=torch.float64) for name in patterns}
         """Summed activation of each latent at matches."""
         self._matched = {name: torch.zeros(F, dtype=torch.int64) for name in patterns}
@@ -44,9 +43,6 @@ class Places:
             latents = batch.latents
             token_N, latent_N = latents.token_N.cpu(), latents.latent_N.cpu()
             value_N = latents.value_N.cpu().double()
-            self.num_tokens += latents.num_tokens
-            self.firings_F += torch.bincount(latent_N, minlength=F)
-            self._sum_F.index_add_(0, latent_N, value_N)
             keep_BT = batch.keep_BT.cpu()
             # The number of each token among those that count.
             number_BT = (keep_BT.flatten().cumsum(0) - 1).view_as(keep_BT).masked_fill(~keep_BT, -1)

@@ -13,7 +13,7 @@ from attrs import frozen
 from torch import Tensor
 from torch.nn import functional
 
-from crosscoders import AnalysisError, Crosscoder, Study
+from crosscoders import AnalysisError, Crosscoder
 
 from .norm_classes import norm_share, width_free_norms
 
@@ -75,14 +75,6 @@ def shuffled(value_FS: Tensor, generator: torch.Generator) -> Tensor:
     """The values of each latent in an order of their own."""
     order_FS = torch.rand(value_FS.shape, generator=generator).argsort(dim=1)
     return value_FS.gather(1, order_FS)
-
-
-def firings_of(study: Study) -> Tensor:
-    """On how many of the study's tokens each latent is active, (F,)."""
-    firings_F = torch.zeros(study.crosscoder.num_latents, dtype=torch.int64)
-    for batch in study.batches():
-        firings_F += torch.bincount(batch.latents.latent_N.cpu(), minlength=len(firings_F))
-    return firings_F
 
 
 def ordered_sites(crosscoder: Crosscoder, chosen: Sequence[str], least: int) -> tuple[str, ...]:

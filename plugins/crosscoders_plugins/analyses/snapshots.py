@@ -21,7 +21,7 @@ from crosscoders import AnalysisError, Figure, Note, Part, Report, Study, Table
 from crosscoders.reports.figures import curves
 
 from .intervals import discoveries
-from .profiles import Profiles, firings_of, ordered_sites, shuffled
+from .profiles import Profiles, ordered_sites, shuffled
 
 DATES = ("onset", "settled")
 KINDS = ("emerging", "from the start", "fading", "undated")
@@ -75,7 +75,7 @@ class Snapshots:
                 f"steps should be {len(names)} rising numbers, one for each of {', '.join(names)}, not {steps}"
             )
         profiles = Profiles.of(study.crosscoder, names)
-        firings_F = firings_of(study)
+        firings_F = study.census().firings_F
         counts_F = (firings_F >= options.min_firings) & (profiles.norms_FS.amax(dim=1) > 0)
         onset_F = _sustained(profiles.norms_FS / profiles.norms_FS.amax(dim=1, keepdim=True) >= options.onset)
         settled_F = None

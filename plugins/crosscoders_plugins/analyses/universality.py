@@ -84,9 +84,8 @@ class Universality:
         lines, rows = [], []
         data: dict[str, Any] = {"sites": list(study.crosscoder.written.names), "others": []}
         for number, given in enumerate(self.options.others):
-            other = given if isinstance(given, Crosscoder) else Crosscoder.from_pretrained(given)
             name = f"{number + 1}: {given}" if isinstance(given, str) else f"{number + 1}"
-            found = self.compare(study, other.to(study.crosscoder.device))
+            found = self.compare(study, crosscoder_of(given).to(study.crosscoder.device))
             data["others"].append({"name": name, **found})
             parts += self._parts(name, study.crosscoder, found)
             lines.append(_line(name, found))
@@ -240,6 +239,11 @@ class Universality:
             note="As a share of the squared error here; those that take away most.",
         )
         return [facts, Figure(title=f"Pairs with {name}", svg=drawing.svg()), novel]
+
+
+def crosscoder_of(given: Any) -> Crosscoder:
+    """A crosscoder, itself or by folder or Hub id."""
+    return given if isinstance(given, Crosscoder) else Crosscoder.from_pretrained(given)
 
 
 def _line(name: str, found: dict[str, Any]) -> str:

@@ -22,6 +22,8 @@ class Census:
     """Tokens on which each latent is active, int64."""
     sum_F: Tensor
     """Sum of its activations."""
+    square_F: Tensor
+    """Sum of their squares."""
     max_F: Tensor
     """Its largest activation."""
     num_tokens: int
@@ -50,7 +52,7 @@ class Census:
 def census(batches: Iterable[StudyBatch], num_latents: int) -> Census:
     """Count over `batches`."""
     firings_F = torch.zeros(num_latents, dtype=torch.int64)
-    sum_F = torch.zeros(num_latents, **accumulator(firings_F.device))
+    sum_F, square_F = torch.zeros(2, num_latents, **accumulator(firings_F.device))
     max_F = torch.zeros(num_latents)
     num_tokens = 0
     for batch in batches:
@@ -59,7 +61,8 @@ def census(batches: Iterable[StudyBatch], num_latents: int) -> Census:
         latent_N, value_N = latents.latent_N.cpu(), latents.value_N.cpu()
         firings_F += torch.bincount(latent_N, minlength=num_latents)
         sum_F.index_add_(0, latent_N, precise(value_N))
+        square_F.index_add_(0, latent_N, precise(value_N).square())
         max_F.scatter_reduce_(0, latent_N, value_N, "amax")
     if not num_tokens:
         raise AnalysisError("the study has no tokens that count")
-    return Census(firings_F, sum_F, max_F, num_tokens)
+    return Census(firings_F, sum_F, square_F, max_F, num_tokens)

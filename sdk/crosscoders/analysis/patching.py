@@ -90,6 +90,16 @@ class Patching:
                 values[name][point] = target_BTD.index_put(places, moved_BD)
         return values
 
+    def turn(self, latents: Sequence[int]) -> Tensor:
+        """d_j^source − d_j^target in raw units, all points side by side, (K, D of all points)."""
+        crosscoder = self.study.crosscoder
+        parts = [
+            crosscoder.direction(latents, f"{self.source}/{point}")
+            - crosscoder.direction(latents, f"{self.target}/{point}")
+            for point in self.points
+        ]
+        return torch.cat(parts, dim=1)
+
     def steps(self, latents: Latents, chosen: Sequence[int] | None = None) -> dict[str, Tensor]:
         """Σ_j f_j (d_j^source − d_j^target) over the chosen latents, or all, in raw units at each point, (B, D)."""
         crosscoder = self.study.crosscoder

@@ -73,20 +73,12 @@ def spurious(
 
 def _counts(name: str, crosscoder: Crosscoder, study: Study, registry: Registry | None) -> tuple[Any, ...]:
     """A row of the table: what one crosscoder calls exclusive, on the text of the main one's study."""
-    first = study.crosscoder.sites[0].model
-    adapters = study.adapters
     if name == "null pair":
-        adapters = dict.fromkeys(adapters, adapters[first])
-    same = Study(
-        crosscoder,
-        adapters,
-        study.source,
-        activations=study.activations,
-        num_tokens=study.num_tokens,
-        seed=study.seed,
-        reading=study.reading,
-    )
-    (report,) = analyse(crosscoder, ["latent_scaling"], study=same, registry=registry)
+        first = study.adapters[study.crosscoder.sites[0].model]
+        study = study.with_crosscoder(crosscoder, dict.fromkeys(study.adapters, first))
+    elif crosscoder is not study.crosscoder:
+        study = study.with_crosscoder(crosscoder)
+    (report,) = analyse(crosscoder, ["latent_scaling"], study=study, registry=registry)
     verdicts, classes = report.data["verdict"], report.data["class"]
     specific = [verdict.startswith("specific") for verdict in verdicts]
     exclusive = [kind.startswith("only") for kind in classes]

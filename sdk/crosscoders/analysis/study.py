@@ -175,6 +175,18 @@ class Study:
         other.num_tokens = num_tokens
         return other
 
+    def with_crosscoder(self, crosscoder: Crosscoder, adapters: Mapping[str, ModelAdapter] | None = None) -> Study:
+        """A study of another crosscoder over the same text, and the same models unless `adapters` are given."""
+        return Study(
+            crosscoder,
+            adapters or self.adapters,
+            self.source,
+            activations=self.activations,
+            num_tokens=self.num_tokens,
+            seed=self.seed,
+            reading=self.reading,
+        )
+
     # -- look ---------------------------------------------------------------------------------------------------
 
     def latents(self, given: Input, *, top: int = 8) -> TokenLatents:
@@ -224,7 +236,7 @@ class Study:
         peak on the phrase), `peak`, `score`, `lift` (its mean on the phrase over its mean on the study), `firings`,
         `token` (of the peak).
         """
-        return find(self.latents(phrase), self.batches(), self._census(), count=n)
+        return find(self.latents(phrase), self.batches(), self.census(), count=n)
 
     def logit_effects(self, latents: int | Sequence[int], *, n: int = 10) -> Table:
         """The `n` tokens that latents promote and suppress most by their direct path to the logits, by written site.
@@ -239,7 +251,7 @@ class Study:
 
         Columns `latent`, `density`, `firings`, `mean_active`, `max`.
         """
-        return self._census().table()
+        return self.census().table()
 
     def silent(self) -> list[int]:
         """Latents that are active on none of the study's tokens.
@@ -247,7 +259,7 @@ class Study:
         Training calls *dead* what was not selected for a whole window of the run (`training.dead_after_tokens`); a
         latent that is silent here need not be.
         """
-        return self._census().silent
+        return self.census().silent
 
     # -- act ----------------------------------------------------------------------------------------------------
 
@@ -361,7 +373,8 @@ class Study:
         keep_BT = keep_mask(self.activations.masks, tokens, harvester.norms(x_BTX), None)
         return StudyBatch(0, tokens, x_BTX, keep_BT, self.crosscoder)
 
-    def _census(self) -> Census:
+    def census(self) -> Census:
+        """How often and how strongly each latent is active on the study's tokens; counted once."""
         key = "census", self.activations, self.split, self.num_tokens
         version = version_of(self.crosscoder)
         if self._shared.get(key, (None,))[0] != version:
