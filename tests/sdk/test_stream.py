@@ -274,9 +274,9 @@ def test_a_position_is_small_and_a_long_document_is_read_in_linear_time():
     reader.read(1)
     seconds, state = [], reader.state()
     for _ in range(2):
-        begun = time.perf_counter()
+        begun = time.process_time()
         reader.read(1000)
-        seconds.append(time.perf_counter() - begun)
+        seconds.append(time.process_time() - begun)
         assert len(json.dumps(reader.state())) < 200
     assert seconds[1] < 10 * seconds[0] and seconds[0] < 5
     again = SequenceReader(source, Counting(), context_length=128)
