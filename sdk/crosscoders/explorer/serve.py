@@ -60,6 +60,7 @@ def _listening(port: int) -> socket.socket:
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         found.bind((HOST, port))
+        found.listen(64)  # who opens the link at once waits until models answer
     except (OSError, OverflowError) as error:
         found.close()
         reason = getattr(error, "strerror", None) or error

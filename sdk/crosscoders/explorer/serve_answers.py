@@ -95,7 +95,7 @@ class Live:
                     "parts": {model: values[n] for model, values in parts.items()},
                 }
             )
-        strongest = []
+        strongest: list[dict[str, Any]] = []
         for latent in found.strongest(STRONGEST):
             shares = {model: [0.0] * len(texts) for model in parts}
             for position in range(len(texts)):
@@ -151,9 +151,7 @@ class Live:
         before, after = self.study.adapter(sites[0].model), self.study.adapter(sites[-1].model)
         if before is after or vocabulary_of(before) != vocabulary_of(after):
             raise AnalysisError("logits are amplified between two models of one vocabulary")
-        return AmplifiedLogits(
-            generates(after, DOING).decoder(), generates(before, DOING).decoder(), amplify.alpha
-        )
+        return AmplifiedLogits(generates(after, DOING).decoder(), generates(before, DOING).decoder(), amplify.alpha)
 
     def _prompt(self, asked: GenerateRequest, adapter: ModelAdapter) -> list[int]:
         ids = prompt_ids(Text(asked.text) if asked.as_it_is else asked.text, adapter)
@@ -190,4 +188,6 @@ class _Stoppable:
 
 def _check_length(count: int) -> None:
     if count > MOST_TOKENS:
-        raise AnalysisError(f"the text should have {MOST_TOKENS:,} tokens at most, new ones included, and has {count:,}")
+        raise AnalysisError(
+            f"the text should have {MOST_TOKENS:,} tokens at most, new ones included, and has {count:,}"
+        )

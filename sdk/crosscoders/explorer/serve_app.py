@@ -25,7 +25,7 @@ NOBODY_WAITS = 499
 
 
 def live_app(live: Live, *, token: str, hosts: Sequence[str], dashboard: Path | None = None) -> Guard:
-    """An ASGI application that answers below `/token/` for `hosts`, and shows the folder `dashboard` if there is one."""
+    """An ASGI application that answers below `/token/` for `hosts`, and shows the folder `dashboard` if any."""
     turns = Turns()
 
     async def about(request: Request) -> Response:

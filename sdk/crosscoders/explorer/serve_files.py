@@ -20,7 +20,7 @@ TYPES = {
     ".txt": "text/plain",
 }
 """Kinds of files that pages are made of; others are not shown."""
-LIVE = ("live.html", "live.js", "panels.css", "panels.js")
+LIVE = ("live.css", "live.html", "live.js", "panels.css", "panels.js")
 SHARED = ("htm-preact-standalone.umd.js", "palette.css", "show.js")
 PANELS = '<link rel="stylesheet" href="live/panels.css">\n<script src="live/panels.js"></script>\n'
 """What a page has in its head to show the panels."""

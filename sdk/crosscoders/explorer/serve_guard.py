@@ -56,7 +56,9 @@ class Guard:
             await refusal(scope, receive, safe_send)
             return
         rest = scope["path"][1:].partition("/")[2]
-        await self.app({**scope, "path": f"/{rest}", "raw_path": f"/{rest}".encode(), "root_path": ""}, receive, safe_send)
+        await self.app(
+            {**scope, "path": f"/{rest}", "raw_path": f"/{rest}".encode(), "root_path": ""}, receive, safe_send
+        )
 
     def _refusal(self, scope: Scope) -> JSONResponse | None:
         headers = Headers(scope=scope)

@@ -104,7 +104,9 @@ class _Fields:
             raise AnalysisError(f"{what} should be a table (a JSON object), and is {shown(data)}")
         surplus = sorted(set(data) - set(known))
         if surplus:
-            raise AnalysisError(f"{what} has no {listed([shown(key) for key in surplus], ', ')}; known: {', '.join(known)}")
+            raise AnalysisError(
+                f"{what} has no {listed([shown(key) for key in surplus], ', ')}; known: {', '.join(known)}"
+            )
         self.data: dict[str, Any] = data
         self.what = what
 
@@ -160,7 +162,9 @@ def _changes(data: Any, num_latents: int) -> dict[int, Change]:
         elif kind in KINDS:
             found[latent] = (kind, fields.number("value", None, low=-LARGEST, high=LARGEST))
         else:
-            raise AnalysisError(f"the kind of a change should be one of {', '.join((*KINDS, 'ablate'))}, not {shown(kind)}")
+            raise AnalysisError(
+                f"the kind of a change should be one of {', '.join((*KINDS, 'ablate'))}, not {shown(kind)}"
+            )
     return found
 
 
