@@ -11,6 +11,7 @@ from .demo import demo
 from .init import init
 from .plugin_commands import Commands
 from .pretrained import convert, inspect, pretrained
+from .serve import serve
 from .share import info, pull, push
 from .spurious import spurious
 from .train import harvest, sweep, train
@@ -31,6 +32,7 @@ for _command in (
     analyse,
     attribute,
     upload_graph,
+    serve,
     spurious,
     info,
     inspect,
