@@ -111,6 +111,15 @@ class Gatherer:
             found: np.ndarray = (crosscoder.decoder_norms() / scale_S).float().cpu().numpy()
         return found
 
+    @cached_property
+    def scaled_norms_FS(self) -> np.ndarray:
+        """The same in normalised space and by the root of the width, so that sites compare."""
+        written = self.study.crosscoder.written
+        width_S = torch.tensor([float(site.width) for site in written.sites]).sqrt()
+        with torch.no_grad():
+            found: np.ndarray = (self.study.crosscoder.decoder_norms().float().cpu() / width_S).numpy()
+        return found
+
     def _fired(self, chunk: int) -> Callable[[int], Fired]:
         found = self.firings.of_chunk(chunk)
         edges = np.searchsorted(found["latent"], np.arange(CHUNK * chunk, CHUNK * (chunk + 1) + 1))
