@@ -11,11 +11,11 @@ import torch
 from crosscoders import LatentError, Study, Text, build_crosscoder
 from crosscoders.activations.harvest import resolve_sites
 from crosscoders.explorer import gathering, neighbours, windows
-from crosscoders.explorer.choosing import Detail
+from crosscoders.explorer.choosing import LatentDetail
 from crosscoders.explorer.gathering import gather
 from study_of_texts import WORDS, adapters, shared_study
 
-DETAIL = Detail(top=4, per_range=2, shares=3, ranges=5, bins=7, before=3, after=2, neighbours=3, logits=2)
+DETAIL = LatentDetail(top=4, per_range=2, shares=3, ranges=5, bins=7, before=3, after=2, neighbours=3, logits=2)
 
 
 class ShortTexts:
@@ -227,7 +227,7 @@ def test_packed_rows_do_not_mix_documents():
     assert study.packing == "apart"
     naive = Naive(study)
     crossing = 0
-    for record in gather(study, detail=Detail(before=20, after=20)):
+    for record in gather(study, detail=LatentDetail(before=20, after=20)):
         for example in record.top:
             documents = {naive.document(example.sequence, position) for position in range(example.start, example.stop)}
             assert len(documents) == 1 and -1 not in documents
