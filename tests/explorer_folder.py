@@ -59,7 +59,7 @@ def latent(j, count, silent):
         "norms": [1.0, 3.0],
         "nearest": [[(j + 1) % count, 0.9], [(j + 2) % count, 0.8]],
         "together": [],
-        "facts": [["Diff", f"shared: latent {j} {EVIL[1]}"], ["ν of the error", "0.72 (0.6 to 0.8)"],
+        "facts": [["verdict", f"shared: latent {j} {EVIL[1]}"], ["ν of the error", "0.72 (0.6 to 0.8)"],
                   ["unknown", None]],
     }  # fmt: skip
 
@@ -92,18 +92,16 @@ def write_small(folder, *, count=600, latents=None, silent=(3,), **more):
     facts = copy.deepcopy(FACTS) | {"num_latents": count, "latents": latents} | more
     columns = numbers(len(ids))
     share = np.random.default_rng(1).integers(0, 256, (len(ids), 2)).astype("u1")
-    names = [name for name, _ in SITES]
     packed = {
         "columns": b"".join(columns[column["key"]].tobytes() for column in facts["columns"]),
         "search": {"labels": {str(j): text for j, text in LABELS.items() if j in ids},
                    "tokens": [f"w{j % 40} {EVIL[1]}" for j in ids]},
         "corpus-000": {"first": 0, "rows": ROWS},
         "vocabulary": {"ids": list(range(len(TEXTS))), "texts": TEXTS},
-        "diff": {"before": "base", "after": "chat", "summary": "Two models.",
-                 "lines": {str(j): f"line of {j}" for j in ids[:50]},
-                 "classes": [{"name": VERDICTS[0], "count": 9, "firing": 8, "kl": 0.25}]},
-        "layers": {"sites": names, "share": base64.b64encode(share.tobytes()).decode()},
-        "snapshots": {"sites": names, "steps": [0, 1000], "curves": base64.b64encode(share.tobytes()).decode()},
+        "diff": {"note": "Two models.", "lines": {str(j): f"line of {j}" for j in ids[:50]}},
+        "layers": share.tobytes(),
+        "snapshots": {"labels": ["step 0", "step 1000"], "latents": ids[:40], "values": share[:40].tolist(),
+                      "groups": ["emerging", "undated"] * 20},
     }  # fmt: skip
     for chunk in sorted({j // 256 for j in ids}):
         there = [latent(j, count, j in silent) for j in ids if j // 256 == chunk]

@@ -240,7 +240,7 @@ def test_a_box_over_points_chooses_them(tab, small):
 def test_the_other_views_show_their_data(tab, small):
     columns = small[1]
     go(tab, "#/diff", "table.data")
-    assert "Diff of base and chat" in text(tab) and "line of 49" in text(tab) and "25 %" in text(tab)
+    assert "Diff of base and chat" in text(tab) and "line of 49" in text(tab) and "Two models." in text(tab)
     press(tab, "table.data a", VERDICTS[1])
     tab.wait("document.querySelector('.grid')")
     assert str((columns["verdict"] == 1).sum()) in text(tab, ".count")
@@ -253,8 +253,12 @@ def test_the_other_views_show_their_data(tab, small):
     for _ in range(3):
         tab.key("ArrowUp")
     go(tab, "#/snapshots", ".curve")
-    onset_at_once = ((share[:, 0] >= 127) & (share[:, 1] >= 127)).sum()
-    assert f"{onset_at_once}" in text(tab, ".bars")
+    half = share[:40] / share[:40].max(axis=1, keepdims=True) >= 0.5
+    want = [(half[:, 0] & half[:, 1]).sum(), (~half[:, 0] & half[:, 1]).sum()]
+    assert [int(n) for n in re.findall(r"step \d+\s+(\d+)", text(tab, ".bars").replace("\u202f", ""))] == want
+    assert tab.eval("document.querySelectorAll('.curve').length") == 24
+    go(tab, "#/snapshots?group=undated", ".curve")
+    tab.wait("document.querySelectorAll('.curve').length === 20")
     go(tab, "#/graphs", ".graph-list a")
     assert tab.eval("document.querySelectorAll('.graph-list a').length") == 1
     go(tab, "#/nowhere", "[role=alert]")

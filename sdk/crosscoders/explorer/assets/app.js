@@ -75,13 +75,13 @@
     if (event.key === "Escape" && typing) { event.target.blur(); document.querySelector(".grid")?.focus({ preventScroll: true }); return; }
     if (typing && !(event.target.id === "search" && ["ArrowDown", "Enter"].includes(event.key))) return;
     if (event.target.matches("button, a, [role=button]") && event.key === "Enter") return;
-    const { actions } = cc, { page } = cc.route();
+    const { actions } = cc, { page, argument } = cc.route();
     const search = () => {
       if (!document.getElementById("search")) cc.go("#/table");
       setTimeout(() => { const box = document.getElementById("search"); box.focus(); box.select(); }, 30);
     };
     const on = {
-      "/": search, r: () => cc.go("#/latent/" + cc.random()), t: () => cc.go("#/table"), d: () => cc.say(cc.nextTheme()), "?": () => cc.help(),
+      "/": search, r: () => cc.go("#/latent/" + cc.random(page === "latent" ? Number(argument) : -1)), t: () => cc.go("#/table"), d: () => cc.say(cc.nextTheme()), "?": () => cc.help(),
       s: actions.star, n: actions.note, Enter: actions.open,
       j: actions.move ? () => actions.move(1) : actions.next, k: actions.move ? () => actions.move(-1) : actions.previous,
       ArrowDown: actions.move && (() => { if (typing) { event.target.blur(); document.querySelector(".grid").focus({ preventScroll: true }); } else actions.move(1); }), ArrowUp: actions.move && (() => actions.move(-1)),
