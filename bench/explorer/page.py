@@ -30,6 +30,11 @@ CHUNKS, TRIES = 12, 9
 TIMED = """(async () => {
   const shown = () => new Promise((done) => requestAnimationFrame(() => setTimeout(done, 0)));
   const until = async (there) => { while (!there()) await shown(); };
+  // A latent from here on with as many examples as any has.
+  const full = (from) => { let j = from; while (!(cc.value(j, "firings") >= 100)) j++; return j; };
+  const open = (j) => until(() => document.querySelector(".latent")?.dataset.latent == j
+    && document.querySelectorAll(".example .token").length > 200);
+  const [fresh, near] = [full(%d), full(%d)];
   const begin = performance.now();
   %s
   await shown();
@@ -42,13 +47,8 @@ STEPS = {
         "#/table", "cc.replace('#/table?norm_share_chat=0.7..0.9&verdict=specific+to+chat%2Flayers.12')"),
     "scatter of all": (
         "#/table", "cc.go('#/scatter?y={column}'); await until(() => document.querySelector('.plot canvas'))"),
-    "page of a latent, its file not yet read": (
-        "#/table",
-        "cc.go('#/latent/{fresh}'); await until(() => document.querySelectorAll('.example .token').length > 200)"),
-    "page of the next latent": (
-        "#/latent/0",
-        "cc.go('#/latent/{near}'); await until(() => document.querySelector('.latent').dataset.latent == {near}"
-        " && document.querySelectorAll('.example .token').length > 200)"),
+    "page of a latent, its file not yet read": ("#/table", "cc.go('#/latent/' + fresh); await open(fresh)"),
+    "page of a latent, its file read": ("#/latent/0", "cc.go('#/latent/' + near); await open(near)"),
 }  # fmt: skip
 COLUMNS = ("density", "max", "norm_share_chat", "firings", "mean_active", "norm_share_base", "nu_error_base", "verdict",
            "top_site")  # fmt: skip
@@ -58,14 +58,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--latents", type=int, default=131_072)
     parser.add_argument("--tokens", type=int, default=1_000_000)
+    parser.add_argument("--folder", type=Path, help="a folder to keep for the next time, or made by the last")
     given = parser.parse_args()
     if PATH is None:
         sys.exit("there is no Chromium here; install one first")
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        chunks = write(folder, given.latents, given.tokens, top=20, per_range=5, shares=20, first=CHUNKS)
-        for _ in tqdm(chunks, total=CHUNKS, unit="chunk"):
-            pass
+        folder = given.folder or Path(name)
+        if not (folder / "data" / "facts.js").exists():
+            chunks = write(folder, given.latents, given.tokens, top=20, per_range=5, shares=20, first=CHUNKS)
+            for _ in tqdm(chunks, total=CHUNKS, unit="chunk"):
+                pass
         write_shell(folder, title="Made-up latents")
         index = sum((folder / "data" / f"{one}.js").stat().st_size for one in ("facts", "columns", "search"))
         timed = measure(f"file://{folder}/index.html")
@@ -84,10 +86,9 @@ def measure(url: str) -> dict[str, list[float]]:
             timed[step] = []
             for number in range(TRIES):
                 tab.eval(f"cc.go({json.dumps(start)}), new Promise((done) => setTimeout(done, 300))")
-                done = action.format(
-                    column=COLUMNS[number], word=f"number+{number}", fresh=(number + 2) * CHUNK + 7, near=number + 20
-                )
-                timed[step].append(tab.eval(TIMED % done))
+                done = action.format(column=COLUMNS[number], word=f"number+{number}")
+                at = ((number + 2) * CHUNK, 10 * number + 10)
+                timed[step].append(tab.eval(TIMED % (*at, done)))
         assert tab.complaints() == [], tab.complaints()
     return timed
 
