@@ -117,8 +117,11 @@
     if (at < 0) return rows.length ? cc.index.latent(rows[0]) : latent;
     return cc.index.latent(rows[(at + step + rows.length) % rows.length]);
   };
-  cc.random = () => {
-    const rows = cc.list().length ? cc.list() : cc.select(new URLSearchParams());
-    return cc.index.latent(rows[Math.floor(Math.random() * rows.length)] ?? 0);
+  // Another latent than `but`, of the list if there is another in it.
+  cc.random = (but) => {
+    const others = (rows) => rows.length - (rows.includes(cc.index.row(but)) ? 1 : 0);
+    const rows = others(cc.list()) ? cc.list() : cc.select(new URLSearchParams());
+    const at = Math.floor(Math.random() * rows.length), found = cc.index.latent(rows[at] ?? 0);
+    return found === but ? cc.index.latent(rows[(at + 1) % rows.length]) : found;
   };
 })();
