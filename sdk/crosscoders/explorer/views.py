@@ -24,7 +24,7 @@ def layers_view(norms_FS: np.ndarray) -> bytes:
     """Norms at each site, a byte each (255 is the latent's largest), latent by latent."""
     largest_F1 = norms_FS.max(axis=1, keepdims=True)
     share_FS = np.divide(norms_FS, largest_F1, out=np.zeros_like(norms_FS), where=largest_F1 > 0)
-    return np.rint(share_FS * 255).astype(np.uint8).tobytes()
+    return bytes(np.rint(share_FS * 255).astype(np.uint8))
 
 
 def snapshots_view(

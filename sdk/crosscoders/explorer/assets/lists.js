@@ -74,7 +74,7 @@
       if (!query.has(name)) continue;
       const { values } = column;
       if (column.kind === "class") {
-        const names = cc.chosen(query, name), allowed = (column.values || []).map((value) => names.has(value));
+        const names = cc.chosen(query, name), allowed = column.classes.map((name) => names.has(name));
         tests.push((row) => allowed[values[row]]);
       } else {
         const { low, high } = cc.range(query, name);

@@ -65,7 +65,7 @@
     for (const meta of facts.columns) {
       const kind = ARRAYS[meta.type], end = at + (kind ? kind.BYTES_PER_ELEMENT * rows : 0);
       if (!kind || end > bytes.length) { if (bytes.length) cc.warnings.push(`The file data/columns.js has no column “${cc.visible(meta.title)}”.`); break; }
-      columns.set(meta.key, { ...meta, values: new kind(bytes.buffer.slice(bytes.byteOffset + at, bytes.byteOffset + end)) });
+      columns.set(meta.key, { ...meta, classes: meta.values || [], values: new kind(bytes.buffer.slice(bytes.byteOffset + at, bytes.byteOffset + end)) });
       at = end;
     }
     const rowOf = facts.latents ? new Map(facts.latents.map((latent, row) => [latent, row])) : null;
