@@ -89,7 +89,7 @@ class DataFolder:
         content = {"first": CHUNK * chunk, "latents": [latent_json(record) for record in records]}
         self.write(f"latents-{chunk:04d}", content)
 
-    def write_corpus(self, rows: Sequence[Sequence[int]], length: int) -> tuple[int, int]:
+    def write_corpus(self, rows: Sequence[Sequence[int] | np.ndarray], length: int) -> tuple[int, int]:
         """Write the ids of all sequences, each of up to `length` tokens; returns files, and rows in each."""
         per_file = max(1, CORPUS_BYTES // (8 * max(1, length)))
         starts = range(0, max(1, len(rows)), per_file)
