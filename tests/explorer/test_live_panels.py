@@ -7,6 +7,7 @@ import pytest
 
 from chromium import PATH, Chromium
 from explorer_live_server import Server
+from small_dashboard import small_dashboard
 from study_of_texts import shared_study
 
 pytestmark = pytest.mark.skipif(PATH is None, reason="there is no Chromium here")
@@ -67,7 +68,7 @@ def test_steering_shows_both_models_answers_and_keeps_them(server):
     latent = shared_study().latents(TEXT).strongest(1)[0]
     with Chromium(server.url + f"#/steer?latent={latent}") as tab:
         tab.wait("document.querySelector('#steer-text')")
-        assert tab.eval("document.querySelector('#steer-changes input').value") == str(latent)
+        tab.wait(f"document.querySelector('#steer-changes input').value === '{latent}'")
         typed(tab, "#steer-changes input[aria-label=value]", "60")
         typed(tab, "#steer-text", TEXT)
         tab.click("#steer-send")
@@ -135,3 +136,25 @@ def test_a_request_is_stopped(server, monkeypatch):
         tab.wait("!document.querySelector('.live-status button')")
         assert ended.wait(20)
         assert tab.eval("document.querySelector('.live-error') === null")
+
+
+def test_a_dashboard_has_the_panels_beside_its_pages():
+    with Server(shared_study(), small_dashboard()) as running, Chromium(running.url) as tab:
+        tab.eval("[...document.querySelectorAll('nav a')].find(e => e.textContent === 'Try a text').click()")
+        tab.wait("document.querySelector('#try-text')")
+        typed(tab, "#try-text", TEXT)
+        tab.click("#try-send")
+        tab.wait("document.querySelector('#try-results')")
+        # From a latent of the text to its page, from there to the panel that changes it.
+        tab.click("#try-results h3 a")
+        latent = tab.wait("location.hash.startsWith('#/latent/') && location.hash.slice(9)")
+        tab.wait("document.querySelector('a[href^=\"#/steer\"]')")
+        tab.click("a[href^='#/steer']")
+        tab.wait("document.querySelector('#steer-changes')")
+        tab.wait(f"document.querySelector('#steer-changes input').value === '{latent}'")
+        # Letters typed into the panels are no keys of the page.
+        tab.click("#steer-text")
+        tab.type("jrt?")
+        assert tab.eval("document.querySelector('#steer-text').value") == "jrt?"
+        assert tab.complaints() == []
+        assert all(request.startswith((running.url, "data:", "blob:")) for request in tab.requests())
