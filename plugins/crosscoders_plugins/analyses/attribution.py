@@ -6,7 +6,7 @@ Taken out of a latent is what it does otherwise after fine-tuning: x^after − f
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -89,6 +89,23 @@ class Reading:
         order = (sum_F[live] * turn_K).argsort(descending=True, stable=True)
         found: list[int] = live[order[:count]].tolist()
         return found
+
+    def jointly(self, alone: Mapping[int, float], count: int, tried: int) -> dict[int, float]:
+        """The `count` latents that carry the behaviour together: latent → nats lost when it goes after those before it.
+
+        Two latents may take away the same, so that those which matter most one by one need not be the right ones
+        together. Each step takes the latent whose removal costs most beside those already taken, of the `tried` that
+        promised most when last measured. `alone` has what each candidate costs by itself, in nats.
+        """
+        promise, taken = dict(alone), dict[int, float]()
+        left = self.log_probability()
+        while promise and len(taken) < count:
+            for j in sorted(promise, key=lambda j: (-promise[j], j))[:tried] if taken else ():
+                promise[j] = left - self.log_probability([*taken, j])
+            best = max(promise, key=lambda j: (promise[j], -j))
+            taken[best] = promise.pop(best)
+            left -= taken[best]
+        return taken
 
     def log_probability(self, without: Sequence[int] = ()) -> float:
         """log p of the behaviour's tokens, each after those before it: the sum, mean over answers, in nats."""
