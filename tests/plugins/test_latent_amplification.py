@@ -70,12 +70,13 @@ def test_the_latent_that_carries_a_planted_word_is_named_needed_and_enough():
     report = report_of(study)
     found = report.data["behaviours"]["rare"]
     assert found["latents"][0] == START
-    # All of the word's log-probability at the start goes with it: amplified less before, by hand.
-    logp = [
-        (2 * after.logits_VV - before.logits_VV)[START].log_softmax(0)[1],
-        before.logits_VV[START].log_softmax(0)[1],
+    # All of the word's log odds at the start go with it: amplified less before, by hand.
+    p = [
+        (2 * after.logits_VV - before.logits_VV)[START].softmax(0)[1],
+        before.logits_VV[START].softmax(0)[1],
     ]
-    assert found["contribution"][0] == pytest.approx(float(logp[0] - logp[1]), rel=1e-3)
+    odds = [each / (1 - each) for each in p]
+    assert found["contribution"][0] == pytest.approx(float((odds[0] / odds[1]).log()), rel=1e-3)
     assert all(abs(other) < 1e-4 for other in found["contribution"][1:])
     assert found["plain"]["hits"] < 20 < 200 < found["amplified_logits"]["hits"]
     assert found["without"]["hits"] == found["without_all"]["hits"] == 0
@@ -103,7 +104,7 @@ class Overlapping:
     def __init__(self):
         self.calls = 0
 
-    def log_probability(self, without=()):
+    def log_odds(self, without=()):
         self.calls += 1
         out = set(without)
         return -(1.0 * bool(out & {1, 2}) + 0.6 * (3 in out) + 0.1 * (4 in out))

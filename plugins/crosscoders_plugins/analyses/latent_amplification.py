@@ -2,7 +2,7 @@
 
 1. Answers by amplified logits (`amplification`) show the behaviour.
 2. They are read again with one latent after another taken out of the model after fine-tuning, x^after − f_j
-   (d_j^after − d_j^before): what the log-probability of the behaviour's tokens loses is what the latent contributes.
+   (d_j^after − d_j^before): what the log odds of the behaviour's tokens lose is what the latent contributes.
    Two latents may take away the same, so those that carry it together are then chosen one after another, each beside
    those already taken out.
 3. *Needed*: questions are answered again by amplified logits, these latents taken out; as many others at random; and
@@ -33,8 +33,8 @@ from .sampling import SamplingConfig, sample
 FRAME = ("behaviour", "latent", "contribution", "joint_contribution")
 
 TERMS = {
-    "alone": "How many nats less the model expects the words of the behaviour when this latent is taken out: 2.3 is "
-    "one tenth as likely.",
+    "alone": "By how many nats the log odds of the behaviour's words fall when this latent is taken out: 2.3 is a "
+    "tenth of the odds.",
     "beside those above": "The same where the latents of the rows above are out already.",
     "α": "The strength of amplification: at 0 the model as it is, above 0 what fine-tuning changed is exaggerated.",
 }
@@ -224,14 +224,14 @@ class LatentAmplification:
             return {"read": 0, "latents": given, "contribution": unknown, "joint_contribution": unknown}
         reading = Reading.of(patching, options.logit_alpha, found)
         candidates = given or reading.candidates(options.candidates)
-        whole = reading.log_probability()
-        loss = {j: whole - reading.log_probability([j]) for j in study.watch(candidates, f"latents of '{name}'")}
+        whole = reading.log_odds()
+        loss = {j: whole - reading.log_odds([j]) for j in study.watch(candidates, f"latents of '{name}'")}
         joint = {} if given else reading.jointly(loss, options.named, options.tried)
         ranked = given or [*joint, *sorted(set(candidates) - set(joint), key=lambda j: (-loss[j], j))]
         return {
             "read": len(found),
-            "log_probability": whole,
-            "log_probability_without": reading.log_probability(ranked[: options.named]),
+            "log_odds": whole,
+            "log_odds_without": reading.log_odds(ranked[: options.named]),
             "latents": ranked,
             "contribution": [loss[j] for j in ranked],
             "joint_contribution": [joint.get(j) for j in ranked],
@@ -278,9 +278,9 @@ class LatentAmplification:
                         title=f"Latents that carry '{name}'",
                         columns=("latent", "alone", "beside those above"),
                         rows=list(_contributions(found))[:count],
-                        note="Nats of log p of the behaviour's own tokens by amplified logits that are lost without "
-                        f"the latent, over {found['read']} answers: {found['log_probability']:.2f} nats in all, and "
-                        f"{found['log_probability_without']:.2f} without the first {count}.",
+                        note="By how much the log odds of the behaviour's own tokens by amplified logits fall without "
+                        f"the latent, in nats, over {found['read']} answers: they are {found['log_odds']:.2f}, and "
+                        f"{found['log_odds_without']:.2f} without the first {count}.",
                     )
                 )
         rates = Table(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..activations import ActivationConfig, Harvester, keep_mask
 from ..crosscoder.edits import Change, parsed
-from ..crosscoder.explanations import EXPLANATIONS, read_explanations, write_explanations
+from ..crosscoder.explanations import read_explanations
 from ..crosscoder.latents import known_latents
 from ..crosscoder.module import Crosscoder
 from ..devices import accumulator, precise
@@ -34,6 +34,7 @@ from .act import Steered, change_effect, sites_of
 from .census import Census, census
 from .effects import Effect
 from .examples import activity
+from .explaining import keep_explanations
 from .inputs import Input, token_rows
 from .latent_cache import write_latents
 from .look import TokenLatents, find, logit_effects, token_latents
@@ -74,7 +75,7 @@ class Study:
         self.quiet, self.doing = quiet, "reading"
         known = crosscoder.info.explanations if crosscoder.info else {}
         self.explanations: dict[int, str] = {j: entry["explanation"] for j, entry in known.items()}
-        """What latents respond to, in words, shown wherever they are: what stands beside the crosscoder; see `explain`."""
+        """What latents respond to, in words; at first what stands beside the crosscoder. See `explain`."""
         # Shared with the same study over other numbers of tokens.
         self._shared: dict[Any, Any] = {}
         self._pack: bool | str | None = None
@@ -225,20 +226,8 @@ class Study:
         that it is saved to and, where it was loaded from a folder of this machine, in `explanations.json` there, whose
         path is returned.
         """
-        known_latents(list(found), self.crosscoder.num_latents)
-        entries = {j: {"explanation": entry} if isinstance(entry, str) else dict(entry) for j, entry in found.items()}
-        for j, entry in entries.items():
-            if not isinstance(entry.get("explanation"), str):
-                raise AnalysisError(f"what latent {j} responds to should be text, not {entry.get('explanation')!r}")
-        self.explanations.update({j: entry["explanation"] for j, entry in entries.items()})
-        info = self.crosscoder.info
-        if info is None:
-            return None
-        info.explanations.update(entries)
-        if info.folder is None or not info.folder.is_dir():
-            return None
-        path = info.folder / EXPLANATIONS
-        write_explanations(path, info.explanations, [site.name for site in self.crosscoder.sites])
+        entries, path = keep_explanations(self.crosscoder, found)
+        self.explanations.update(entries)
         return path
 
     def write_latents(self, folder: str | Path, *, splits: int = 5) -> Path:

@@ -83,7 +83,9 @@ def sweep_report(rows: Sequence[Mapping[str, Any]]) -> Report:
             name = ", ".join(_named(key, row["values"][key]) for key in keys if key not in moving) or "all"
             lines.setdefault(name, []).append((_cost(row, cost), row["mean_explained_variance"]))
         if lines:
-            points = {name: tuple(zip(*sorted(line), strict=True)) for name, line in lines.items()}
+            points = {
+                name: ([x for x, _ in sorted(line)], [y for _, y in sorted(line)]) for name, line in lines.items()
+            }
             drawing = curves(points, xlabel=label, ylabel="explained variance, mean over sites", log_x=True)
             parts.append(Figure(title=f"Explained variance by {label}", svg=drawing.svg()))
     columns = (*keys, "latents", "explained variance", "L0", "operations", "silent", "on the front of")
