@@ -14,12 +14,21 @@ from typing import Any
 from attrs import field, frozen
 
 from ..converters import as_tuple
+from ..crosscoder.explanations import EXPLANATIONS
 from ..errors import CheckpointError, shown
 from ..privacy.local import path_strings
 from .card import with_metadata
 from .checkpoint import CARD, CONFIG, WEIGHTS, checked_folder
 
-FILES = (CONFIG, f"{WEIGHTS}*.safetensors", f"{WEIGHTS}.safetensors.index.json", CARD, "figures/*", "report.html")
+FILES = (
+    CONFIG,
+    f"{WEIGHTS}*.safetensors",
+    f"{WEIGHTS}.safetensors.index.json",
+    CARD,
+    EXPLANATIONS,
+    "figures/*",
+    "report.html",
+)
 
 
 def is_folder(name: str | Path) -> bool:
