@@ -11,6 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Self
 
+import torch
 from huggingface_hub import try_to_load_from_cache
 from torch import Tensor, nn
 
@@ -134,6 +135,34 @@ class Reads:
     def _check_causal(self) -> None:
         if not self.causal:
             raise ConfigError(f"model '{self.options.model}' is an encoder and gives no next-token logits")
+
+
+class Context:
+    """What the model has read so far, in its key-value cache."""
+
+    def __init__(self, adapter: Reads) -> None:
+        from transformers import DynamicCache
+
+        self.adapter = adapter
+        self.cache = DynamicCache(config=adapter.model.config)
+        self._attention: Tensor | None = None
+
+    def read_on(self, ids: Tensor, attention: Tensor) -> dict[str, Any]:
+        """The keywords of a forward pass over the next tokens (B, T), left-padded where `attention` is False."""
+        adapter, device = self.adapter, self.adapter.model.device
+        attention = attention.to(device)
+        self._attention = attention if self._attention is None else torch.cat([self._attention, attention], dim=1)
+        adapter._check_length(self._attention.shape[1])
+        positions = {k: v[:, -ids.shape[1] :] for k, v in adapter._positions(self._attention).items()}
+        # The library renames the argument, and warns of the old name wherever it knows the new one.
+        cache = "cache" if "cache" in adapter._forward_names else "past_key_values"
+        return {
+            "input_ids": ids.to(device),
+            "attention_mask": self._attention.long(),
+            "use_cache": True,
+            cache: self.cache,
+            **positions,
+        }
 
 
 def _commit(options: TransformersConfig) -> str | None:

@@ -28,7 +28,7 @@ from .linear import FINAL, Linearises
 from .loading import Loaded, TransformersConfig, load
 from .lora import scaled
 from .parts import LayerParts, Part, find_parts, residual_of
-from .reads import Reads
+from .reads import Context, Reads
 
 __all__ = ["TransformersAdapter", "TransformersConfig", "TransformersDecoder"]
 
@@ -269,36 +269,17 @@ class TransformersDecoder:
     """Reads growing contexts with the model's key-value cache."""
 
     def __init__(self, adapter: TransformersAdapter, edits: Sequence[Edit] = ()) -> None:
-        from transformers import DynamicCache
-
-        self.adapter, self.edits = adapter, tuple(edits)
-        self.cache = DynamicCache(config=adapter.model.config)
-        self._attention: Tensor | None = None
+        self.adapter, self.edits, self.context = adapter, tuple(edits), Context(adapter)
 
     @torch.no_grad()
     def advance(self, ids: Tensor, attention: Tensor) -> Tensor:
         """Read tokens (B, T), left-padded where `attention` is False; returns the next token's logits, (B, V) in
         fp32."""
-        device = self.adapter.model.device
-        seen = (
-            attention.to(device) if self._attention is None else torch.cat([self._attention, attention.to(device)], 1)
-        )
-        self._attention = seen
-        self.adapter._check_length(seen.shape[1])
-        positions = {k: v[:, -ids.shape[1] :] for k, v in self.adapter._positions(seen).items()}
-        # The library renames the argument, and warns of the old name wherever it knows the new one.
-        cache = "cache" if "cache" in self.adapter._forward_names else "past_key_values"
+        keywords = self.context.read_on(ids, attention)
         with _all_of(self.adapter._hooked(*self.adapter._parse(edit.point), edit.apply) for edit in self.edits):
             # Only now, since finding out about positions and points may run the model on other tokens.
             self.adapter._shape = (len(ids), ids.shape[1])
-            out = self.adapter.model(
-                input_ids=ids.to(device),
-                attention_mask=seen.long(),
-                use_cache=True,
-                **{cache: self.cache},
-                **positions,
-            )
-        logits: Tensor = out.logits[:, -1].float()
+            logits: Tensor = self.adapter.model(**keywords).logits[:, -1].float()
         return logits
 
 
