@@ -7,10 +7,10 @@ So sites are not only layers: `model.layers.3.self_attn.q_proj`, an expert block
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from types import ModuleType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from attrs import frozen
@@ -29,6 +29,8 @@ VERSIONS = "nnsight>=0.8,<0.9"
 @frozen(kw_only=True)
 class NnsightConfig(TransformersConfig):
     """A model of the transformers library, run by nnsight."""
+
+    canonical_point: ClassVar[Callable[[str], str] | None] = None
 
 
 class NnsightAdapter(ByName):

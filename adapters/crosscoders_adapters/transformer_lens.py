@@ -6,9 +6,9 @@ The values of a hook that has heads of its own are taken as one vector a token, 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from attrs import frozen
@@ -27,6 +27,7 @@ VERSIONS = "transformer-lens>=4,<5"
 class TransformerLensConfig(TransformersConfig):
     """A model of the transformers library, run by TransformerLens."""
 
+    canonical_point: ClassVar[Callable[[str], str] | None] = None
     compatibility_mode: bool = False
     """Change weights as TransformerLens once did for every model (norms folded in, writing weights and unembedding
     centred): the activations are other numbers, and a crosscoder of the one does not fit the other."""

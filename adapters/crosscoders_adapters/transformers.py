@@ -24,6 +24,7 @@ from crosscoders import ConfigError, Edit, SiteError, TokenBatch
 
 from .anatomy import last_norm, layer_list, text_config
 from .foreign import foreign_errors
+from .lens_names import advice, canonical_point
 from .linear import FINAL, Linearises
 from .loading import Loaded, TransformersConfig, load
 from .lora import scaled
@@ -43,6 +44,8 @@ class TransformersAdapter(Reads, Linearises):
     """An edit of a decoder may raise to end the pass: layers below keep what they have read, none above is needed."""
 
     kind = "transformers"
+    canonical_point = staticmethod(canonical_point)
+    """From names of TransformerLens to ours."""
 
     def __init__(self, options: TransformersConfig, loaded: Loaded | None = None) -> None:
         super().__init__(options, loaded or load(options))
@@ -75,7 +78,7 @@ class TransformersAdapter(Reads, Linearises):
             )
         raise SiteError(
             f"model '{self.options.model}' has no point '{point}'; it has layers.0 to "
-            f"layers.{len(self.layers) - 1}, each alone or with .input, .attention, .mlp_input or .mlp"
+            f"layers.{len(self.layers) - 1}, each alone or with .input, .attention, .mlp_input or .mlp{advice(point)}"
         )
 
     @cached_property
