@@ -94,7 +94,7 @@ class Reading:
         return found
 
     def jointly(self, alone: Mapping[int, float], count: int, tried: int) -> dict[int, float]:
-        """The `count` latents that carry the behaviour together, with the log odds lost when each goes after those before.
+        """The `count` latents that carry the behaviour together, with the log odds lost as each goes after the others.
 
         Two latents may take away the same, so that those which matter most one by one need not be the right ones
         together. Each step takes the latent whose removal costs most beside those already taken, of the `tried` that
