@@ -77,7 +77,7 @@
     const [ref, width] = cc.useWidth(280);
     const left = 4,
       bottom = 18,
-      top = 6,
+      top = height > 60 ? 16 : 4,
       room = height - bottom - top,
       step = (width - 2 * left) / counts.length;
     const most = Math.max(1, ...counts),
@@ -133,7 +133,7 @@
       )}
       ${
         height > 60 &&
-        html`<text class="most" x=${width - left} y=${top + 8} text-anchor="end">
+        html`<text class="most" x=${width - left} y=${10} text-anchor="end">
         ${cc.cell(most)}${tall ? " (log)" : ""}</text>`
       }</svg></figure>`;
   };

@@ -47,7 +47,7 @@
     return html`<div class="page"><h1>Diff${title && ` of ${title}`}</h1>${
       diff.note &&
       html`<p class="lead">
-      ${cc.visible(diff.note)}</p>`
+      <${cc.part.Sentence} text=${diff.note} /></p>`
     }
       <div class="two even"><section><h2>Verdicts</h2>
         ${
@@ -119,7 +119,7 @@
             class="mark" style=${{ color: `var(${cc.classColour(verdict.values[one.row])})` }}
             title=${cc.visible(verdict.classes[verdict.values[one.row]] || "")}>
             ${cc.classShape(verdict.values[one.row])}</i> `
-                }${cc.visible(one.line)}`,
+                }<${cc.part.Sentence} text=${one.line} />`,
             },
             ...(share ? [{ title: cc.visible(share.title), number: true, of: (one) => share.values[one.row] }] : []),
             ...(kl ? [{ title: cc.visible(kl.title), number: true, of: (one) => kl.values[one.row] }] : []),

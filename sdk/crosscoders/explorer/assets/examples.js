@@ -34,15 +34,13 @@
       })}</p>`;
   }
 
-  function Example({ packed, peak, sides, show }) {
-    const { value: example, error } = cc.useLoaded(() => cc.example(packed), [packed]);
-    if (error) return html`<${cc.part.Problem} error=${error} what="This example cannot be shown." />`;
-    if (!example) return html`<p class="context waiting">…</p>`;
+  function Example({ example, times, peak, sides, show }) {
     const models = sides ? Object.keys(example.shares) : [];
     const where = `sequence ${cc.cell(example.sequence)}, from token ${cc.cell(example.start)}`;
     const about = `Active up to ${cc.cell(example.max, 3)} at “${cc.word(cc.tokenText(example.ids[example.peak]))}”, ${where}`;
     const largest = Math.max(1e-12, ...models.flatMap((model) => example.shares[model].map(Math.abs)));
-    return html`<div class="example"><span class="strength" title=${where}>${cc.cell(example.max, 3)}</span>
+    return html`<div class="example"><span class="strength" title=${where}>${cc.cell(example.max, 3)}
+      ${times > 1 && html`<span class="times" title=${`the same text in ${times} sequences`}> ×${times}</span>`}</span>
       ${
         models.length > 1
           ? html`<div class="sides">${models.map(
@@ -54,10 +52,40 @@
       }</div>`;
   }
 
+  // Examples with the same text are shown once, and how often they are there.
+  function List({ packed, peak, sides, show, most = Infinity }) {
+    const [all, setAll] = useState(false);
+    const { value: found } = cc.useLoaded(() => Promise.allSettled(packed.map(cc.example)), [packed]);
+    if (!found) return html`<${cc.part.Waiting} />`;
+    const groups = new Map();
+    for (const { value: example } of found) {
+      if (!example) continue;
+      const key = [example.peak, ...example.ids].join();
+      if (groups.has(key)) groups.get(key).times++;
+      else groups.set(key, { example, times: 1, key });
+    }
+    const failed = found.filter((one) => one.reason),
+      list = [...groups.values()];
+    return html`${list
+      .slice(0, all ? Infinity : most)
+      .map(
+        ({ example, times, key }) =>
+          html`<${Example} key=${key} example=${example} times=${times} peak=${peak} sides=${sides} show=${show} />`,
+      )}
+      ${
+        list.length > most &&
+        html`<p><button type="button" onClick=${() => setAll(!all)}>
+        ${all ? "Fewer" : `${list.length - most} more`}</button></p>`
+      }
+      ${
+        failed.length > 0 &&
+        html`<${cc.part.Problem} error=${failed[0].reason} what=${`${failed.length} examples cannot be shown.`} />`
+      }`;
+  }
+
   cc.part.Examples = ({ latent }) => {
     const [view, setView] = useState("top"),
-      [sides, setSides] = useState(false),
-      [more, setMore] = useState(false);
+      [sides, setSides] = useState(false);
     const tip = useRef(null);
     const top = latent.top || [],
       ranges = (latent.ranges || []).filter((part) => part.share > 0 || (part.examples || []).length);
@@ -86,14 +114,10 @@
     if (vocabulary.error)
       return html`<${cc.part.Problem} error=${vocabulary.error} what="The text of examples cannot be shown." />`;
     if (!vocabulary.value) return html`<${cc.part.Waiting} />`;
-    const list = (examples) =>
-      examples.map(
-        (packed) =>
-          html`<${Example} key=${packed.slice(0, 3).join("-") + (sides && both)} packed=${packed} peak=${peak} sides=${sides && both} show=${show} />`,
-      );
+    const list = (packed, most) =>
+      html`<${List} key=${view} packed=${packed} peak=${peak} sides=${sides && both} show=${show} most=${most} />`;
     const tab = (name, text) => html`<button type="button" aria-pressed=${view === name} onClick=${() => setView(name)}>
       ${text}</button>`;
-    const shown = more ? top : top.slice(0, 10);
     return html`<section class="examples"><div class="bar"><h2>Where it is active</h2>
       <span class="tabs" role="group" aria-label="Which examples">
       ${tab("top", "Strongest")}${tab("ranges", "By interval")}</span>
@@ -112,12 +136,7 @@
       ${
         view === "top"
           ? top.length
-            ? html`${list(shown)}${
-                top.length > 10 &&
-                html`<p>
-        <button type="button" onClick=${() => setMore(!more)}>${more ? "Fewer" : `${top.length - 10} more`}</button>
-        </p>`
-              }`
+            ? list(top, 10)
             : html`<p class="quiet">It is active nowhere in the text that examples come from.</p>`
           : html`<p class="note">${cc.visible(cc.facts.intervals || "")}</p>
           ${

@@ -114,7 +114,7 @@
         ${cc.visible(cc.peaks(number))}</span></p>`
             : null
       }
-      ${line && html`<p class="verdict">${cc.visible(line)}</p>`}
+      ${line && html`<p class="verdict"><${cc.part.Sentence} text=${line} /></p>`}
       ${error && html`<${cc.part.Problem} error=${error} what=${`Latent ${number} cannot be shown in full.`} />`}
       <div class="two"><div>${
         latent

@@ -92,11 +92,13 @@
         <label class="hidden" for="jump">Search latents</label>
           <input id="jump" name="q" type="search" placeholder="Search explanations, tokens, notes, numbers"
             autocomplete="off" /><button>Search</button></form>
-      <div class="cards">${facts.cards.map(
+      <div class="cards columns">${facts.cards.map(
         (card) => html`<section class="card facts"><h3>
-        ${cc.visible(card.title)}</h3><table><tbody>${(card.rows || []).map(
-          ([label, value]) => html`<tr>
-        <th scope="row">${cc.visible(label)}</th><td>${cc.cell(value)}</td></tr>`,
+        ${cc.visible(card.title)}</h3><table><tbody>${(card.rows || []).map(([label, value]) =>
+          typeof value === "string" && value.length > 40
+            ? html`<tr class="long"><td colspan="2"><strong>${cc.visible(label)}</strong>
+                <p><${cc.part.Sentence} text=${value} /></p></td></tr>`
+            : html`<tr><th scope="row">${cc.visible(label)}</th><td>${cc.cell(value)}</td></tr>`,
         )}</tbody></table></section>`,
       )}
         ${

@@ -79,15 +79,23 @@
   };
   part.LatentLink = ({ latent, children }) => html`<a class="latent-link" href=${"#/latent/" + latent}>
     ${children || latent}</a>`;
-  // What is known of a latent in a line: its explanation, or else the tokens where it peaks.
+  // What is known of a latent in a line: its explanation, and the tokens where it peaks.
   part.Name = ({ latent }) => {
-    const label = cc.label(latent),
-      tokens = cc.peaks(latent);
-    return label
-      ? html`<span class="name">${cc.visible(label)}</span>`
-      : html`<span class="name peaks">
-      ${cc.visible(tokens)}</span>`;
+    const label = cc.label(latent);
+    return html`${label && html`<span class="name">${cc.visible(label)} </span>`}
+      <span class="name peaks">${cc.visible(cc.peaks(latent))}</span>`;
   };
+  // A sentence in which “latent 12” is a link.
+  part.Sentence = ({ text }) =>
+    cc
+      .visible(text)
+      .split(/(\blatent \d+)/)
+      .map((piece, i) => {
+        const latent = i % 2 ? Number(piece.slice(7)) : -1;
+        return cc.index.row(latent) < 0
+          ? piece
+          : html`<${part.LatentLink} latent=${latent}>${piece}</${part.LatentLink}>`;
+      });
   part.Links = ({ pairs, what }) =>
     pairs && pairs.length
       ? html`<table class="links"><caption class="hidden">

@@ -4,20 +4,31 @@
   const { html, useState, useEffect, useLayoutEffect, useRef } = htmPreact;
   const ROW = 30,
     MORE = 8,
-    MOST_COLUMNS = 9;
+    MOST_COLUMNS = 8;
   // Widths in pixels; the column of names takes what is left, and has at least its own.
   const LARGE = { latent: 92, name: 250, number: 96, class: 176 },
     SMALL = { latent: 68, name: 190, number: 84, class: 150 };
   const places = new Map();
 
-  const shownColumns = (query) => {
+  // What is shown unless the reader has chosen: first what one asks for most. Of two models one share says both.
+  const FIRST = ["density", "max", "tuned_share", "verdict", "score"],
+    LATER = ["firings", "mean_active"];
+  const usual = () => {
     const all = [...cc.index.columns.keys()];
-    return query.has("cols")
-      ? query
-          .get("cols")
-          .split(",")
-          .filter((key) => cc.index.columns.has(key))
-      : all.slice(0, MOST_COLUMNS);
+    const unknown = (key) => cc.index.columns.get(key).values.every(Number.isNaN);
+    const rank = (key) =>
+      unknown(key) ? 100 : FIRST.includes(key) ? FIRST.indexOf(key) : LATER.includes(key) ? 99 : 50;
+    return all
+      .filter((key) => !(key.startsWith("norm_share_") && cc.index.columns.has("tuned_share")))
+      .sort((a, b) => rank(a) - rank(b) || all.indexOf(a) - all.indexOf(b))
+      .slice(0, MOST_COLUMNS);
+  };
+  const shownColumns = (query) => {
+    if (!query.has("cols")) return usual();
+    return query
+      .get("cols")
+      .split(",")
+      .filter((key) => cc.index.columns.has(key));
   };
   const change = (query, edit) => {
     const copy = cc.copy(query);
@@ -96,7 +107,9 @@
         <label><input type="checkbox" checked=${shown.has(column.key)}
           onChange=${() =>
             change(query, (copy) => {
-              const keys = [...cc.index.columns.keys()].filter((key) => shown.has(key) !== (key === column.key));
+              const keys = shown.has(column.key)
+                ? [...shown].filter((key) => key !== column.key)
+                : [...shown, column.key];
               copy.set("cols", keys.join(","));
             })} /> ${cc.visible(column.title)}</label>`,
         )}</div></fieldset>`
@@ -244,7 +257,7 @@
               (column) => html`<col key=${column.key}
               style=${{ width: sizes[column.kind === "class" ? "class" : "number"] + "px" }} />`,
             )}</colgroup>
-          <thead><tr>${head({ name: "latent", title: "Latent" })}<th scope="col">Explanation, or peak tokens</th>
+          <thead><tr>${head({ name: "latent", title: "Latent" })}<th scope="col">Explanation and peak tokens</th>
             ${columns.map((column) => head({ name: column.key, title: cc.visible(column.title), help: cc.visible(column.help || ""), number: column.kind !== "class" }))}</tr></thead>
           <tbody><tr aria-hidden="true" style=${{ height: first * ROW + "px" }}></tr>
           ${Array.from(rows.subarray(first, end), (row, i) => {
