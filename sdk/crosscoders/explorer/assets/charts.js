@@ -7,9 +7,14 @@
   // -- bins of a column ------------------------------------------------------------------------------------------
   // {edges, counts, zeros, unknown, stacks}: on a log scale, what is not positive is counted by itself. With `by`, a
   // column of classes, each bin's counts by class are in stacks.
-  cc.bins = (column, { count = 40, rows = null, by = null } = {}) => {
+  const counted = new Map();
+  cc.bins = (column, { count = 40, by = null } = {}) => {
+    const key = `${column.key} ${count} ${by ? by.key : ""}`;
+    if (!counted.has(key)) counted.set(key, binned(column, count, by));
+    return counted.get(key);
+  };
+  function binned(column, count, by) {
     const { values } = column, log = column.scale === "log";
-    const size = rows ? rows.length : values.length, at = rows ? (i) => rows[i] : (i) => i;
     let low = Infinity, high = -Infinity, zeros = 0, unknown = 0;
     for (let row = 0; row < values.length; row++) {
       const value = values[row];
@@ -24,8 +29,8 @@
     const edges = Array.from({ length: count + 1 }, (_, i) => { const x = from + ((to - from) * i) / count; return log ? 10 ** x : x; });
     const classes = by ? by.classes.length + 1 : 0;
     const counts = new Uint32Array(count), stacks = by ? Array.from({ length: classes }, () => new Uint32Array(count)) : null;
-    for (let i = 0; i < size; i++) {
-      const row = at(i), value = values[row];
+    for (let row = 0; row < values.length; row++) {
+      const value = values[row];
       if (!Number.isFinite(value)) { unknown++; continue; }
       if (log && value <= 0) { zeros++; continue; }
       const bin = Math.max(0, Math.min(count - 1, Math.floor((((log ? Math.log10(value) : value) - from) / (to - from)) * count)));
@@ -33,7 +38,7 @@
       if (stacks) stacks[Math.min(by.values[row], classes - 1)][bin]++;
     }
     return { edges, counts, zeros, unknown, stacks, log };
-  };
+  }
 
   // -- histogram -------------------------------------------------------------------------------------------------
   // Heights are on a log scale where `tall` counts differ much; a bar may be clicked, or reached by Tab, if pick is given.
@@ -48,7 +53,7 @@
     const bars = Array.from(counts, (count, i) => {
       const tallest = tallness(count), x = left + i * step, wide = Math.max(1, step - 1);
       let y = height - bottom;
-      const drawn = stacks ? stacks.map((stack, c) => { const part = count ? (tallest * stack[i]) / count : 0; y -= part; return part > 0 && html`<rect x=${x} y=${y} width=${wide} height=${part} style=${{ fill: `var(${cc.classColour(c)})` }} />`; })
+      const drawn = stacks ? stacks.map((stack, c) => { const part = count ? (tallest * stack[i]) / count : 0; y -= part; return part > 0 && html`<rect x=${x} y=${y} width=${wide} height=${part} style=${{ fill: `var(${c < stacks.length - 1 ? cc.classColour(c) : "--strong"})` }} />`; })
         : count > 0 && html`<rect x=${x} y=${y - Math.max(1, tallest)} width=${wide} height=${Math.max(1, tallest)} style=${{ fill: `var(${colour})` }} />`;
       return html`<g class=${"bar" + (inside(i) ? "" : " out")} role=${pick ? "button" : undefined} tabindex=${pick && count ? 0 : undefined} aria-label=${pick && count ? between(i) : undefined}
         onClick=${pick && count ? () => pick(edges[i], edges[i + 1]) : undefined} onKeyDown=${pick && count ? (event) => { if (event.key === "Enter") pick(edges[i], edges[i + 1]); } : undefined}>
@@ -62,7 +67,7 @@
   };
 
   // -- a canvas of the size of its box, sharp on every screen ----------------------------------------------------
-  chart.Canvas = ({ width, height, draw, keys, label, ...more }) => {
+  chart.Canvas = ({ width, height, draw, keys, label, role = "img", ...more }) => {
     const ref = useRef(null), theme = cc.useEvents("cc-theme");
     useEffect(() => {
       const canvas = ref.current, ratio = Math.min(2, window.devicePixelRatio || 1);
@@ -72,7 +77,7 @@
       context.setTransform(ratio, 0, 0, ratio, 0, 0);
       draw(context, width, height);
     }, [width, height, theme, ...keys]);
-    return html`<canvas ref=${ref} style=${{ width: width + "px", height: height + "px" }} role="img" aria-label=${label} ...${more}></canvas>`;
+    return html`<canvas ref=${ref} style=${{ width: width + "px", height: height + "px" }} role=${role} aria-label=${label} ...${more}></canvas>`;
   };
 
   // -- curves ----------------------------------------------------------------------------------------------------
