@@ -100,6 +100,10 @@ from .errors import (
 from .errors import (
     UnansweredError as UnansweredError,
 )
+from .explorer.notebook import LatentView as LatentView
+from .explorer.notebook import LatentViews as LatentViews
+from .explorer.notebook import view_latents as view_latents
+from .explorer.serve import serve as serve
 from .losses.context import StepContext as StepContext
 from .losses.loss import (
     Activation as Activation,
