@@ -102,6 +102,7 @@ from .errors import (
 )
 from .explorer.notebook import LatentView as LatentView
 from .explorer.notebook import LatentViews as LatentViews
+from .explorer.notebook import view_latent as view_latent
 from .explorer.notebook import view_latents as view_latents
 from .explorer.serve import serve as serve
 from .losses.context import StepContext as StepContext

@@ -8,7 +8,7 @@ import attrs
 import pytest
 
 from chromium import PATH, Chromium
-from crosscoders import LatentError, LatentViews, view_latents
+from crosscoders import LatentError, LatentViews, view_latent, view_latents
 from crosscoders.pages import visible, word
 from study_of_texts import shared_study
 
@@ -23,7 +23,7 @@ def study():
 
 @pytest.fixture(scope="module")
 def view(study):
-    return view_latents(study, study.latents("Return the sum of a list").strongest(1)[0])
+    return view_latent(study, study.latents("Return the sum of a list").strongest(1)[0])
 
 
 class Outline(HTMLParser):
@@ -105,8 +105,8 @@ def test_several_latents_are_lines_that_open(study):
 
 def test_an_unknown_latent_and_a_silent_one(study):
     with pytest.raises(LatentError, match="there is no latent 48"):
-        view_latents(study, 48)
-    view = view_latents(study, 5)
+        view_latent(study, 48)
+    view = view_latent(study, 5)
     empty = attrs.evolve(view, record=attrs.evolve(view.record, firings=0, top=(), ranges=()))
     assert "active on none of the" in empty._repr_html_() and empty.peaks() == []
 

@@ -27,21 +27,23 @@ DETAIL = Detail(top=10, per_range=3, ranges=5, shares=5, neighbours=6)
 """What is shown of a latent if nothing else is said."""
 
 
-@overload
-def view_latents(study: Study, latents: int, *, detail: Detail | None = None) -> LatentView: ...
-@overload
-def view_latents(study: Study, latents: Sequence[int], *, detail: Detail | None = None) -> LatentViews: ...
-def view_latents(
-    study: Study, latents: int | Sequence[int], *, detail: Detail | None = None
-) -> LatentView | LatentViews:
-    """A latent, or several, over a study's tokens, to be shown in a notebook: all that a dashboard shows of each.
+def view_latent(study: Study, latent: int, *, detail: Detail | None = None) -> LatentView:
+    """A latent over a study's tokens, to be shown in a notebook: all that a dashboard shows of it.
 
     Two passes over the tokens, which a study keeps, so the second look is quick. A view shows itself; `record` has its
     numbers. `LatentError` for a latent that is not there, `AnalysisError` where no token counts.
     """
-    chosen = [latents] if isinstance(latents, int) else list(latents)
+    return view_latents(study, [latent], detail=detail)[0]
+
+
+def view_latents(study: Study, latents: Sequence[int], *, detail: Detail | None = None) -> LatentViews:
+    """Several latents over a study's tokens, to be shown in a notebook: a line for each, and all of it on a click.
+
+    See `view_latent`; they are looked at in the same two passes.
+    """
+    detail = detail or DETAIL
     with tempfile.TemporaryDirectory(prefix="crosscoders-") as folder:
-        gatherer = Gatherer(study, chosen, detail=detail or DETAIL, folder=Path(folder))
+        gatherer = Gatherer(study, latents, detail=detail, folder=Path(folder))
         records = [record for chunk in gatherer.chunks for record in gatherer.records(chunk)]
         ids = {token for each in records for site in each.logits for token, _ in (*site.promoted, *site.suppressed)}
         texts = dict(zip(sorted(ids), gatherer.vocabulary.texts(sorted(ids)), strict=True))
@@ -53,12 +55,11 @@ def view_latents(
             num_tokens=num_tokens,
             texts=texts,
             explanation=study.explanations.get(record.latent, ""),
+            intervals=detail.intervals(),
         )
         for record in records
     }
-    if isinstance(latents, int):
-        return views[latents]
-    return LatentViews(views=[views[latent] for latent in chosen], intervals=(detail or DETAIL).intervals())
+    return LatentViews(views=[views[latent] for latent in latents])
 
 
 @frozen(kw_only=True, eq=False, repr=False)
@@ -73,6 +74,8 @@ class LatentView:
     texts: Mapping[int, str]
     """Of the ids of promoted and suppressed tokens."""
     explanation: str = ""
+    intervals: str = ""
+    """What an interval means, in a sentence."""
 
     def __repr__(self) -> str:
         said = f", {self.explanation!r}" if self.explanation else ""
@@ -101,8 +104,6 @@ class LatentViews(Sequence[LatentView]):
     """Several latents, which show themselves in notebooks: a line for each, and all of it on a click."""
 
     views: tuple[LatentView, ...] = field(converter=as_tuple)
-    intervals: str = ""
-    """What an interval means."""
 
     def __repr__(self) -> str:
         return f"LatentViews({', '.join(str(view.latent) for view in self.views)})"
@@ -119,7 +120,7 @@ class LatentViews(Sequence[LatentView]):
     def __getitem__(self, index: slice) -> LatentViews: ...
     def __getitem__(self, index: int | slice) -> LatentView | LatentViews:
         if isinstance(index, slice):
-            return LatentViews(views=self.views[index], intervals=self.intervals)
+            return LatentViews(views=self.views[index])
         return self.views[index]
 
     def to_pandas(self) -> pandas.DataFrame:
