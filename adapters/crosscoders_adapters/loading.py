@@ -8,9 +8,9 @@ raises leaves this module as one `ConfigError`.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from attrs import field, frozen
@@ -21,6 +21,7 @@ from crosscoders import ConfigError
 from crosscoders.converters import as_tuple
 
 from .foreign import Place, foreign_errors, library, locate, silence
+from .lens_names import canonical_point
 from .lora import adapted
 from .tokenising import parse_date
 from .weights import WRAPPERS, misfits, unwrapped
@@ -30,6 +31,8 @@ from .weights import WRAPPERS, misfits, unwrapped
 class TransformersConfig:
     """A model of the transformers library."""
 
+    canonical_point: ClassVar[Callable[[str], str] | None] = staticmethod(canonical_point)
+    """From names of TransformerLens to ours."""
     model: str = field(validator=and_(instance_of(str), min_len(1)))
     """Hub id, local folder, or `tiny-pair/base` and `tiny-pair/chat` for the shipped pair."""
     revision: str = "main"

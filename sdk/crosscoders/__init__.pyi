@@ -100,6 +100,8 @@ from .errors import (
 from .errors import (
     UnansweredError as UnansweredError,
 )
+from .explorer.choosing import LatentDetail as LatentDetail
+from .explorer.dashboard import write_dashboard as write_dashboard
 from .explorer.notebook import LatentView as LatentView
 from .explorer.notebook import LatentViews as LatentViews
 from .explorer.notebook import view_latent as view_latent

@@ -7,6 +7,7 @@ import click
 from .analyse import analyse
 from .attribute import attribute, upload_graph
 from .components import components, plugins
+from .dashboard import dashboard
 from .demo import demo
 from .init import init
 from .plugin_commands import Commands
@@ -30,6 +31,7 @@ for _command in (
     harvest,
     sweep,
     analyse,
+    dashboard,
     attribute,
     upload_graph,
     serve,

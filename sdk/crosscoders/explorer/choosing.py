@@ -11,7 +11,7 @@ SLIM_FROM = 16_384
 
 
 @frozen(kw_only=True)
-class Detail:
+class LatentDetail:
     """How much is shown of each latent."""
 
     top: int = field(default=20, validator=ge(1))
@@ -34,7 +34,7 @@ class Detail:
     """Tokens that are named as promoted and as suppressed, at each site."""
 
     @classmethod
-    def for_count(cls, count: int) -> Detail:
+    def for_count(cls, count: int) -> LatentDetail:
         """All there is, or what keeps a folder of a great many latents small."""
         return cls() if count <= SLIM_FROM else cls(top=10, per_range=2, shares=5)
 
@@ -69,7 +69,7 @@ def strongest(place_N: np.ndarray, value_N: np.ndarray, length: int, count: int)
 
 
 def parts(
-    place_N: np.ndarray, value_N: np.ndarray, length: int, detail: Detail, generator: np.random.Generator
+    place_N: np.ndarray, value_N: np.ndarray, length: int, detail: LatentDetail, generator: np.random.Generator
 ) -> list[Part]:
     """The parts of the range that have any activation, lowest first, with places drawn from each, largest first."""
     largest = float(value_N.max(initial=0.0))

@@ -43,11 +43,11 @@ def _activity(firings: Firings) -> list[Column]:
 def _norms(crosscoder: Crosscoder, norms_FS: np.ndarray) -> list[Column]:
     """By model, site and group."""
     written = crosscoder.written
-    total_F = norms_FS.sum(axis=1)
     models = list(written.points_by_model)
     columns = []
-    for model in models if len(models) > 1 else ():
-        mine_F = norms_FS[:, [site.model == model for site in written.sites]].sum(axis=1)
+    mean_MF = [norms_FS[:, [site.model == model for site in written.sites]].mean(axis=1) for model in models]
+    total_F = np.sum(mean_MF, axis=0)
+    for model, mine_F in zip(models, mean_MF, strict=True) if len(models) > 1 else ():
         share_F = np.divide(mine_F, total_F, out=np.full(len(total_F), np.nan), where=total_F > 0)
         columns.append(_column("norm_share", share_F, model))
     if len(models) == 2:

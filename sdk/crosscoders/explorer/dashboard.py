@@ -24,7 +24,7 @@ from ..plugins.choices import unstructure
 from ..reading import checksum, read_json
 from ..reports import Report
 from ..training.lock import locked
-from .choosing import Detail
+from .choosing import LatentDetail
 from .columns import columns_of
 from .data_folder import CHUNK, FORMAT, DataFolder
 from .facts import cards_of, models_of, sites_of
@@ -53,7 +53,7 @@ def write_dashboard(
     results: Sequence[Report | str | Path] = (),
     graphs: Sequence[str | Path] = (),
     title: str = "",
-    detail: Detail | None = None,
+    detail: LatentDetail | None = None,
     resume: bool = True,
 ) -> Path:
     """Write a dashboard of a crosscoder over a study's tokens into `folder`, and return its page, `index.html`.

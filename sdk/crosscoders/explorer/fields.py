@@ -32,7 +32,7 @@ FIELDS = {
     ),
     "norm_share": Field(
         "Norm share of {}",
-        "The share of {} in the norms of the latent's decoder rows, with sites scaled alike.",
+        "The share of {} in the norms of the latent's decoder rows, by the mean over each model's sites, scaled alike.",
         "share",
     ),
     "verdict": Field(

@@ -14,7 +14,7 @@ import torch
 from ..analysis.logits import logit_extremes
 from ..crosscoder.latents import known_latents
 from ..errors import AnalysisError
-from .choosing import Detail, bin_of, parts, strongest
+from .choosing import LatentDetail, bin_of, parts, strongest
 from .data_folder import CHUNK
 from .firings import Firings, chunks_of, collect
 from .neighbours import Together, nearest_rows
@@ -35,7 +35,7 @@ Fired = tuple[np.ndarray, np.ndarray]
 
 
 def gather(
-    study: Study, latents: Sequence[int] | None = None, *, detail: Detail | None = None
+    study: Study, latents: Sequence[int] | None = None, *, detail: LatentDetail | None = None
 ) -> Iterator[LatentRecord]:
     """Everything that an explorer shows of each latent, in increasing order; of all where none are named.
 
@@ -52,14 +52,14 @@ class Gatherer:
     """What `gather` does, with files in `folder` that a later process goes on from."""
 
     def __init__(
-        self, study: Study, latents: Sequence[int] | None = None, *, detail: Detail | None = None, folder: Path
+        self, study: Study, latents: Sequence[int] | None = None, *, detail: LatentDetail | None = None, folder: Path
     ) -> None:
         num_latents = study.crosscoder.num_latents
         self.latents = sorted(set(known_latents(range(num_latents) if latents is None else latents, num_latents)))
         if not self.latents:
             raise AnalysisError("no latents are named; leave latents out for all of them")
         self.study, self.folder = study, folder
-        self.detail = detail or Detail.for_count(len(self.latents))
+        self.detail = detail or LatentDetail.for_count(len(self.latents))
         self.chunks = chunks_of(self.latents)
 
     @cached_property
@@ -199,11 +199,17 @@ class Gatherer:
                     )
                 )
             for each in sites:
-                shift = self.vocabulary.shift(each.site.partition("/")[0])
+                model = each.site.partition("/")[0]
                 for k, latent in enumerate(block):
                     if self.raw_norms_FS[latent, places[each.site]] > 0:
                         pairs = [
-                            list(zip((ids_KN[k] + shift).tolist(), effect_KN[k].tolist(), strict=True))
+                            list(
+                                zip(
+                                    self.vocabulary.numbers(model, ids_KN[k].tolist()),
+                                    effect_KN[k].tolist(),
+                                    strict=True,
+                                )
+                            )
                             for ids_KN, effect_KN in (each.promoted, each.suppressed)
                         ]
                         extremes = Extremes(site=each.site, promoted=pairs[0], suppressed=pairs[1])

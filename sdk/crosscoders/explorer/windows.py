@@ -13,7 +13,7 @@ from attrs import frozen
 from ..analysis.shares import shares_by_model
 from ..crosscoder.latents import Latents
 from ..files import disk_errors, write_whole
-from .choosing import Detail
+from .choosing import LatentDetail
 from .firings import Firings
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Windows:
     """Of the place itself."""
 
     @classmethod
-    def around(cls, place_K: np.ndarray, firings: Firings, detail: Detail) -> Windows:
+    def around(cls, place_K: np.ndarray, firings: Firings, detail: LatentDetail) -> Windows:
         """As many tokens around each place as are shown, none of another document."""
         sequence_K, position_K = np.divmod(place_K.astype(np.int64), firings.length)
         start_K, stop_K = firings.bounds_P2[place_K].astype(np.int64).T.reshape(2, -1)
@@ -66,7 +66,7 @@ class ModelShares:
 
 @torch.no_grad()
 def measure_shares(
-    study: Study, firings: Firings, latent_K: np.ndarray, place_K: np.ndarray, detail: Detail, folder: Path
+    study: Study, firings: Firings, latent_K: np.ndarray, place_K: np.ndarray, detail: LatentDetail, folder: Path
 ) -> ModelShares:
     """One more pass over the tokens, for the windows around places of latents; `latent_K` increases.
 

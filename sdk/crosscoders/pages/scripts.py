@@ -19,7 +19,7 @@ from ..errors import CrosscodersError
 from ..reading import parse_json
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_UNSAFE = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
+_UNSAFE = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"})
 
 
 def put_script(name: str, value: Any) -> str:
@@ -57,17 +57,23 @@ def script_json(value: Any) -> str:
 
     Numbers that are not finite become null, and halves of surrogate pairs, which no text file can hold, become U+FFFD.
     """
-    text = json.dumps(_plain(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return "".join(_UNSAFE.get(letter, letter) for letter in text) if _UNSAFE.keys() & set(text) else text
+    try:
+        text = _dumped(value)
+    except (TypeError, ValueError):
+        text = _dumped(_plain(value))
+    return _SURROGATE.sub("\ufffd", text).translate(_UNSAFE)
+
+
+def _dumped(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def _plain(value: Any) -> Any:
+    """The value with null for numbers that are not finite, and as JSON's own kinds."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    if isinstance(value, str):
-        return _SURROGATE.sub("\ufffd", value)
     if isinstance(value, Mapping):
-        return {_plain(str(key)): _plain(item) for key, item in value.items()}
+        return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return value
