@@ -13,7 +13,7 @@ from ..converters import as_tuple
 from ..pages import visible, word
 from ..reports.frames import data_frame
 from ..reports.report import environment
-from .choosing import Detail
+from .choosing import LatentDetail
 from .gathering import Gatherer
 from .records import ExampleRecord, LatentRecord
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
     from ..analysis.study import Study
 
-DETAIL = Detail(top=10, per_range=3, ranges=5, shares=5, neighbours=6)
+DETAIL = LatentDetail(top=10, per_range=3, ranges=5, shares=5, neighbours=6)
 """What is shown of a latent if nothing else is said."""
 
 
-def view_latent(study: Study, latent: int, *, detail: Detail | None = None) -> LatentView:
+def view_latent(study: Study, latent: int, *, detail: LatentDetail | None = None) -> LatentView:
     """A latent over a study's tokens, to be shown in a notebook: all that a dashboard shows of it.
 
     Two passes over the tokens, which a study keeps, so the second look is quick. A view shows itself; `record` has its
@@ -36,7 +36,7 @@ def view_latent(study: Study, latent: int, *, detail: Detail | None = None) -> L
     return view_latents(study, [latent], detail=detail)[0]
 
 
-def view_latents(study: Study, latents: Sequence[int], *, detail: Detail | None = None) -> LatentViews:
+def view_latents(study: Study, latents: Sequence[int], *, detail: LatentDetail | None = None) -> LatentViews:
     """Several latents over a study's tokens, to be shown in a notebook: a line for each, and all of it on a click.
 
     See `view_latent`; they are looked at in the same two passes.
