@@ -80,11 +80,14 @@ def test_latents_of_a_text_are_those_of_the_study(server):
     W_X = study.crosscoder.encoder_weight(0)[first["latent"]].detach()
     base_X = study.crosscoder.layout.slices["base/layers.1"]
     for n, position in enumerate(counted):
+        naive = float(x_BX[n, base_X] @ W_X[base_X])
+        assert first["parts"]["base"][position] == pytest.approx(naive, abs=1e-3)
         if first["values"][position] > 0:
-            naive = float(x_BX[n, base_X] @ W_X[base_X])
-            assert first["parts"]["base"][position] == pytest.approx(naive, abs=1e-3)
             whole = sum(part[position] for part in first["parts"].values()) + found["bias"][str(first["latent"])]
             assert whole == pytest.approx(first["values"][position], abs=1e-3)
+            mine = [entry for entry in found["latents"][position] if entry["latent"] == first["latent"]]
+            assert all(entry["parts"]["base"] == pytest.approx(naive, abs=1e-3) for entry in mine)
+    assert len([position for position in counted if first["values"][position] > 0]) in range(1, len(counted))
 
 
 def test_a_conversation_is_read_by_the_template(server):
