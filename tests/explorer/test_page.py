@@ -148,7 +148,7 @@ def test_a_latent_has_its_page_and_the_back_button_leads_back(tab):
     tab.wait("document.querySelectorAll('.sides').length === 2")
     heat = tab.eval("[...document.querySelectorAll('.sides')][0].innerHTML")
     assert "below" in heat and "on peak" in heat.replace("peak on", "on peak")
-    tab.eval("document.querySelectorAll('[role=tab]')[1].click()")
+    tab.eval("document.querySelectorAll('.tabs button')[1].click()")
     tab.wait("document.querySelectorAll('.interval').length === 4")
     assert "Four parts of equal width." in text(tab)
     tab.eval("history.back()")

@@ -53,7 +53,7 @@
     const bars = Array.from(counts, (count, i) => {
       const tallest = tallness(count), x = left + i * step, wide = Math.max(1, step - 1);
       let y = height - bottom;
-      const drawn = stacks ? stacks.map((stack, c) => { const part = count ? (tallest * stack[i]) / count : 0; y -= part; return part > 0 && html`<rect x=${x} y=${y} width=${wide} height=${part} style=${{ fill: `var(${cc.classColour(c)})` }} />`; })
+      const drawn = stacks ? stacks.map((stack, c) => { const part = count ? (tallest * stack[i]) / count : 0; y -= part; return part > 0 && html`<rect x=${x} y=${y} width=${wide} height=${part} style=${{ fill: `var(${c < stacks.length - 1 ? cc.classColour(c) : "--strong"})` }} />`; })
         : count > 0 && html`<rect x=${x} y=${y - Math.max(1, tallest)} width=${wide} height=${Math.max(1, tallest)} style=${{ fill: `var(${colour})` }} />`;
       return html`<g class=${"bar" + (inside(i) ? "" : " out")} role=${pick ? "button" : undefined} tabindex=${pick && count ? 0 : undefined} aria-label=${pick && count ? between(i) : undefined}
         onClick=${pick && count ? () => pick(edges[i], edges[i + 1]) : undefined} onKeyDown=${pick && count ? (event) => { if (event.key === "Enter") pick(edges[i], edges[i + 1]); } : undefined}>
@@ -67,7 +67,7 @@
   };
 
   // -- a canvas of the size of its box, sharp on every screen ----------------------------------------------------
-  chart.Canvas = ({ width, height, draw, keys, label, ...more }) => {
+  chart.Canvas = ({ width, height, draw, keys, label, role = "img", ...more }) => {
     const ref = useRef(null), theme = cc.useEvents("cc-theme");
     useEffect(() => {
       const canvas = ref.current, ratio = Math.min(2, window.devicePixelRatio || 1);
@@ -77,7 +77,7 @@
       context.setTransform(ratio, 0, 0, ratio, 0, 0);
       draw(context, width, height);
     }, [width, height, theme, ...keys]);
-    return html`<canvas ref=${ref} style=${{ width: width + "px", height: height + "px" }} role="img" aria-label=${label} ...${more}></canvas>`;
+    return html`<canvas ref=${ref} style=${{ width: width + "px", height: height + "px" }} role=${role} aria-label=${label} ...${more}></canvas>`;
   };
 
   // -- curves ----------------------------------------------------------------------------------------------------

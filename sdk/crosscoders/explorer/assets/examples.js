@@ -56,9 +56,9 @@
     if (vocabulary.error) return html`<${cc.part.Problem} error=${vocabulary.error} what="The text of examples cannot be shown." />`;
     if (!vocabulary.value) return html`<${cc.part.Waiting} />`;
     const list = (examples) => examples.map((packed) => html`<${Example} key=${packed.slice(0, 3).join("-") + (sides && both)} packed=${packed} peak=${peak} sides=${sides && both} show=${show} />`);
-    const tab = (name, text) => html`<button type="button" role="tab" aria-selected=${view === name} onClick=${() => setView(name)}>${text}</button>`;
+    const tab = (name, text) => html`<button type="button" aria-pressed=${view === name} onClick=${() => setView(name)}>${text}</button>`;
     const shown = more ? top : top.slice(0, 10);
-    return html`<section class="examples"><div class="bar"><h2>Where it is active</h2><span class="tabs" role="tablist">${tab("top", "Strongest")}${tab("ranges", "By interval")}</span>
+    return html`<section class="examples"><div class="bar"><h2>Where it is active</h2><span class="tabs" role="group" aria-label="Which examples">${tab("top", "Strongest")}${tab("ranges", "By interval")}</span>
         ${both && html`<label><input type="checkbox" id="sides" checked=${sides} onChange=${() => setSides(!sides)} /> both models side by side</label>`}</div>
       ${sides && both && html`<p class="note">Colours: what each model brings to the latent's pre-activation on each token; orange and a line below raise it, blue and a line above lower it. Both are on one scale.</p>`}
       ${view === "top" ? (top.length ? html`${list(shown)}${top.length > 10 && html`<p><button type="button" onClick=${() => setMore(!more)}>${more ? "Fewer" : `${top.length - 10} more`}</button></p>`}` : html`<p class="quiet">It is active nowhere in the text that examples come from.</p>`)

@@ -111,7 +111,7 @@
     const pick = (name, value, from, none) => html`<label>${name} <select value=${value} onChange=${(event) => change((copy) => { if (name !== "Colour") { copy.delete(x.key); copy.delete(y.key); } copy.set(name.toLowerCase(), event.target.value); })}>${none && html`<option value="none">none</option>`}${from.map((column) => html`<option value=${column.key}>${cc.visible(column.title)}</option>`)}</select></label>`;
     const bound = (column, end) => { const range = cc.range(query, column.key) || { low: NaN, high: NaN }; return html`<input type="number" step="any" placeholder=${end === "low" ? "from" : "to"} aria-label=${cc.visible(column.title) + (end === "low" ? ", at least" : ", at most")} value=${Number.isNaN(range[end]) ? "" : range[end]} onChange=${(event) => change((copy) => { const next = { ...range, [end]: event.target.value.trim() === "" ? NaN : Number(event.target.value) }; cc.setRange(copy, column.key, next.low, next.high); })} />`; };
     const listed = Array.from(rows.subarray(0, 50));
-    return html`<div class="page">
+    return html`<div class="page"><h1 class="hidden">Scatter</h1>
       <div class="bar">${pick("X", x.key, numbers)}${pick("Y", y.key, numbers)}${classes.length > 0 && pick("Colour", colour ? colour.key : "none", classes, true)}
         <span class="count"><strong>${cc.cell(rows.length)}</strong>${rows.length < cc.index.rows ? ` of ${cc.cell(cc.index.rows)}` : " latents"}</span></div>
       <div class="bar"><${cc.part.Asked} query=${query} /></div>

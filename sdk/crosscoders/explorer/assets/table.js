@@ -105,7 +105,7 @@
     const by = (key) => change(query, (copy) => copy.set("sort", sort === "-" + key ? key : sort === key ? "-" + key : key === "latent" ? key : "-" + key));
     const direction = (key) => (sort === key || (key === "latent" && !sort) ? "ascending" : sort === "-" + key ? "descending" : "none");
     const head = ({ name, title, help, number }) => html`<th key=${name} scope="col" class=${number ? "number" : ""} aria-sort=${direction(name)} title=${help}><button type="button" data-sort=${name} onClick=${() => by(name)}>${title}<span aria-hidden="true">${{ ascending: " ▴", descending: " ▾", none: "" }[direction(name)]}</span></button></th>`;
-    return html`<div class="browse">
+    return html`<div class="browse"><h1 class="hidden">Latents</h1>
       <div class="bar"><${cc.part.SearchBox} query=${query} />
         <button type="button" id="filters" aria-expanded=${open} onClick=${() => setOpen(!open)}>Filters</button>
         <span class="count"><strong>${cc.cell(rows.length)}</strong>${rows.length < cc.index.rows ? ` of ${cc.cell(cc.index.rows)}` : " latents"}</span><${cc.part.Asked} query=${query} /></div>
