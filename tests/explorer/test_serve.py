@@ -450,6 +450,28 @@ def test_a_port_that_is_taken_is_said(server):
         serve(shared_study(), port=70_000, browser=False)
 
 
+def test_the_command_that_opens_a_browser_does_not_tell_the_token(monkeypatch):
+    """Other users of the machine can see it; what it opens only this one can read."""
+    import urllib.request
+    import webbrowser
+    from pathlib import Path
+
+    import uvicorn
+
+    opened, said = [], []
+
+    def look(address):
+        page = Path(urllib.request.url2pathname(address.removeprefix("file://")))
+        opened.append((address, page.read_text(), page.parent.stat().st_mode & 0o077))
+
+    monkeypatch.setattr(webbrowser, "open", look)
+    monkeypatch.setattr(uvicorn.Server, "run", lambda self, sockets: None)
+    serve(shared_study(), say=said.append)
+    ((address, page, others),) = opened
+    link = re.search(r"http://127\.0\.0\.1:\d+/[\w-]{32}/", said[0])[0]
+    assert f"url={link}" in page and link.split("/")[3] not in address and others == 0
+
+
 def test_without_the_extra_the_command_to_install_it_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     with pytest.raises(ConfigError, match=r"pip install 'crosscoders\[serve\]'"):
