@@ -42,6 +42,7 @@ from .look import TokenLatents, find, token_latents
 from .passes import MEMORY, Passes, StudyBatch, version_of
 from .patching import Amplified, Arm, Patching, patch_effect
 from .recipe import StudyRecipe, chosen_metrics
+from .scales import estimate_scales
 from .watching import watched
 
 T = TypeVar("T")
@@ -390,21 +391,9 @@ class Study:
 
     # -- normalise ----------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
     def estimate_normalisation(self, num_tokens: int = 16_384) -> None:
         """Give the sites whose scale no file says √D / mean‖x‖ of these tokens; others stay as they are."""
-        normaliser, layout = self.crosscoder.normaliser, self.crosscoder.layout
-        sums, count = dict.fromkeys(normaliser.unknown, 0.0), 0
-        for batch in self.with_tokens(num_tokens).batches() if sums else ():
-            x_BX = batch.x_BX
-            count += len(x_BX)
-            for name in sums:
-                sums[name] += float(precise(x_BX[:, layout.slices[name]]).norm(dim=1).sum())
-        if sums and not count:
-            raise AnalysisError("no token counts, so no normalisation can be estimated")
-        for name, total in sums.items():
-            width = layout.subset([name]).width
-            normaliser.set_scales({name: width**0.5 * count / total})
+        estimate_scales(self.with_tokens(num_tokens))
 
     def batches(self) -> Iterator[StudyBatch]:
         """Yield activations of about `num_tokens` tokens, or fewer if the token source ends sooner.

@@ -121,7 +121,7 @@
               <h4>what ${model} brings</h4>
               <${Tokens} label=${"what " + model + " brings to it on each token"} tokens=${answer.tokens} counted=${answer.counted} values=${chosen.parts[model]}
                 shares=${chosen.parts[model].map((value) => value / part)} chosen=${place} onChoose=${setPlace} /></div>`)}</div>
-              <p class="live-quiet">Parts of the pre-activation where the latent is active, orange up and blue down; with the encoder's bias (${cc.cell(answer.bias[chosen.latent], 3)}) they add up to it.</p>` : ""}
+              <p class="live-quiet">Parts of the pre-activation, orange up and blue down; with the encoder's bias (${cc.cell(answer.bias[chosen.latent], 3)}) they add up to it.</p>` : ""}
             ${place === null ? html`<p class="live-quiet">Choose a token to see its latents.</p>` : ofToken(answer, place, facts)}
           </div>
           <div><h3>Strongest on this text</h3>
