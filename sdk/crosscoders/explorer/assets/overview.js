@@ -92,7 +92,7 @@
         <label class="hidden" for="jump">Search latents</label>
           <input id="jump" name="q" type="search" placeholder="Search explanations, tokens, notes, numbers"
             autocomplete="off" /><button>Search</button></form>
-      <div class="cards columns">${facts.cards.map(
+      <h2 class="hidden">Facts</h2><div class="cards columns">${facts.cards.map(
         (card) => html`<section class="card facts"><h3>
         ${cc.visible(card.title)}</h3><table><tbody>${(card.rows || []).map(([label, value]) =>
           typeof value === "string" && value.length > 40
