@@ -13,11 +13,13 @@ import time
 
 import pytest
 
-from crosscoders import AnalysisError, CheckpointError, ConfigError
+from crosscoders import AnalysisError, CheckpointError, ConfigError, Study
 from crosscoders.explorer.serve import HOST, serve
 from crosscoders.explorer.serve_answers import Live
 from crosscoders.explorer.serve_files import confined
 from crosscoders.explorer.serve_guard import LARGEST_BODY
+from crosscoders.explorer.serve_requests import LatentsRequest
+from crosscoders.models.sample import Documents
 from explorer_live_server import TOKEN, Server
 from small_dashboard import small_dashboard
 from study_of_texts import shared_study, study_over
@@ -88,6 +90,14 @@ def test_latents_of_a_text_are_those_of_the_study(server):
             mine = [entry for entry in found["latents"][position] if entry["latent"] == first["latent"]]
             assert all(entry["parts"]["base"] == pytest.approx(naive, abs=1e-3) for entry in mine)
     assert len([position for position in counted if first["values"][position] > 0]) in range(1, len(counted))
+
+
+def test_no_tokens_are_needed_to_look_at_a_text():
+    """As the command has it: it reads no token source."""
+    shared = shared_study()
+    study = Study(shared.crosscoder, shared.adapters, Documents([]), activations=shared.activations)
+    found = Live(study).latents(LatentsRequest.of(b'{"text": "%s"}' % TEXT.encode()), threading.Event())
+    assert [each["latent"] for each in found["strongest"]] == shared.latents(TEXT).strongest(24)
 
 
 def test_a_conversation_is_read_by_the_template(server):
@@ -498,7 +508,11 @@ def test_the_command_serves_and_ends_with_ctrl_c(tmp_path):
             connection = http.client.HTTPConnection(HOST, int(found[1]), timeout=30)
             connection.request("GET", f"/{found[2]}/")
             assert "live/panels.js" in connection.getresponse().read().decode()
+            body, kind = json.dumps({"text": TEXT}), {"Content-Type": "application/json"}
+            connection.request("POST", f"/{found[2]}/api/latents", body=body, headers=kind)
+            assert json.loads(connection.getresponse().read())["strongest"]
             connection.close()
+            assert not [line for line in lines if "tokens" in line]
             process.send_signal(signal.SIGINT)
             assert process.wait(timeout=30) in (0, 130)
             assert "Traceback" not in process.stderr.read()
