@@ -102,6 +102,11 @@ from .errors import (
 )
 from .explorer.choosing import LatentDetail as LatentDetail
 from .explorer.dashboard import write_dashboard as write_dashboard
+from .explorer.notebook import LatentView as LatentView
+from .explorer.notebook import LatentViews as LatentViews
+from .explorer.notebook import view_latent as view_latent
+from .explorer.notebook import view_latents as view_latents
+from .explorer.serve import serve as serve
 from .losses.context import StepContext as StepContext
 from .losses.loss import (
     Activation as Activation,

@@ -129,7 +129,7 @@ class Results:
             interval = leaves.get((*path[:-1], f"{path[-1]}_interval")) or leaves.get(
                 (f"{path[0]}_interval", *path[1:])
             )
-            place = next((part for part in path if part in sites or "/" in part), "")
+            place = next((part for part in path if part in sites), "")
             name = "_".join(part for part in path if part not in (place, "against"))
             if not _are_pairs(values):
                 self.measured.setdefault((name, place), Measured(name, place, title, values, interval))
