@@ -36,7 +36,8 @@ from .effects import Effect
 from .examples import activity
 from .inputs import Input, token_rows
 from .latent_cache import write_latents
-from .look import TokenLatents, find, logit_effects, token_latents
+from .logits import logit_effects
+from .look import TokenLatents, find, token_latents
 from .passes import MEMORY, Passes, StudyBatch, version_of
 from .patching import Amplified, Arm, Patching, patch_effect
 from .recipe import StudyRecipe, chosen_metrics
