@@ -102,6 +102,10 @@ from .errors import (
 )
 from .explorer.choosing import LatentDetail as LatentDetail
 from .explorer.dashboard import write_dashboard as write_dashboard
+from .explorer.neuronpedia.checking import check_neuronpedia as check_neuronpedia
+from .explorer.neuronpedia.checking import neuronpedia_problems as neuronpedia_problems
+from .explorer.neuronpedia.exporting import export_features as export_features
+from .explorer.neuronpedia.listing import NeuronpediaListing as NeuronpediaListing
 from .losses.context import StepContext as StepContext
 from .losses.loss import (
     Activation as Activation,

@@ -9,6 +9,7 @@ from .attribute import attribute, upload_graph
 from .components import components, plugins
 from .dashboard import dashboard
 from .demo import demo
+from .features import check_features, export_features
 from .init import init
 from .plugin_commands import Commands
 from .pretrained import convert, inspect, pretrained
@@ -34,6 +35,8 @@ for _command in (
     dashboard,
     attribute,
     upload_graph,
+    export_features,
+    check_features,
     serve,
     spurious,
     info,
