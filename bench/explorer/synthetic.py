@@ -137,26 +137,33 @@ class Synthetic:
         ]  # fmt: skip
 
 
-def write(folder: Path, num_latents: int, num_tokens: int, *, top: int, per_range: int, shares: int) -> Iterator[int]:
-    """Write the data files; yields the number of every chunk once it is written."""
+def write(
+    folder: Path, num_latents: int, num_tokens: int, *, top: int, per_range: int, shares: int, first: int | None = None
+) -> Iterator[int]:
+    """Write the data files; yields the number of every chunk once it is written.
+
+    With `first`, only so many chunks are: enough for a page that opens a few latents. Peak tokens of the others are
+    words of the corpus.
+    """
     made = Synthetic(num_latents, num_tokens, top=top, per_range=per_range, shares=shares)
     data = DataFolder(folder)
     peaks: list[str] = []
-    for chunk in range(-(-num_latents // CHUNK)):
+    chunks = -(-num_latents // CHUNK)
+    for chunk in range(chunks if first is None else min(chunks, first)):
         records = made.records(chunk)
         data.write_chunk(chunk, records)
         peaks += [" ".join(dict.fromkeys(e.tokens[e.peak].strip() for e in record.top)) for record in records]
         yield chunk
+    for j in range(len(peaks), num_latents):
+        peaks.append(" ".join(made.texts[token].strip() for token in made.rows[j % len(made.rows), :15].tolist()))
     corpus_files, rows_per_file = data.write_corpus(made.rows, LENGTH)
     data.write_vocabulary(made.texts)
     data.write_search({j: f"a made-up explanation of the number {j}" for j in range(0, num_latents, 7)}, peaks)
     columns = made.columns()
     data.write_columns(columns)
     lines = {j: f"latent {j}: {verdict}" for j, verdict in enumerate(made.verdict) if verdict != "shared"}
-    data.write(
-        "diff", diff_view("base", "chat", "A made-up diff.", made.verdict, made.firings_F, lines, {"shared": 0.4})
-    )
-    data.write("layers", layers_view(SITES, made.norms_FS))
+    data.write("diff", diff_view(lines, "A made-up diff."))
+    data.write("layers", layers_view(made.norms_FS))
     data.write_facts(
         {
             "format": FORMAT, "title": "Made-up latents", "name": "synthetic", "made": "2026-01-01", "version": "0",

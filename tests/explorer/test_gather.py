@@ -8,38 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from crosscoders import LatentError, Study, Text, build_crosscoder
-from crosscoders.activations.harvest import resolve_sites
+from crosscoders import LatentError
 from crosscoders.explorer import gathering, neighbours, windows
 from crosscoders.explorer.choosing import LatentDetail
 from crosscoders.explorer.gathering import gather
-from study_of_texts import WORDS, adapters, shared_study
+from explorer_studies import random_study
+from study_of_texts import shared_study
 
 DETAIL = LatentDetail(top=4, per_range=2, shares=3, ranges=5, bins=7, before=3, after=2, neighbours=3, logits=2)
-
-
-class ShortTexts:
-    """Documents of a few words, several to a row."""
-
-    def documents(self, *, skip=0):
-        for number in range(skip, 120):
-            order = torch.randperm(len(WORDS), generator=torch.Generator().manual_seed(number)).tolist()
-            yield Text(" ".join(WORDS[i] for i in order[: 3 + number % 6]))
-
-
-def random_study(architecture, sites, num_latents, **options):
-    """A crosscoder of random weights that fires on some tokens, over the texts of the shared study."""
-    crosscoder = build_crosscoder(architecture, resolve_sites(adapters(), sites).sites, num_latents=num_latents)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, parameter in crosscoder.named_parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) / parameter.shape[-1] ** 0.5)
-            if name == "b_enc_F":
-                parameter.sub_(3.0)
-    config = shared_study().activations
-    study = Study(crosscoder, adapters(), ShortTexts(), activations=config, num_tokens=960, **options)
-    study.crosscoder.normaliser.set_scales(dict(zip(sites, (0.5, 0.25, 0.3, 0.2))))
-    return study
 
 
 @cache

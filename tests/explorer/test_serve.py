@@ -13,12 +13,13 @@ import time
 
 import pytest
 
-from crosscoders import AnalysisError, ConfigError
+from crosscoders import AnalysisError, CheckpointError, ConfigError
 from crosscoders.explorer.serve import HOST, serve
 from crosscoders.explorer.serve_answers import Live
 from crosscoders.explorer.serve_files import confined
 from crosscoders.explorer.serve_guard import LARGEST_BODY
 from explorer_live_server import TOKEN, Server
+from small_dashboard import small_dashboard
 from study_of_texts import shared_study, study_over
 
 TEXT = "Return the sum of a list"
@@ -427,10 +428,16 @@ def test_a_stopped_generation_ends_at_the_next_token():
 
 
 def test_a_folder_that_is_not_a_dashboard_is_refused(tmp_path):
-    with pytest.raises(AnalysisError, match="there is no folder"):
+    with pytest.raises(CheckpointError, match="there is no folder"):
         serve(shared_study(), dashboard=tmp_path / "none")
-    with pytest.raises(AnalysisError, match=r"no index\.html"):
+    with pytest.raises(CheckpointError, match=r"no index\.html"):
         serve(shared_study(), dashboard=tmp_path)
+
+
+def test_a_dashboard_of_another_crosscoder_is_refused():
+    other = study_over(("base/layers.1",), steps=1)
+    with pytest.raises(AnalysisError, match="of another crosscoder: 48 latents over 'base/layers.1', 'chat/layers.1'"):
+        serve(other, dashboard=small_dashboard())
 
 
 def test_a_port_that_is_taken_is_said(server):

@@ -42,12 +42,12 @@ def serve(
     the models' answers beside those without. Needs the extra crosscoders[serve].
     """
     quiet_libraries()
+    from ..checkpoints.dashboard import finished_facts
     from ..explorer.serve import serve as run
-    from ..explorer.serve_files import checked_dashboard
 
     with user_errors():
         if dashboard is not None:
-            checked_dashboard(dashboard)  # before models are loaded
+            finished_facts(dashboard)  # before models are loaded
         study = study_of(
             name, options, models=models, trust_recipe=trust_recipe, device=device, tokens=None, quiet=True
         )

@@ -60,7 +60,7 @@ class Firings:
     @cached_property
     def ids_RT(self) -> np.ndarray:
         """Token ids of all rows, −1 for padding."""
-        return self._mapped("ids.bin", "<i4").reshape(-1, self.length)
+        return self._mapped("ids.bin", "<i8").reshape(-1, self.length)
 
     @cached_property
     def bounds_P2(self) -> np.ndarray:
@@ -95,7 +95,8 @@ class Firings:
 
     def _mapped(self, name: str, dtype: str) -> np.ndarray:
         path = self.folder / name
-        return np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.zeros(0, dtype)
+        # As a plain array, since every small piece of a memmap would be made one too.
+        return np.asarray(np.memmap(path, dtype=dtype, mode="r")) if path.stat().st_size else np.zeros(0, dtype)
 
 
 def collect(study: Study, folder: Path, chosen_F: np.ndarray) -> Firings:
@@ -165,7 +166,7 @@ class _Writer:
         ids_BT = np.where(attention_BT, batch.tokens.ids.cpu().numpy(), -1)
         document = batch.tokens.document
         document_BT = attention_BT.astype(np.int64) if document is None else document.cpu().numpy()
-        self._append("ids.bin", ids_BT.astype("<i4"))
+        self._append("ids.bin", ids_BT.astype("<i8"))
         self._append("bounds.bin", bounds_of(np.where(attention_BT, document_BT, -1)).astype("<u2"))
         kept_N = self.chosen_F[latent_N]
         found = np.empty(int(kept_N.sum()), FIRING)

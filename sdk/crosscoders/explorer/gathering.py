@@ -199,11 +199,17 @@ class Gatherer:
                     )
                 )
             for each in sites:
-                shift = self.vocabulary.shift(each.site.partition("/")[0])
+                model = each.site.partition("/")[0]
                 for k, latent in enumerate(block):
                     if self.raw_norms_FS[latent, places[each.site]] > 0:
                         pairs = [
-                            list(zip((ids_KN[k] + shift).tolist(), effect_KN[k].tolist(), strict=True))
+                            list(
+                                zip(
+                                    self.vocabulary.numbers(model, ids_KN[k].tolist()),
+                                    effect_KN[k].tolist(),
+                                    strict=True,
+                                )
+                            )
                             for ids_KN, effect_KN in (each.promoted, each.suppressed)
                         ]
                         extremes = Extremes(site=each.site, promoted=pairs[0], suppressed=pairs[1])

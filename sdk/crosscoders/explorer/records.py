@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -141,7 +142,7 @@ def example_json(example: ExampleRecord) -> list[Any]:
 
 def rounded(value: float) -> float | None:
     """A number with as many digits as anybody reads; None where it is not finite."""
-    return float(f"{value:.5g}") if np.isfinite(value) else None
+    return float(f"{value:.5g}") if math.isfinite(value) else None
 
 
 def _signed(values_T: np.ndarray) -> list[Any]:

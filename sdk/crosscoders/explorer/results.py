@@ -92,6 +92,8 @@ class Results:
     explanations: dict[int, str] = field(factory=dict)
     behaviours: dict[int, list[tuple[str, float, float]]] = field(factory=dict)
     """By latent: behaviours that it goes with, with recall and precision."""
+    best: set[tuple[int, str]] = field(factory=set)
+    """For each behaviour the latent that goes best with it."""
     snapshots: Mapping[str, Any] | None = None
     """The data of the analysis `snapshots`."""
     summaries: list[tuple[str, str]] = field(factory=list)
@@ -151,13 +153,13 @@ class Results:
         return [*found, *(fact for fact in known if fact is not None)]
 
     def labels(self) -> dict[int, str]:
-        """What latents are called: explanations, and the behaviours that they go with."""
+        """What latents are called: explanations, and the behaviours that they go with or go best with."""
         found = dict(self.explanations)
         for latent, behaviours in self.behaviours.items():
             names = [
                 name
                 for name, recall, precision in behaviours
-                if recall >= ENOUGH_RECALL and precision >= ENOUGH_PRECISION
+                if (latent, name) in self.best or (recall >= ENOUGH_RECALL and precision >= ENOUGH_PRECISION)
             ]
             if names:
                 found[latent] = "; ".join(filter(None, [", ".join(names), self.explanations.get(latent)]))
@@ -167,7 +169,7 @@ class Results:
         verdicts, lines, reasons = (data.get(name) for name in ("verdict", "line", "reason"))
         if isinstance(lines, list) and len(lines) == self.num_latents:
             self.lines.update({j: line for j, line in enumerate(lines) if isinstance(line, str)})
-            self.note = self.note or summary
+            self.note = summary
         elif isinstance(reasons, list) and isinstance(verdicts, list) and len(reasons) == self.num_latents:
             for j, (verdict, reason) in enumerate(zip(verdicts, reasons, strict=True)):
                 self.lines.setdefault(j, f"{verdict}: {reason}" if reason else str(verdict))
@@ -199,6 +201,7 @@ class Results:
             return
         latents, recall, precision = (dict(table) for table in tables if isinstance(table, Mapping))
         for name in latents:
+            self.best |= {(latent, name) for latent in latents[name][:1]}
             for latent, *numbers in zip(latents[name], recall[name], precision[name], strict=True):
                 if latent < self.num_latents:
                     self.behaviours.setdefault(latent, []).append((name, numbers[0], numbers[1]))

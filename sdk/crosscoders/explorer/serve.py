@@ -30,7 +30,8 @@ def serve(
 
     The pages are those of the folder `dashboard` with two panels more, or the panels alone. Port 0 takes a free one.
     `say` is told the address, whose token nobody else knows. Only the loopback address is listened on. `ConfigError`
-    where the extra `serve` is not installed or the port is taken, `AnalysisError` where the folder is not a dashboard.
+    where the extra `serve` is not installed or the port is taken, `CheckpointError` where the folder is not a finished
+    dashboard, `AnalysisError` where it is one of another crosscoder.
     """
     try:
         import uvicorn
@@ -40,7 +41,7 @@ def serve(
         raise ConfigError(
             f"serving needs Starlette and uvicorn ({error}); install them: pip install 'crosscoders[serve]'"
         ) from error
-    folder = None if dashboard is None else checked_dashboard(Path(dashboard))
+    folder = None if dashboard is None else checked_dashboard(Path(dashboard), study.crosscoder)
     listening = _listening(port)
     port = listening.getsockname()[1]
     token = secrets.token_urlsafe(24)

@@ -6,7 +6,9 @@ import re
 from importlib.resources import files
 from pathlib import Path
 
-from ..errors import AnalysisError
+from ..checkpoints.dashboard import finished_facts
+from ..crosscoder.module import Crosscoder
+from ..errors import AnalysisError, listed, shown
 from ..pages import asset
 
 TYPES = {
@@ -26,13 +28,18 @@ PANELS = '<link rel="stylesheet" href="live/panels.css">\n<script src="live/pane
 """What a page has in its head to show the panels."""
 
 
-def checked_dashboard(folder: Path) -> Path:
-    """The folder of a finished dashboard; `AnalysisError` where it is not one."""
-    if not folder.is_dir():
-        raise AnalysisError(f"there is no folder {folder}; `crosscoders dashboard` writes one")
-    missing = [name for name in ("index.html", "data/facts.js") if not (folder / name).is_file()]
-    if missing:
-        raise AnalysisError(f"{folder} is not a dashboard: it has no {missing[0]}; `crosscoders dashboard` writes one")
+def checked_dashboard(folder: Path, crosscoder: Crosscoder) -> Path:
+    """The folder of a finished dashboard of this crosscoder; `CheckpointError` or `AnalysisError` where it is not
+    one."""
+    facts = finished_facts(folder)
+    sites = facts.get("sites")
+    names = [site.get("name") for site in sites if isinstance(site, dict)] if isinstance(sites, list) else []
+    if facts.get("num_latents") != crosscoder.num_latents or names != list(crosscoder.layout.names):
+        raise AnalysisError(
+            f"the dashboard {folder} is of another crosscoder: {shown(facts.get('num_latents'))} latents over "
+            f"{listed([shown(name) for name in names], ', ') or 'no sites'}, and not {crosscoder.num_latents} over "
+            f"{listed(crosscoder.layout.names, ', ')}"
+        )
     return folder.resolve()
 
 

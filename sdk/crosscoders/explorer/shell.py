@@ -8,7 +8,8 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader
 
 from ..files import disk_errors, write_whole
-from ..pages.assets import SHARED, asset
+from ..pages import asset
+from ..pages.assets import SHARED
 
 SCRIPTS = (
     "store.js",

@@ -11,40 +11,44 @@ if TYPE_CHECKING:
     from ..analysis.study import Study
 
 SHIFT = 2**24
-"""What stands between the ids of one vocabulary and those of the next; no vocabulary is as large."""
+"""Ids that each further vocabulary may have."""
 
 
 class Vocabulary:
-    """Texts by id. Ids are those of the model that reads; where another model's tokens are others, they are shifted by
-    a multiple of 2²⁴, so that one table has the texts of all."""
+    """Texts by number.
+
+    A token of the model that reads has its id; one of a model whose tokens are others has a negative number, so that
+    one table has the texts of all.
+    """
 
     def __init__(self, study: Study) -> None:
         own = vocabulary_of(study.reading)
-        self._adapters = {0: study.reading}
-        self._shifts: dict[str, int] = {}
-        for number, (model, adapter) in enumerate(study.adapters.items(), start=1):
-            self._shifts[model] = 0 if vocabulary_of(adapter) == own else SHIFT * number
-            self._adapters.setdefault(self._shifts[model], adapter)
+        others = [model for model, adapter in study.adapters.items() if vocabulary_of(adapter) != own]
+        self._places = {model: place for place, model in enumerate(others)}
+        self._adapters = [study.adapters[model] for model in others]
+        self._reading = study.reading
         self._texts: dict[int, str] = {}
 
-    def shift(self, model: str) -> int:
-        """What is added to that model's ids."""
-        return self._shifts[model]
+    def numbers(self, model: str, ids: Sequence[int]) -> list[int]:
+        """The numbers of that model's tokens."""
+        place = self._places.get(model)
+        return list(ids) if place is None else [-1 - token - SHIFT * place for token in ids]
 
-    def texts(self, ids: Sequence[int]) -> list[str]:
-        """The text of each id."""
-        self.add(ids)
-        return [self._texts[token] for token in ids]
+    def texts(self, numbers: Sequence[int]) -> list[str]:
+        """The text of each token."""
+        self.add(numbers)
+        return [self._texts[number] for number in numbers]
 
-    def add(self, ids: Iterable[int]) -> None:
-        """Look up the ids that were not before."""
-        by_shift: dict[int, list[int]] = {}
-        for token in dict.fromkeys(ids):
-            if token not in self._texts:
-                by_shift.setdefault(token // SHIFT * SHIFT, []).append(token)
-        for shift, found in by_shift.items():
-            texts = token_texts(self._adapters[shift], [token - shift for token in found])
-            self._texts.update(zip(found, texts, strict=True))
+    def add(self, numbers: Iterable[int]) -> None:
+        """Look up the tokens that were not before."""
+        found: dict[int | None, list[int]] = {}
+        for number in dict.fromkeys(numbers):
+            if number not in self._texts:
+                found.setdefault(None if number >= 0 else (-1 - number) // SHIFT, []).append(number)
+        for place, missing in found.items():
+            adapter = self._reading if place is None else self._adapters[place]
+            texts = token_texts(adapter, [number if number >= 0 else (-1 - number) % SHIFT for number in missing])
+            self._texts.update(zip(missing, texts, strict=True))
 
     def all(self) -> dict[int, str]:
         """All texts so far."""

@@ -3,7 +3,7 @@
 (() => {
   const { html, render, useEffect, useRef, useState, useErrorBoundary } = htmPreact;
   const began = performance.now();
-  const KEYS = [["/", "search"], ["j or ↓, k or ↑", "next and previous latent"], ["Enter", "open the row"], ["r", "a random latent of the list"], ["s", "give or take a star"], ["n", "write a note"], ["t", "the table"], ["d", "light, dark, or as the system has it"], ["Backspace", "back to the list"], ["Escape", "leave a field, close this"], ["?", "these keys"]];
+  const KEYS = [["/", "search"], ["j", "next latent, also ↓ in the table and → on a page"], ["k", "previous latent, also ↑ and ←"], ["Enter", "open the row"], ["r", "a random latent of the list"], ["s", "give or take a star"], ["n", "write a note"], ["t", "the table"], ["d", "light, dark, or as the system has it"], ["Backspace", "back to the list"], ["Escape", "leave a field, close this"], ["?", "these keys"]];
 
   const Graphs = () => html`<div class="page"><h1>Circuits</h1><p class="lead">Attribution graphs made with this crosscoder. Each opens a page of its own.</p><ul class="graph-list">${cc.facts.graphs.map((graph) => html`<li><a href=${graph.file}>${cc.visible(graph.title || graph.name)}</a>${graph.title && graph.name && html` <span class="quiet">${cc.visible(graph.name)}</span>`}</li>`)}</ul></div>`;
   function Live({ kind, query }) {
@@ -44,7 +44,7 @@
       try { setSaid(cc.marks.import(await file.text())); } catch (error) { setSaid(error.message); }
       event.target.value = "";
     };
-    return html`<p>${cc.cell(marks.stars)} stars and ${cc.cell(marks.notes)} notes are kept in this browser. <button type="button" id="export" onClick=${cc.marks.export}>Export as JSON</button> <label class="button">Import <input id="import" type="file" accept=".json,application/json" onChange=${read} /></label></p><p role="status" id="imported">${said}</p>`;
+    return html`<p>${cc.cell(marks.stars)} stars and ${cc.cell(marks.notes)} notes are kept in this browser.</p><p><button type="button" id="export" onClick=${cc.marks.export}>Export as JSON</button> <label class="button">Import <input id="import" type="file" accept=".json,application/json" onChange=${read} /></label></p><p role="status" id="imported">${said}</p>`;
   }
 
   function App() {
@@ -68,18 +68,20 @@
   }
 
   document.addEventListener("keydown", (event) => {
-    if (!cc.index || event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
+    if (!cc.index || event.ctrlKey || event.metaKey || event.altKey) return;
+    const dialog = document.querySelector("dialog[open]");
+    if (dialog) { if (["Escape", "?"].includes(event.key)) { event.preventDefault(); dialog.close(); } return; }
     const typing = event.target.matches("input:not([type=checkbox]):not([type=radio]), textarea, select");
     if (event.key === "Escape" && typing) { event.target.blur(); document.querySelector(".grid")?.focus({ preventScroll: true }); return; }
     if (typing && !(event.target.id === "search" && ["ArrowDown", "Enter"].includes(event.key))) return;
     if (event.target.matches("button, a, [role=button]") && event.key === "Enter") return;
-    const { actions } = cc, { page } = cc.route();
+    const { actions } = cc, { page, argument } = cc.route();
     const search = () => {
       if (!document.getElementById("search")) cc.go("#/table");
       setTimeout(() => { const box = document.getElementById("search"); box.focus(); box.select(); }, 30);
     };
     const on = {
-      "/": search, r: () => cc.go("#/latent/" + cc.random()), t: () => cc.go("#/table"), d: () => cc.say(cc.nextTheme()), "?": () => cc.help(),
+      "/": search, r: () => cc.go("#/latent/" + cc.random(page === "latent" ? Number(argument) : -1)), t: () => cc.go("#/table"), d: () => cc.say(cc.nextTheme()), "?": () => cc.help(),
       s: actions.star, n: actions.note, Enter: actions.open,
       j: actions.move ? () => actions.move(1) : actions.next, k: actions.move ? () => actions.move(-1) : actions.previous,
       ArrowDown: actions.move && (() => { if (typing) { event.target.blur(); document.querySelector(".grid").focus({ preventScroll: true }); } else actions.move(1); }), ArrowUp: actions.move && (() => actions.move(-1)),

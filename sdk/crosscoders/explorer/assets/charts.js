@@ -7,9 +7,14 @@
   // -- bins of a column ------------------------------------------------------------------------------------------
   // {edges, counts, zeros, unknown, stacks}: on a log scale, what is not positive is counted by itself. With `by`, a
   // column of classes, each bin's counts by class are in stacks.
-  cc.bins = (column, { count = 40, rows = null, by = null } = {}) => {
+  const counted = new Map();
+  cc.bins = (column, { count = 40, by = null } = {}) => {
+    const key = `${column.key} ${count} ${by ? by.key : ""}`;
+    if (!counted.has(key)) counted.set(key, binned(column, count, by));
+    return counted.get(key);
+  };
+  function binned(column, count, by) {
     const { values } = column, log = column.scale === "log";
-    const size = rows ? rows.length : values.length, at = rows ? (i) => rows[i] : (i) => i;
     let low = Infinity, high = -Infinity, zeros = 0, unknown = 0;
     for (let row = 0; row < values.length; row++) {
       const value = values[row];
@@ -24,8 +29,8 @@
     const edges = Array.from({ length: count + 1 }, (_, i) => { const x = from + ((to - from) * i) / count; return log ? 10 ** x : x; });
     const classes = by ? by.classes.length + 1 : 0;
     const counts = new Uint32Array(count), stacks = by ? Array.from({ length: classes }, () => new Uint32Array(count)) : null;
-    for (let i = 0; i < size; i++) {
-      const row = at(i), value = values[row];
+    for (let row = 0; row < values.length; row++) {
+      const value = values[row];
       if (!Number.isFinite(value)) { unknown++; continue; }
       if (log && value <= 0) { zeros++; continue; }
       const bin = Math.max(0, Math.min(count - 1, Math.floor((((log ? Math.log10(value) : value) - from) / (to - from)) * count)));
@@ -33,7 +38,7 @@
       if (stacks) stacks[Math.min(by.values[row], classes - 1)][bin]++;
     }
     return { edges, counts, zeros, unknown, stacks, log };
-  };
+  }
 
   // -- histogram -------------------------------------------------------------------------------------------------
   // Heights are on a log scale where `tall` counts differ much; a bar may be clicked, or reached by Tab, if pick is given.

@@ -10,20 +10,25 @@
     if (error) return html`<div class="page"><h1>Diff</h1><${cc.part.Problem} error=${error} what="The diff cannot be shown." /></div>`;
     if (!diff) return html`<div class="page"><${cc.part.Waiting} /></div>`;
     const firings = cc.index.columns.get("firings"), kl = cc.index.columns.get("kl");
-    const counts = new Map((diff.classes || []).map((one) => [one.name, one]));
-    if (verdict) { const all = cc.classCounts(verdict); verdict.classes.forEach((name, at) => { if (!counts.has(name)) counts.set(name, { name, count: all[at], firing: null, kl: null }); }); }
-    const classes = [...counts.values()], at = (name) => (verdict ? verdict.classes.indexOf(name) : -1), total = classes.reduce((sum, one) => sum + one.count, 0);
+    const counts = verdict ? cc.classCounts(verdict) : [], total = cc.index.rows;
+    const fires = new Map(), carried = new Map();
+    if (verdict) for (let row = 0; row < total; row++) {
+      const at = verdict.values[row];
+      if (firings && firings.values[row] > 0) fires.set(at, (fires.get(at) || 0) + 1);
+      if (kl && Number.isFinite(kl.values[row])) carried.set(at, (carried.get(at) || 0) + kl.values[row]);
+    }
+    const classes = verdict ? verdict.classes.map((name, at) => ({ name, at, count: counts[at], firing: fires.get(at) || 0, kl: carried.get(at) })) : [];
     const lines = Object.entries(diff.lines || {}).map(([latent, line]) => ({ latent: Number(latent), line, row: cc.index.row(Number(latent)) }))
       .filter(({ row }) => row >= 0 && (!chosen || (verdict && verdict.classes[verdict.values[row]] === chosen)));
     const link = (name) => { const query = new URLSearchParams(); cc.setChosen(query, "verdict", new Set([name])); return cc.link("table", query); };
-    const title = diff.before ? `${cc.visible(diff.before)} and ${cc.visible(diff.after)}` : cc.facts.models.map((model) => cc.visible(model.key)).join(" and ");
-    return html`<div class="page"><h1>Diff of ${title}</h1>${diff.summary && html`<p class="lead">${cc.visible(diff.summary)}</p>`}
+    const title = cc.facts.models.map((model) => cc.visible(model.key)).join(" and ");
+    return html`<div class="page"><h1>Diff${title && ` of ${title}`}</h1>${diff.note && html`<p class="lead">${cc.visible(diff.note)}</p>`}
       <div class="two even"><section><h2>Verdicts</h2>${classes.length ? html`<${cc.part.Sorted} caption="Verdicts and their counts" start=${[1, -1]} rows=${classes} columns=${[
-          { title: "verdict", of: (one) => one.name, show: (one) => (at(one.name) >= 0 ? html`<a href=${link(one.name)}><${cc.part.Class} column=${verdict} at=${at(one.name)} /></a>` : cc.visible(one.name)) },
+          { title: "verdict", of: (one) => one.name, show: (one) => html`<a href=${link(one.name)}><${cc.part.Class} column=${verdict} at=${one.at} /></a>` },
           { title: "latents", number: true, of: (one) => one.count },
           { title: "share", number: true, of: (one) => one.count / total, show: (one) => cc.cell((100 * one.count) / total, 3) + " %" },
-          ...(classes.some((one) => one.firing !== null && one.firing !== undefined) ? [{ title: "that fire", number: true, of: (one) => one.firing }] : []),
-          ...(classes.some((one) => one.kl !== null && one.kl !== undefined) ? [{ title: "of the KL", number: true, of: (one) => one.kl, show: (one) => (one.kl === null || one.kl === undefined ? "–" : cc.cell(100 * one.kl, 3) + " %") }] : []),
+          ...(firings ? [{ title: "that fire", number: true, of: (one) => one.firing }] : []),
+          ...(kl ? [{ title: cc.visible(kl.title), number: true, of: (one) => one.kl, show: (one) => cc.cell(one.kl, 3) }] : []),
         ]} />` : html`<p class="quiet">No analysis has given verdicts. Run the analysis “diff” and give its results to the dashboard.</p>`}</section>
       <section><h2>Where latents write</h2>${share ? html`<p class="note">${cc.visible(share.title)}: ${cc.visible(share.help || "")} A bar leads to its latents.</p>
         <${cc.chart.Histogram} ...${cc.bins(share, { count: 50, by: verdict || null })} height=${180} label=${"Latents by " + cc.visible(share.title) + (verdict ? ", by verdict" : "")} pick=${(low, high) => cc.pickRange(share.key, low, high)} />

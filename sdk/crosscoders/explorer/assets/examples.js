@@ -40,7 +40,7 @@
     const top = latent.top || [], ranges = (latent.ranges || []).filter((part) => part.share > 0 || (part.examples || []).length);
     const vocabulary = cc.useLoaded(() => cc.vocabulary(), []);
     const peak = Math.max(1e-12, ...top.map((one) => one[4] || 0));
-    const both = [...top, ...ranges.flatMap((part) => part.examples || [])].some((one) => one[6] && Object.keys(one[6]).length > 1);
+    const both = (view === "top" ? top : ranges.flatMap((part) => part.examples || [])).some((one) => one[6] && Object.keys(one[6]).length > 1);
     const show = (span, example, i) => {
       const box = tip.current;
       if (!box) return;
@@ -55,12 +55,12 @@
     };
     if (vocabulary.error) return html`<${cc.part.Problem} error=${vocabulary.error} what="The text of examples cannot be shown." />`;
     if (!vocabulary.value) return html`<${cc.part.Waiting} />`;
-    const list = (examples) => examples.map((packed) => html`<${Example} key=${packed.slice(0, 3).join("-") + sides} packed=${packed} peak=${peak} sides=${sides} show=${show} />`);
+    const list = (examples) => examples.map((packed) => html`<${Example} key=${packed.slice(0, 3).join("-") + (sides && both)} packed=${packed} peak=${peak} sides=${sides && both} show=${show} />`);
     const tab = (name, text) => html`<button type="button" role="tab" aria-selected=${view === name} onClick=${() => setView(name)}>${text}</button>`;
     const shown = more ? top : top.slice(0, 10);
     return html`<section class="examples"><div class="bar"><h2>Where it is active</h2><span class="tabs" role="tablist">${tab("top", "Strongest")}${tab("ranges", "By interval")}</span>
         ${both && html`<label><input type="checkbox" id="sides" checked=${sides} onChange=${() => setSides(!sides)} /> both models side by side</label>`}</div>
-      ${sides && html`<p class="note">Colours: what each model brings to the latent's pre-activation on each token; orange and a line below raise it, blue and a line above lower it. Both are on one scale.</p>`}
+      ${sides && both && html`<p class="note">Colours: what each model brings to the latent's pre-activation on each token; orange and a line below raise it, blue and a line above lower it. Both are on one scale.</p>`}
       ${view === "top" ? (top.length ? html`${list(shown)}${top.length > 10 && html`<p><button type="button" onClick=${() => setMore(!more)}>${more ? "Fewer" : `${top.length - 10} more`}</button></p>`}` : html`<p class="quiet">It is active nowhere in the text that examples come from.</p>`)
         : html`<p class="note">${cc.visible(cc.facts.intervals || "")}</p>${ranges.length ? [...ranges].reverse().map((part) => html`<section class="interval" key=${part.low}><h3>${cc.cell(part.low, 3)} to ${cc.cell(part.high, 3)} <span class="quiet">${cc.cell(100 * part.share, 3)} % of where it is active</span></h3>${list(part.examples || [])}</section>`) : html`<p class="quiet">It is active nowhere in the text that examples come from.</p>`}`}
       <div class="tip fixed" ref=${tip} hidden role="tooltip"></div></section>`;

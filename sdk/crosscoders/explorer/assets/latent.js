@@ -2,7 +2,7 @@
 // The page of a latent.
 (() => {
   const { html, useEffect, useRef } = htmPreact;
-  const HEAD = ["diff", "verdict", "explanation"];
+  const HEAD = ["verdict", "explanation"];
   const fact = (latent, name) => ((latent && latent.facts) || []).find(([label]) => String(label).toLowerCase() === name)?.[1];
 
   function Norms({ norms }) {
@@ -41,12 +41,12 @@
     const rows = cc.list(), at = rows.indexOf(row), back = cc.listLink();
     useEffect(() => { document.querySelector("main").scrollTop = 0; cc.say(`latent ${number}, ${cc.label(number) || cc.peaks(number)}`); }, [number]);
     cc.actions = { next: () => cc.go("#/latent/" + cc.neighbour(number, 1)), previous: () => cc.go("#/latent/" + cc.neighbour(number, -1)), star: () => cc.marks.star(number), note: () => document.getElementById("note").focus() };
-    const verdict = cc.index.columns.get("verdict"), line = fact(latent, "diff"), label = cc.label(number) || fact(latent, "explanation");
+    const verdict = cc.index.columns.get("verdict"), line = fact(latent, "verdict"), label = cc.label(number) || fact(latent, "explanation");
     const bins = latent && latent.hist && (latent.hist.counts || []).some((count) => count > 0) ? { counts: latent.hist.counts, edges: latent.hist.counts.map((_, i, all) => latent.hist.low + ((latent.hist.high - latent.hist.low) * i) / all.length).concat(latent.hist.high) } : null;
     return html`<div class="page latent" data-latent=${number}>
       <header class="latent-head"><h1>Latent ${number}</h1><${cc.part.Star} latent=${number} />${verdict && html`<span class="chip"><${cc.part.Class} column=${verdict} at=${verdict.values[row]} /></span>`}
         <nav aria-label="Latents"><a href=${back}>${cc.listIsAll() ? "all latents" : at < 0 ? "the list" : `${cc.cell(at + 1)} of ${cc.cell(rows.length)} in the list`}</a>
-          <a id="previous" href=${"#/latent/" + cc.neighbour(number, -1)} title="Previous (k)" aria-label="Previous latent">‹</a><a id="next" href=${"#/latent/" + cc.neighbour(number, 1)} title="Next (j)" aria-label="Next latent">›</a><button type="button" title="Random (r)" onClick=${() => cc.go("#/latent/" + cc.random())}>random</button>
+          <a id="previous" href=${"#/latent/" + cc.neighbour(number, -1)} title="Previous (k)" aria-label="Previous latent">‹</a><a id="next" href=${"#/latent/" + cc.neighbour(number, 1)} title="Next (j)" aria-label="Next latent">›</a><button type="button" title="Random (r)" onClick=${() => cc.go("#/latent/" + cc.random(number))}>random</button>
           ${window.ccLive && html`<a href=${"#/steer?latent=" + number}>steer</a>`}</nav></header>
       ${label ? html`<p class="lead">${cc.visible(label)}</p>` : cc.peaks(number) ? html`<p class="lead quiet">peaks at <span class="peaks">${cc.visible(cc.peaks(number))}</span></p>` : null}
       ${line && html`<p class="verdict">${cc.visible(line)}</p>`}

@@ -3,10 +3,10 @@
 (() => {
   const { html, useState, useMemo } = htmPreact;
   const LEFT = 8, MOST_ROWS = 560;
-  const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 
-  function Map_({ layers, query }) {
-    const S = layers.sites.length, share = useMemo(() => bytes(layers.share), [layers]);
+  // `share` is rows × sites, 255 for a latent's largest norm.
+  function Norms({ share, query }) {
+    const sites = cc.written.map((site) => site.name), S = sites.length;
     const F = Math.min(cc.index.rows, Math.floor(share.length / S));
     const by = query.get("by") || "top", [at, setAt] = useState(null);
     const [ref, width] = cc.useWidth(700);
@@ -16,20 +16,19 @@
       for (let row = 0; row < F; row++) {
         let best = 0, sum = 0, centre = 0;
         for (let s = 0; s < S; s++) { const value = share[row * S + s]; if (value > share[row * S + best]) best = s; sum += value; centre += s * value; }
-        keys[row] = by === "latent" ? row : by === "top" ? best * 1000 - share[row * S + best] : by === "centre" ? (sum ? centre / sum : S) : -share[row * S + layers.sites.indexOf(by)];
+        keys[row] = by === "latent" ? row : by === "top" ? best * 1e6 + sum : by === "centre" ? (sum ? centre / sum : S) : -share[row * S + sites.indexOf(by)];
       }
       return Uint32Array.from({ length: F }, (_, row) => row).sort((a, b) => keys[a] - keys[b] || a - b);
     }, [share, by]);
     const tight = width / S < 120, room = Math.max(S * 6, width - LEFT - (tight ? 48 : 8)), cell = room / S, TOP = tight ? 76 : 26;
     const lines = Math.min(MOST_ROWS, F), each = F / lines, tall = Math.max(1, Math.min(16, Math.floor(MOST_ROWS / lines))), height = TOP + lines * tall;
     const rowsOf = (line) => Array.from(order.subarray(Math.floor(line * each), Math.max(Math.floor(line * each) + 1, Math.floor((line + 1) * each))));
-    const largest = useMemo(() => share.reduce((most, value) => Math.max(most, value), 1), [share]);
     const draw = (context, wide, high) => {
       context.clearRect(0, 0, wide, high);
       context.font = "11px system-ui, sans-serif";
       context.fillStyle = cc.colour("--quiet");
       const every = Math.max(1, Math.ceil(18 / cell));
-      layers.sites.forEach((name, s) => {
+      sites.forEach((name, s) => {
         if (s % every) return;
         context.save();
         context.translate(LEFT + (s + 0.5) * cell + 4, TOP - 6);
@@ -42,7 +41,7 @@
         for (let s = 0; s < S; s++) {
           let sum = 0;
           for (const row of rows) sum += share[row * S + s];
-          context.fillStyle = `rgb(${cc.cividis(sum / rows.length / largest).join(",")})`;
+          context.fillStyle = `rgb(${cc.cividis(sum / rows.length / 255).join(",")})`;
           context.fillRect(LEFT + s * cell, TOP + line * tall, Math.ceil(cell) - (cell > 12 ? 1 : 0), tall);
         }
       }
@@ -51,16 +50,20 @@
     const point = (event) => { const line = place(event); if (line >= 0 && line < lines) setAt(line); };
     const key = (event) => { const step = { ArrowDown: 1, ArrowUp: -1 }[event.key]; if (!step) return; event.preventDefault(); event.stopPropagation(); setAt(Math.max(0, Math.min(lines - 1, (at ?? -step) + step))); };
     const listed = at === null ? [] : rowsOf(at).slice(0, 40);
-    return html`<div class="bar"><label>Order <select value=${by} onChange=${(event) => change(event.target.value)}><option value="top">by the site with most</option><option value="centre">by the centre over sites</option><option value="latent">by number</option>${layers.sites.map((name) => html`<option value=${name}>by ${cc.visible(name)}</option>`)}</select></label>
-        <span class="quiet">${each > 1 ? `each line is the mean of about ${cc.cell(Math.round(each))} latents` : "each line is a latent"}; from <i class="scale" aria-hidden="true"></i> 0 to ${cc.cell(100 * largest / 255, 3)} %</span></div>
-      <div class="two"><div class="plot" ref=${ref}><${cc.chart.Canvas} width=${width} height=${height} draw=${draw} keys=${[order, S]} tabindex="0" onPointerMove=${(event) => { if (event.pointerType === "mouse" && event.buttons) point(event); }} onPointerDown=${point} onKeyDown=${key} label=${`Share of ${S} sites in the norms of ${F} latents. Arrow keys go from line to line; the latents of a line are listed beside it.`} />
+    return html`<div class="bar"><label>Order <select value=${by} onChange=${(event) => change(event.target.value)}><option value="top">by the site with most</option><option value="centre">by the centre over sites</option><option value="latent">by number</option>${sites.map((name) => html`<option value=${name}>by ${cc.visible(name)}</option>`)}</select></label>
+        <span class="quiet">${each > 1 ? `each line is the mean of about ${cc.cell(Math.round(each))} latents` : "each line is a latent"}; 0 <i class="scale" aria-hidden="true"></i> the latent's largest</span></div>
+      <div class="two"><div class="plot" ref=${ref}><${cc.chart.Canvas} width=${width} height=${height} draw=${draw} keys=${[order, S]} tabindex="0" onPointerMove=${(event) => { if (event.pointerType === "mouse" && event.buttons) point(event); }} onPointerDown=${point} onKeyDown=${key} label=${`Norms of ${F} latents at ${S} sites. Arrow keys go from line to line; the latents of a line are listed beside it.`} />
         ${at !== null && html`<i class="brush line" style=${{ left: LEFT + "px", top: TOP + at * tall - 1 + "px", width: room + "px", height: Math.max(3, tall + 2) + "px" }}></i>`}</div>
-      <aside><section class="card" aria-live="polite"><h2>${at === null ? "Latents" : `Line ${at + 1} of ${lines}`}</h2>${at === null ? html`<p class="quiet">Click on a line of the map to see its latents.</p>` : html`<table class="links"><tbody>${listed.map((row) => html`<tr key=${row}><td><${cc.part.LatentLink} latent=${cc.index.latent(row)} /></td><td class="spark" aria-label=${layers.sites.map((name, s) => `${cc.visible(name)} ${Math.round((100 * share[row * S + s]) / 255)} %`).join(", ")} role="img">${layers.sites.map((name, s) => html`<i title=${cc.visible(name)} style=${{ height: Math.max(1, (16 * share[row * S + s]) / largest) + "px" }}></i>`)}</td><td class="wide"><${cc.part.Name} latent=${cc.index.latent(row)} /></td></tr>`)}</tbody></table>${rowsOf(at).length > listed.length && html`<p class="quiet">and ${rowsOf(at).length - listed.length} more</p>`}`}</section></aside></div>`;
+      <aside><section class="card" aria-live="polite"><h2>${at === null ? "Latents" : `Line ${at + 1} of ${lines}`}</h2>${at === null ? html`<p class="quiet">Click on a line of the map to see its latents.</p>` : html`<table class="links"><tbody>${listed.map((row) => html`<tr key=${row}><td><${cc.part.LatentLink} latent=${cc.index.latent(row)} /></td><td class="spark" aria-label=${sites.map((name, s) => `${cc.visible(name)} ${Math.round((100 * share[row * S + s]) / 255)} %`).join(", ")} role="img">${sites.map((name, s) => html`<i title=${cc.visible(name)} style=${{ height: Math.max(1, (16 * share[row * S + s]) / 255) + "px" }}></i>`)}</td><td class="wide"><${cc.part.Name} latent=${cc.index.latent(row)} /></td></tr>`)}</tbody></table>${rowsOf(at).length > listed.length && html`<p class="quiet">and ${rowsOf(at).length - listed.length} more</p>`}`}</section></aside></div>`;
   }
 
   cc.Layers = ({ query }) => {
-    const { value: layers, error } = cc.useLoaded(() => cc.load("layers"), []);
-    return html`<div class="page"><h1>Layers</h1><p class="lead">Where latents write: the share of each site in a latent's decoder norms.</p>
-      ${error ? html`<${cc.part.Problem} error=${error} what="The map cannot be shown." />` : layers ? html`<${Map_} layers=${layers} query=${query} />` : html`<${cc.part.Waiting} />`}</div>`;
+    const { value: share, error } = cc.useLoaded(async () => {
+      const bytes = await cc.load("layers", false);
+      if (bytes.length !== cc.index.rows * cc.written.length) throw new Error("The file data/layers.js is damaged: it is not a byte for each latent and site.");
+      return bytes;
+    }, []);
+    return html`<div class="page"><h1>Layers</h1><p class="lead">Where latents write: the norm of each latent's decoder row at each site, relative to its largest.</p>
+      ${error ? html`<${cc.part.Problem} error=${error} what="The map cannot be shown." />` : share ? html`<${Norms} share=${share} query=${query} />` : html`<${cc.part.Waiting} />`}</div>`;
   };
 })();

@@ -5,11 +5,15 @@
 
   cc.pickRange = (key, low, high) => { const query = new URLSearchParams(); cc.setRange(query, key, low, high); query.set("sort", "-" + key); cc.go(cc.link("table", query)); };
   cc.pickClass = (key, name) => { const query = new URLSearchParams(); cc.setChosen(query, key, new Set([name])); cc.go(cc.link("table", query)); };
-  cc.classCounts = (column, rows = null) => {
-    const counts = new Uint32Array(column.classes.length + 1);
-    if (rows) for (const row of rows) counts[Math.min(column.values[row], column.classes.length)]++;
-    else for (const value of column.values) counts[Math.min(value, column.classes.length)]++;
-    return counts;
+  // How many latents are of each class; the last number is of those whose class is not known.
+  const counted = new Map();
+  cc.classCounts = (column) => {
+    if (!counted.has(column.key)) {
+      const counts = new Uint32Array(column.classes.length + 1);
+      for (const value of column.values) counts[Math.min(value, column.classes.length)]++;
+      counted.set(column.key, counts);
+    }
+    return counted.get(column.key);
   };
 
   // How often each class is, as bars that lead to the table.

@@ -1,7 +1,7 @@
 "use strict";
 // Any two columns against each other; a box drawn over points lets only those through, here and in the table.
 (() => {
-  const { html, useState, useRef } = htmPreact;
+  const { html, useState, useRef, useMemo } = htmPreact;
   const LEFT = 52, BOTTOM = 34, TOP = 10, RIGHT = 12, NEAR = 12, FEW = 20000;
 
   function scaleOf(column, pixels, flip) {
@@ -38,6 +38,17 @@
     const height = Math.max(280, Math.min(560, Math.round(width * 0.62)));
     const plot = { wide: width - LEFT - RIGHT, tall: height - TOP - BOTTOM };
     const sx = scaleOf(x, plot.wide, false), sy = scaleOf(y, plot.tall, true);
+    // Where each latent is, in pixels; NaN where it has no place.
+    const [px, py, undrawn] = useMemo(() => {
+      const px = new Float32Array(cc.index.rows), py = new Float32Array(cc.index.rows);
+      let undrawn = 0;
+      for (let row = 0; row < px.length; row++) {
+        px[row] = sx.of(x.values[row]);
+        py[row] = sy.of(y.values[row]);
+        if (!Number.isFinite(px[row]) || !Number.isFinite(py[row])) { px[row] = NaN; undrawn++; }
+      }
+      return [px, py, undrawn];
+    }, [x, y, plot.wide, plot.tall]);
     const rest = cc.copy(query);
     rest.delete(x.key);
     rest.delete(y.key);
@@ -46,7 +57,6 @@
     const box = cc.range(query, x.key) || cc.range(query, y.key) ? { x: cc.range(query, x.key) || { low: NaN, high: NaN }, y: cc.range(query, y.key) || { low: NaN, high: NaN } } : null;
     cc.enter(query, "scatter");
 
-    const undrawn = cc.index.rows - x.values.reduce((count, value, row) => count + (Number.isFinite(sx.of(value)) && Number.isFinite(sy.of(y.values[row])) ? 1 : 0), 0);
     const draw = (context, wide, tall) => {
       context.clearRect(0, 0, wide, tall);
       context.font = "11px system-ui, sans-serif";
@@ -65,20 +75,19 @@
           if (pass) context.fillStyle = context.strokeStyle = colour ? (c < colour.classes.length ? palette[c % 8] : ink) : palette[0];
           for (let row = 0; row < cc.index.rows; row++) {
             if (chosen[row] !== pass || (pass && colour && Math.min(colour.values[row], colour.classes.length) !== c)) continue;
-            const px = sx.of(x.values[row]), py = sy.of(y.values[row]);
-            if (!Number.isFinite(px) || !Number.isFinite(py)) continue;
-            if (pass && colour && few) dot(context, c, LEFT + px, TOP + py, size);
-            else context.fillRect(LEFT + px - size / 2, TOP + py - size / 2, size, size);
+            if (Number.isNaN(px[row])) continue;
+            if (pass && colour && few) dot(context, c, LEFT + px[row], TOP + py[row], size);
+            else context.fillRect(LEFT + px[row] - size / 2, TOP + py[row] - size / 2, size, size);
           }
         }
       }
       context.globalAlpha = 1;
     };
     const place = (event) => { const r = event.currentTarget.getBoundingClientRect(); return [Math.max(0, Math.min(plot.wide, event.clientX - r.left - LEFT)), Math.max(0, Math.min(plot.tall, event.clientY - r.top - TOP))]; };
-    const nearest = ([px, py]) => {
+    const nearest = ([atX, atY]) => {
       let best = -1, least = NEAR * NEAR;
       for (const row of rows) {
-        const dx = sx.of(x.values[row]) - px, dy = sy.of(y.values[row]) - py, distance = dx * dx + dy * dy;
+        const dx = px[row] - atX, dy = py[row] - atY, distance = dx * dx + dy * dy;
         if (distance < least) { least = distance; best = row; }
       }
       return best;

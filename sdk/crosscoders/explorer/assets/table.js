@@ -88,6 +88,7 @@
       observer.observe(box.current);
       return () => observer.disconnect();
     }, []);
+    useLayoutEffect(() => { const node = box.current; return () => places.set(hash, node.scrollTop); }, [hash]);
     useEffect(() => { cc.say(`${rows.length} of ${cc.index.rows} latents`); }, [rows]);
     const sizes = window.innerWidth < 640 ? SMALL : LARGE;
     const wide = columns.reduce((sum, column) => sum + sizes[column.kind === "class" ? "class" : "number"], sizes.latent + sizes.name);

@@ -18,5 +18,5 @@
   window.addEventListener("hashchange", show);
   say();
   show();
-  document.documentElement.dataset.ready = "";
+  document.documentElement.dataset.ready = "true";
 })();

@@ -127,7 +127,7 @@
           <div><h3>Strongest on this text</h3>
             <ol class="live-list">${answer.strongest.map((each) => html`<li><button type="button" aria-pressed=${each === chosen} onClick=${() => setLatent(each.latent)}>
               <span class="live-name">${each.latent}</span>
-              <meter min="0" max=${answer.strongest[0].score} value=${each.score} title=${"strength " + cc.cell(each.score, 3)}></meter>
+              <svg class="live-bar live-strength" viewBox="0 0 100 10" preserveAspectRatio="none" role="img" aria-label=${"strength " + cc.cell(each.score, 3)}><rect y="1" width=${100 * each.score / answer.strongest[0].score} height="8"/></svg>
               <span class="live-quiet">${facts.explanations[each.latent] ? cc.visible(facts.explanations[each.latent]) : "on “" + cc.word(answer.tokens[each.values.indexOf(Math.max(...each.values))]) + "”"}</span></button></li>`)}</ol>
             <p class="live-quiet">Strength is the largest activation times the latent's decoder norms. L0 is ${cc.cell(answer.l0, 3)}.</p></div>
         </div>` : ""}
@@ -182,6 +182,7 @@
               <label>α <input inputmode="decimal" size="5" value=${alpha} onInput=${(event) => setAlpha(event.target.value)} onKeyDown=${(event) => event.stopPropagation()} /></label>
               <select aria-label="what is amplified" onChange=${(event) => setOf(event.target.value)}><option value="latents" selected=${of === "latents"}>of latents</option><option value="logits" selected=${of === "logits"}>of logits</option></select>
               ${of === "latents" ? html`<label>latents <input size="14" placeholder="all" value=${only} onInput=${(event) => setOnly(event.target.value)} onKeyDown=${(event) => event.stopPropagation()} /></label>` : ""}</div>`}
+          ${what === "change" ? html`<p class="live-quiet">Values are activations of the latent: Try a text shows how large they are. What is added is added on every token.</p>` : ""}
           <div class="live-row">
             ${[["max_new_tokens", "new tokens"], ["temperature", "temperature"], ["seed", "seed"]].map(([key, said]) => html`<label>${said} <input inputmode="decimal" size="4" value=${more[key]} onInput=${(event) => setMore({ ...more, [key]: event.target.value })} onKeyDown=${(event) => event.stopPropagation()} /></label>`)}
             <button type="submit" id="steer-send" class="live-main">Answer</button></div>
@@ -190,7 +191,8 @@
         ${request.answer ? html`<div class="live-answers" id="steer-results">${request.answer.answers.map((each) => html`<article>
           <h3>${each.model} <span class="live-quiet">${cc.visible(name(each.model))}</span></h3>
           <div class="live-sides"><div><h4>as it is</h4><p class="live-answer">${each.plain === "" ? html`<span class="live-quiet">an empty answer</span>` : each.plain}</p></div>
-          ${each.changed !== null ? html`<div><h4>${what === "change" ? "with latents changed" : "amplified"}</h4><p class="live-answer live-changed">${each.changed === "" ? html`<span class="live-quiet">an empty answer</span>` : each.changed}</p></div>`
+          ${each.changed !== null ? html`<div><h4>${what === "change" ? "with latents changed" : "amplified"}</h4><p class="live-answer live-changed">${each.changed === "" ? html`<span class="live-quiet">an empty answer</span>` : each.changed}</p>
+            ${each.changed === each.plain ? html`<p class="live-quiet">The same answer.</p>` : ""}</div>`
             : each.note ? html`<div><h4>cannot be changed</h4><p class="live-error">${each.note}</p></div>` : ""}</div></article>`)}</div>` : ""}
       </section>`;
     }
