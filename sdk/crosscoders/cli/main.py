@@ -11,6 +11,7 @@ from .dashboard import dashboard
 from .demo import demo
 from .features import check_features, export_features
 from .init import init
+from .intervene import intervene
 from .plugin_commands import Commands
 from .pretrained import convert, inspect, pretrained
 from .serve import serve
@@ -34,6 +35,7 @@ for _command in (
     analyse,
     dashboard,
     attribute,
+    intervene,
     upload_graph,
     export_features,
     check_features,
