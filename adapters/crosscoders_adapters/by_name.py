@@ -60,7 +60,7 @@ class ByName(Reads):
     def _widths(self) -> dict[str, int]:
         """Points in the order of the forward pass, and their widths."""
         rows, length = TRIED
-        ids = (torch.arange(rows * length) * 5 + 3).reshape(rows, length) % int(self._vocabulary_size)
+        ids = (torch.arange(rows * length) * 5 + 3).reshape(rows, length) % (self._size or rows * length)
         none = torch.zeros_like(ids, dtype=torch.bool)
         keywords = self._keywords(TokenBatch(ids, ~none, none, none))
         widths: dict[str, int] = {}
@@ -91,10 +91,6 @@ class ByName(Reads):
             raise SiteError(f"model '{self.options.model}' gives something else where its activations are put back")
         return {name for name, grad in zip(added, found, strict=True) if grad is not None and bool(grad.any())}
 
-    @property
-    def _vocabulary_size(self) -> int:
-        return int(self.model.get_input_embeddings().num_embeddings)
-
     # -- running ------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -111,10 +107,11 @@ class ByName(Reads):
 
             return keep
 
+        tokens, back = self._from_the_left(tokens)
         keywords = self._keywords(tokens)
         changes = {point: record(point) for point in self.points() if point in wanted}
         self._pass(keywords, by_token(changes, shape_of(tokens.ids)), ends=True)
-        return found
+        return {point: back(activation) for point, activation in found.items()}
 
     @torch.no_grad()
     def logits(self, tokens: TokenBatch, edits: Sequence[Edit] = ()) -> Tensor:

@@ -433,6 +433,7 @@ class Study:
                 split=self.split,
                 held_out_share=config.held_out_share,
                 repeat=False,
+                roles=config.masks.roles,
             )
             harvester = Harvester(
                 self.adapters,
