@@ -54,6 +54,8 @@ class Reads:
         """
         unwrapped: Any = getattr(model, "get_base_model", lambda: model)
         model = unwrapped()
+        if getattr(model.config, "is_encoder_decoder", False):
+            model = model.get_encoder()  # what reads text without being given more
         return cls(TransformersConfig(model=name), Loaded(model, tokenizer, is_causal(model)))
 
     def _deep(self, tokens: TokenBatch) -> Tensor:
