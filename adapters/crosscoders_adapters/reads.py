@@ -52,11 +52,11 @@ class Reads:
         A model that PEFT has wrapped is run from the inside, where its LoRA weights are: the wrapper hides which
         arguments the model takes, and with them the positions of padded rows.
         """
-        unwrapped: Any = getattr(model, "get_base_model", lambda: model)
-        model = unwrapped()
-        if getattr(model.config, "is_encoder_decoder", False):
-            model = model.get_encoder()  # what reads text without being given more
-        return cls(TransformersConfig(model=name), Loaded(model, tokenizer, is_causal(model)))
+        inner: Any = model
+        inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
+        if getattr(inner.config, "is_encoder_decoder", False):
+            inner = inner.get_encoder()  # what reads text without being given more
+        return cls(TransformersConfig(model=name), Loaded(inner, tokenizer, is_causal(inner)))
 
     def _deep(self, tokens: TokenBatch) -> Tensor:
         """Activations late in the model, (B, T, D), which show whatever was seen before them."""
