@@ -100,6 +100,8 @@ from .errors import (
 from .errors import (
     UnansweredError as UnansweredError,
 )
+from .explorer.choosing import LatentDetail as LatentDetail
+from .explorer.dashboard import write_dashboard as write_dashboard
 from .losses.context import StepContext as StepContext
 from .losses.loss import (
     Activation as Activation,

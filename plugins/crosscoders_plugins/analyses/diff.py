@@ -153,6 +153,7 @@ class Diff:
         twin = [evidence.twins.get(j) for j in every]
         columns: dict[str, Sequence[Any]] = {
             "verdict": evidence.verdict,
+            "verdict_without_null": evidence.scaling["verdict"],
             "class": evidence.scaling["class"],
             "home": evidence.scaling["home"],
             "density": evidence.activity.density,

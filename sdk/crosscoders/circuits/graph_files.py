@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import re
@@ -16,6 +15,7 @@ from markupsafe import Markup
 
 from ..errors import AnalysisError
 from ..files import disk_errors, write_whole
+from ..pages import asset, digest, script_json
 from ..privacy.local import is_recorded
 from ..reports import Table
 from ..reports.report import cell
@@ -60,7 +60,7 @@ def graph_page(
     if features is not None:
         own["features"] = read_features(features, {node.get("feature") for node in content["nodes"]})
     own["key"] = hashlib.sha256(json.dumps(content["nodes"]).encode()).hexdigest()[:16]
-    script, style = (_text(name) for name in ("page.js", "page.css"))
+    script, style = asset("show.js") + _text("page.js"), asset("palette.css") + _text("page.css")
     targets = ", ".join(visible(target.label) for target in graph.targets)
     summary = (
         f"{sum(node['feature_type'] != 'logit' for node in content['nodes'])} nodes and {len(content['links'])} edges "
@@ -75,9 +75,9 @@ def graph_page(
             summary=summary,
             style=Markup(style),  # noqa: S704 - our own files
             script=Markup(script),  # noqa: S704
-            style_hash=_digest(style),
-            script_hash=_digest(script),
-            data=Markup(_inside_script(content)),  # noqa: S704 - no '<' is left in it
+            style_hash=digest(style),
+            script_hash=digest(script),
+            data=Markup(script_json(content)),  # noqa: S704 - no '<' is left in it
             checked=_checks(checked) if checked else None,
             fidelity=fidelity.table() if fidelity else None,
         )
@@ -154,16 +154,6 @@ def _name(text: str) -> str:
 
 def _text(name: str) -> str:
     return files("crosscoders.circuits").joinpath("page", name).read_text(encoding="utf-8")
-
-
-def _digest(text: str) -> str:
-    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def _inside_script(content: object) -> str:
-    """JSON that may stand in a script element: nothing in it can end the element or begin a comment."""
-    text = json.dumps(content, ensure_ascii=True, allow_nan=False)
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 def _environment() -> Environment:

@@ -7,10 +7,12 @@ import click
 from .analyse import analyse
 from .attribute import attribute, upload_graph
 from .components import components, plugins
+from .dashboard import dashboard
 from .demo import demo
 from .init import init
 from .plugin_commands import Commands
 from .pretrained import convert, inspect, pretrained
+from .serve import serve
 from .share import info, pull, push
 from .spurious import spurious
 from .train import harvest, sweep, train
@@ -29,8 +31,10 @@ for _command in (
     harvest,
     sweep,
     analyse,
+    dashboard,
     attribute,
     upload_graph,
+    serve,
     spurious,
     info,
     inspect,

@@ -114,8 +114,11 @@
   }
 
   const visible = (edge) => edge.source.seen && edge.target.seen;
+  let colours = {};
+  const recolour = () => { colours = { more: cc.colour("--more"), less: cc.colour("--less") }; };
   function line(edge, alpha, thick) {
-    context.strokeStyle = edge.weight >= 0 ? "#1c7c84" : "#c4622d";
+    context.strokeStyle = edge.weight >= 0 ? colours.more : colours.less;
+    context.setLineDash(edge.weight >= 0 ? [] : [5, 3]);
     context.globalAlpha = alpha;
     context.lineWidth = thick;
     context.beginPath();
@@ -193,11 +196,12 @@
   function responds({ examples, promotes, suppresses }) {
     const peak = Math.max(1e-9, ...examples.flatMap(([, values]) => values));
     const context = ([tokens, values]) => element("p", { className: "context" }, ...tokens.map((text, i) => {
-      const span = element("span", { textContent: text.replaceAll("\n", "⏎") });
-      if (values[i] > 0) { span.style.background = `rgba(224, 122, 44, ${(values[i] / peak).toFixed(2)})`; span.title = values[i].toPrecision(3); }
+      const span = element("span", { className: "token", textContent: cc.visible(text) });
+      cc.heat(span, values[i] / peak);
+      if (values[i] > 0) span.title = cc.cell(values[i], 3);
       return span;
     }));
-    const words = (title, list) => list.length ? [element("p", { className: "note", textContent: `${title}: ${list.map((text) => JSON.stringify(text)).join(" ")}` })] : [];
+    const words = (title, list) => list.length ? [element("p", { className: "note", textContent: `${title}: ${list.map(cc.word).join("  ")}` })] : [];
     const body = examples.length ? examples.map(context) : [element("p", { className: "note", textContent: "Active nowhere in the text that examples come from." })];
     return [element("h2", { textContent: "Where it is most active" }), ...body, ...words("promotes", promotes), ...words("suppresses", suppresses)];
   }
@@ -287,6 +291,9 @@
   });
   byId("slider").addEventListener("input", (event) => { threshold = kept.threshold = Number(event.target.value); keep(); panel(); draw(); });
   byId("errors").addEventListener("change", () => { panel(); draw(); });
+  const themed = () => { byId("theme").textContent = { auto: "◐ auto", light: "○ light", dark: "● dark" }[cc.theme()]; recolour(); drawEdges(); };
+  byId("theme").addEventListener("click", () => cc.nextTheme());
+  window.addEventListener("cc-theme", themed);
   byId("help").addEventListener("click", (event) => {
     const keys = byId("keys");
     keys.hidden = !keys.hidden;
@@ -308,12 +315,13 @@
   byId("picture").addEventListener("click", () => {
     const picture = svg.cloneNode(true);
     picture.querySelectorAll(".node").forEach((shape) => { if (shape.style.display === "none") shape.remove(); });
-    make("style", {}, picture, document.querySelector("style").textContent);
+    // Other programs know neither the page's theme nor two colours in one: a picture is light.
+    make("style", {}, picture, document.querySelector("style").textContent.replace(/light-dark\(([^,()]+),[^()]+\)/g, "$1"));
     const under = make("g", { fill: "none" }, picture);
     for (const edge of edges) if (visible(edge)) {
       const bend = (edge.source.y - edge.target.y) * 0.4;
       make("path", { d: `M${edge.source.x} ${edge.source.y}C${edge.source.x} ${edge.source.y - bend} ${edge.target.x} ${edge.target.y + bend} ${edge.target.x} ${edge.target.y}`,
-        stroke: edge.weight >= 0 ? "#1c7c84" : "#c4622d", "stroke-opacity": (0.05 + 0.3 * edge.share).toFixed(3) }, under);
+        class: edge.weight >= 0 ? "plus" : "minus", "stroke-opacity": (0.05 + 0.3 * edge.share).toFixed(3) }, under);
     }
     picture.prepend(under);
     give(new XMLSerializer().serializeToString(picture), "image/svg+xml", ".svg");
@@ -323,7 +331,9 @@
   const asked = place.get(decodeURIComponent(location.hash.slice(1)));
   if (asked) chosen = asked;
   pins();
+  recolour();
   draw();
+  themed();
   panel();
   const first = nodes.find((node) => node.kind === "logit");
   if (first) first.shape.setAttribute("tabindex", 0);
