@@ -76,19 +76,22 @@ class ByName(Reads):
 
     def _that_matter(self, keywords: Mapping[str, Any], widths: Mapping[str, int]) -> set[str]:
         """Names at which zeros, added, change nothing and have a derivative."""
-        added = {name: torch.zeros(*TRIED, width, device=self.model.device) for name, width in widths.items()}
+        added = {name: torch.zeros(*TRIED, width, requires_grad=True) for name, width in widths.items()}
 
         def adding(name: str) -> Change:
-            return lambda activation: activation + added[name].requires_grad_().to(activation.dtype)
+            return lambda activation: activation + added[name].to(activation)
 
         with torch.no_grad():
             plain = self._pass(keywords, {})
-        with torch.enable_grad(), foreign_errors(f"the model '{self.options.model}', with its points put back"):
+        with torch.enable_grad():
             out = self._pass(keywords, by_token({name: adding(name) for name in widths}, TRIED))
-            weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(0)).to(out)
-            found = torch.autograd.grad((out * weight).sum(), list(added.values()), allow_unused=True)
         if (out.detach() - plain).norm() > 1e-3 * plain.norm():
             raise SiteError(f"model '{self.options.model}' gives something else where its activations are put back")
+        weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(0)).to(out)
+        try:
+            found = torch.autograd.grad((out * weight).sum(), list(added.values()), allow_unused=True)
+        except RuntimeError:  # some kernel of the model has no derivative: then all are taken to matter
+            return set(widths)
         return {name for name, grad in zip(added, found, strict=True) if grad is not None and bool(grad.any())}
 
     # -- running ------------------------------------------------------------------------------------------------
