@@ -144,6 +144,7 @@ from .models.adapter import Edit as Edit
 from .models.adapter import Generates as Generates
 from .models.adapter import GivesLogits as GivesLogits
 from .models.adapter import LanguageModel as LanguageModel
+from .models.adapter import MarksRoles as MarksRoles
 from .models.adapter import ModelAdapter as ModelAdapter
 from .models.adapter import ReadsOut as ReadsOut
 from .models.adapter import ReadsText as ReadsText
