@@ -36,8 +36,11 @@
 
   function Facts({ row, latent }) {
     const columns = [...cc.index.columns.values()],
-      titles = new Set(columns.map((column) => column.title.toLowerCase()));
-    const more = ((latent && latent.facts) || []).filter(
+      titles = new Set(columns.map((column) => column.title.toLowerCase())),
+      facts = (latent && latent.facts) || [],
+      // A fact that is a text says more than the column's number: its interval, for instance.
+      said = new Map(facts.filter(([, value]) => typeof value === "string").map(([label, value]) => [label, value]));
+    const more = facts.filter(
       ([label]) => !HEAD.includes(String(label).toLowerCase()) && !titles.has(String(label).toLowerCase()),
     );
     return html`<table class="facts"><tbody>
@@ -47,7 +50,7 @@
       ${
         column.kind === "class"
           ? html`<${cc.part.Class} column=${column} at=${column.values[row]} />`
-          : cc.cell(column.values[row])
+          : cc.cell(said.get(column.title) ?? column.values[row])
       }</td>
         </tr>`,
       )}
