@@ -60,7 +60,7 @@ class ByName(Reads):
     def _widths(self) -> dict[str, int]:
         """Points in the order of the forward pass, and their widths."""
         rows, length = TRIED
-        ids = (torch.arange(rows * length) * 5 + 3).reshape(rows, length) % int(self._vocabulary_size)
+        ids = (torch.arange(rows * length) * 5 + 3).reshape(rows, length) % (self._size or rows * length)
         none = torch.zeros_like(ids, dtype=torch.bool)
         keywords = self._keywords(TokenBatch(ids, ~none, none, none))
         widths: dict[str, int] = {}
@@ -76,24 +76,23 @@ class ByName(Reads):
 
     def _that_matter(self, keywords: Mapping[str, Any], widths: Mapping[str, int]) -> set[str]:
         """Names at which zeros, added, change nothing and have a derivative."""
-        added = {name: torch.zeros(*TRIED, width, device=self.model.device) for name, width in widths.items()}
+        added = {name: torch.zeros(*TRIED, width, requires_grad=True) for name, width in widths.items()}
 
         def adding(name: str) -> Change:
-            return lambda activation: activation + added[name].requires_grad_().to(activation.dtype)
+            return lambda activation: activation + added[name].to(activation)
 
         with torch.no_grad():
             plain = self._pass(keywords, {})
-        with torch.enable_grad(), foreign_errors(f"the model '{self.options.model}', with its points put back"):
+        with torch.enable_grad():
             out = self._pass(keywords, by_token({name: adding(name) for name in widths}, TRIED))
-            weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(0)).to(out)
-            found = torch.autograd.grad((out * weight).sum(), list(added.values()), allow_unused=True)
         if (out.detach() - plain).norm() > 1e-3 * plain.norm():
             raise SiteError(f"model '{self.options.model}' gives something else where its activations are put back")
+        weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(0)).to(out)
+        try:
+            found = torch.autograd.grad((out * weight).sum(), list(added.values()), allow_unused=True)
+        except RuntimeError:  # some kernel of the model has no derivative: then all are taken to matter
+            return set(widths)
         return {name for name, grad in zip(added, found, strict=True) if grad is not None and bool(grad.any())}
-
-    @property
-    def _vocabulary_size(self) -> int:
-        return int(self.model.get_input_embeddings().num_embeddings)
 
     # -- running ------------------------------------------------------------------------------------------------
 
@@ -111,10 +110,11 @@ class ByName(Reads):
 
             return keep
 
+        tokens, back = self._from_the_left(tokens)
         keywords = self._keywords(tokens)
         changes = {point: record(point) for point in self.points() if point in wanted}
         self._pass(keywords, by_token(changes, shape_of(tokens.ids)), ends=True)
-        return found
+        return {point: back(activation) for point, activation in found.items()}
 
     @torch.no_grad()
     def logits(self, tokens: TokenBatch, edits: Sequence[Edit] = ()) -> Tensor:

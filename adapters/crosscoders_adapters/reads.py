@@ -6,7 +6,8 @@ Adapters differ in how they take activations from the model; what they give it i
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Self
@@ -15,7 +16,7 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 from torch import Tensor, nn
 
-from crosscoders import ConfigError, Document, TokenBatch, Tokenized
+from crosscoders import Chat, ConfigError, Document, DocumentError, TokenBatch, Tokenized
 
 from .anatomy import is_causal
 from .context import longest_context
@@ -51,9 +52,11 @@ class Reads:
         A model that PEFT has wrapped is run from the inside, where its LoRA weights are: the wrapper hides which
         arguments the model takes, and with them the positions of padded rows.
         """
-        unwrapped: Any = getattr(model, "get_base_model", lambda: model)
-        model = unwrapped()
-        return cls(TransformersConfig(model=name), Loaded(model, tokenizer, is_causal(model)))
+        inner: Any = model
+        inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
+        if getattr(inner.config, "is_encoder_decoder", False):
+            inner = inner.get_encoder()  # what reads text without being given more
+        return cls(TransformersConfig(model=name), Loaded(inner, tokenizer, is_causal(inner)))
 
     def _deep(self, tokens: TokenBatch) -> Tensor:
         """Activations late in the model, (B, T, D), which show whatever was seen before them."""
@@ -87,7 +90,18 @@ class Reads:
         return self.tokenising.has_chat_template
 
     def tokenize(self, document: Document) -> Tokenized:
-        return self.tokenising.tokenize(document)
+        tokens = self.tokenising.tokenize(document)
+        # On a GPU, an id beyond the embeddings would end the process.
+        largest = max(tokens.ids, default=0)
+        if self._size is not None and largest >= self._size:
+            raise DocumentError(
+                f"the model '{self.options.model}' has embeddings for the token ids below {self._size:,}, and this "
+                f"document has {largest:,}"
+            )
+        return tokens
+
+    def tokens_of(self, chat: Chat, roles: Sequence[str]) -> Sequence[bool]:
+        return self.tokenising.tokens_of(chat, roles)
 
     def prompt(self, question: str) -> list[int]:
         """Token ids of a user's question, laid out so that the model answers next."""
@@ -106,6 +120,14 @@ class Reads:
         """The text of a sequence, without special tokens."""
         return self.tokenising.text(ids)
 
+    @cached_property
+    def _size(self) -> int | None:
+        """How many token ids the model has embeddings for, where it tells; the tokenizer may know more or fewer."""
+        try:
+            return int(self.model.get_input_embeddings().num_embeddings)
+        except (AttributeError, NotImplementedError):
+            return None
+
     # -- running ------------------------------------------------------------------------------------------------
 
     def _keywords(self, tokens: TokenBatch) -> dict[str, Any]:
@@ -121,6 +143,25 @@ class Reads:
             keywords |= {"input_ids": tokens.ids, "attention_mask": tokens.attention.long()}
             keywords |= self._positions(tokens.attention)
         return keywords
+
+    def _from_the_left(self, tokens: TokenBatch) -> tuple[TokenBatch, Callable[[Tensor], Tensor]]:
+        """Rows as the model can read them, and how activations (B, T, D) of theirs go back to the places asked for.
+
+        Decoders are given positions. Encoders with a table of them count from the row's first place, padding or not.
+        """
+        begin_B1 = tokens.attention.int().argmax(dim=1, keepdim=True)
+        if self.causal or not bool(begin_B1.any()):
+            return tokens, lambda activation: activation
+        length = tokens.ids.shape[1]
+        place_BT = torch.arange(length, device=begin_B1.device)[None]
+        there_BT, back_BT = (place_BT + begin_B1) % length, (place_BT - begin_B1) % length
+        moved = tokens.mapped(lambda tensor: tensor.gather(1, there_BT))
+
+        def back(activation: Tensor) -> Tensor:
+            index = back_BT.to(activation.device)[..., None].expand_as(activation)
+            return activation.gather(1, index)
+
+        return moved, back
 
     def _check_length(self, length: int) -> None:
         """Beyond a table of positions there is nothing to look up; rotary positions only grow unfamiliar."""

@@ -215,11 +215,12 @@ class TransformersAdapter(Reads, Linearises):
 
             return keep
 
+        tokens, back = self._from_the_left(tokens)
         keywords = self._keywords(tokens)
         # The last hook raises it: the rest of the forward pass is not needed.
         with suppress(_AllFoundError), _all_of(self._hooked(*_split(point), record(point)) for point in order):
             self._run(tokens, keywords)
-        return found
+        return {point: back(activation) for point, activation in found.items()}
 
     @torch.no_grad()
     def logits(self, tokens: TokenBatch, edits: Sequence[Edit] = ()) -> Tensor:

@@ -432,6 +432,7 @@ class Study:
                 split=self.split,
                 held_out_share=config.held_out_share,
                 repeat=False,
+                roles=config.masks.roles,
             )
             self._shared[key] = Passes(
                 self.crosscoder, reader, self._harvester(), config, memory=self.memory, folder=self.folder
