@@ -8,9 +8,9 @@ raises leaves this module as one `ConfigError`.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from attrs import field, frozen
@@ -20,7 +20,9 @@ from torch import nn
 from crosscoders import ConfigError
 from crosscoders.converters import as_tuple
 
+from .classes import ModelClass
 from .foreign import Place, foreign_errors, library, locate, silence
+from .lens_names import canonical_point
 from .lora import adapted
 from .tokenising import parse_date
 from .weights import WRAPPERS, misfits, unwrapped
@@ -30,6 +32,8 @@ from .weights import WRAPPERS, misfits, unwrapped
 class TransformersConfig:
     """A model of the transformers library."""
 
+    canonical_point: ClassVar[Callable[[str], str] | None] = staticmethod(canonical_point)
+    """From names of TransformerLens to ours."""
     model: str = field(validator=and_(instance_of(str), min_len(1)))
     """Hub id, local folder, or `tiny-pair/base` and `tiny-pair/chat` for the shipped pair."""
     revision: str = "main"
@@ -79,12 +83,12 @@ def load(options: TransformersConfig) -> Loaded:
     with silence():
         with foreign_errors(f"the model '{options.model}'", place):
             config = transformers.AutoConfig.from_pretrained(place.source, **place.keywords)
-        causal = is_decoder_only(config)
-        model, notes = _load_weights(options, place, config, causal)
+        kind = ModelClass.of(config)
+        model, notes = _load_weights(options, place, config, kind)
         if options.lora:
             adapter = locate(options.lora, revision=options.lora_revision)
             model = adapted(model, options.lora, adapter, merge=options.merge)
-        return Loaded(model, _load_tokenizer(options, place), causal, notes)
+        return Loaded(model, _load_tokenizer(options, place), kind.causal, notes)
 
 
 def _refuse_adapter(model: str, place: Place) -> None:
@@ -105,14 +109,11 @@ def _refuse_adapter(model: str, place: Place) -> None:
 
 
 def _load_weights(
-    options: TransformersConfig, place: Place, config: Any, causal: bool
+    options: TransformersConfig, place: Place, config: Any, kind: ModelClass
 ) -> tuple[nn.Module, tuple[str, ...]]:
-    transformers = library()
-    auto = transformers.AutoModelForCausalLM if causal else transformers.AutoModel
-
     def attempt(**more: Any) -> tuple[Any, dict[str, Any]]:
         with foreign_errors(f"the model '{options.model}'", place):
-            model, info = auto.from_pretrained(
+            model, info = kind.auto.from_pretrained(
                 place.source,
                 config=config,
                 dtype=getattr(torch, options.dtype),
@@ -132,13 +133,13 @@ def _load_weights(
         model, info = attempt(key_mapping=dict.fromkeys(WRAPPERS, ""))
         notes = (f"the names of its weights have '{wrapper}' in them, which was left off",)
         warnings.warn(f"the model '{options.model}': {notes[0]}", stacklevel=2)
-    problems = misfits(model, info, ignored=options.ignore_weights, headless=not causal)
+    problems = misfits(model, info, ignored=options.ignore_weights, headless=not kind.causal)
     if problems:
         raise ConfigError(
             f"the files of the model '{options.model}' do not fit a {type(model).__name__}, so that part of it would "
             f"be random: {'; '.join(problems)}"
         )
-    return model, notes
+    return kind.part(model), notes
 
 
 def _load_tokenizer(options: TransformersConfig, model_place: Place) -> Any:
@@ -159,14 +160,3 @@ def _load_tokenizer(options: TransformersConfig, model_place: Place) -> Any:
     if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_tokens):
         raise none
     return tokenizer
-
-
-def is_decoder_only(config: Any) -> bool:
-    """Whether the model is a decoder. The saved class name decides first, because encoders such as BERT are in the
-    library's table of causal models too."""
-    transformers = library()
-    names = " ".join(config.architectures or [])
-    if "CausalLM" in names or "LMHead" in names:
-        return True
-    masked = type(config) in transformers.MODEL_FOR_MASKED_LM_MAPPING
-    return type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING and not masked

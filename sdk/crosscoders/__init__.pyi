@@ -112,6 +112,11 @@ from .explorer.neuronpedia.checking import check_neuronpedia as check_neuronpedi
 from .explorer.neuronpedia.checking import neuronpedia_problems as neuronpedia_problems
 from .explorer.neuronpedia.exporting import export_features as export_features
 from .explorer.neuronpedia.listing import NeuronpediaListing as NeuronpediaListing
+from .explorer.notebook import LatentView as LatentView
+from .explorer.notebook import LatentViews as LatentViews
+from .explorer.notebook import view_latent as view_latent
+from .explorer.notebook import view_latents as view_latents
+from .explorer.serve import serve as serve
 from .losses.context import StepContext as StepContext
 from .losses.loss import (
     Activation as Activation,
@@ -139,6 +144,7 @@ from .models.adapter import Edit as Edit
 from .models.adapter import Generates as Generates
 from .models.adapter import GivesLogits as GivesLogits
 from .models.adapter import LanguageModel as LanguageModel
+from .models.adapter import MarksRoles as MarksRoles
 from .models.adapter import ModelAdapter as ModelAdapter
 from .models.adapter import ReadsOut as ReadsOut
 from .models.adapter import ReadsText as ReadsText

@@ -15,13 +15,22 @@ from attrs import field, frozen
 from attrs.converters import optional
 
 from ..converters import as_tuple
+from ..crosscoder.explanations import EXPLANATIONS
 from ..errors import CheckpointError, shown
 from ..privacy.local import path_strings
 from .card import with_metadata, with_section
 from .checkpoint import CARD, CONFIG, WEIGHTS, checked_folder
 from .dashboard import FOLDER, Dashboard
 
-FILES = (CONFIG, f"{WEIGHTS}*.safetensors", f"{WEIGHTS}.safetensors.index.json", CARD, "figures/*", "report.html")
+FILES = (
+    CONFIG,
+    f"{WEIGHTS}*.safetensors",
+    f"{WEIGHTS}.safetensors.index.json",
+    CARD,
+    EXPLANATIONS,
+    "figures/*",
+    "report.html",
+)
 
 
 def is_folder(name: str | Path) -> bool:

@@ -132,6 +132,7 @@ def curves(
     ylabel: str,
     bands: Mapping[str, tuple[Sequence[float], Sequence[float]]] | None = None,
     log: bool = False,
+    log_x: bool = False,
 ) -> Drawing:
     """Draw named lines over x, each with an optional band from its low to its high values."""
     figure, axes = _axes(xlabel, ylabel)
@@ -142,6 +143,13 @@ def curves(
             axes.fill_between(xs, *bands[name], color=colour, alpha=0.18, linewidth=0)
     if log:
         axes.set_yscale("log")
+    if log_x:
+        from matplotlib.ticker import LogLocator, NullFormatter
+
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
     axes.legend(fontsize=8)
     return Drawing(figure)
 
