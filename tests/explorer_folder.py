@@ -15,7 +15,8 @@ TEXTS = [*EVIL, *WORDS]
 SITES = [("base/layers.1", "base"), ("chat/layers.1", "chat")]
 VERDICTS = ["shared", "specific to chat/layers.1", "a, b & <c>"]
 LABELS = {12: "the colour teal", 47: "teal and other colours", 30: EVIL[0]}
-ROWS = [[(7 * s + i) % len(TEXTS) for i in range(30)] for s in range(8)]
+ROWS = [[(7 * min(s, 4) + i) % len(TEXTS) for i in range(30)] for s in range(8)]
+"""The last four are the same text."""
 
 
 def numbers(count, seed=0):

@@ -138,9 +138,9 @@ def test_a_reader_finds_their_way(page, made):
 
 
 def _id(graph, node):
-    from crosscoders.circuits.graph_json import _node_id
+    from crosscoders.circuits.graph_json import node_id
 
-    return _node_id(graph, node)
+    return node_id(graph, node)
 
 
 @browser

@@ -33,6 +33,9 @@ HOSTILE = (
 )
 
 
+SOME = [*range(10), *range(300, 310), *range(590, 600)]
+
+
 @cache
 def several_chunks():
     """Latents for three files."""
@@ -42,13 +45,13 @@ def several_chunks():
 @pytest.fixture(scope="module")
 def dashboard(tmp_path_factory):
     folder = tmp_path_factory.mktemp("dashboard") / "x"
-    assert write_dashboard(several_chunks(), folder, detail=SMALL) == folder / "index.html"
+    assert write_dashboard(several_chunks(), folder, latents=SOME, detail=SMALL) == folder / "index.html"
     return folder
 
 
 def test_the_files_hold_what_was_gathered(dashboard):
     study, facts = several_chunks(), put(dashboard, "facts")
-    assert (facts["num_latents"], facts["chunk"], facts["latents"], facts["graphs"]) == (600, 256, None, [])
+    assert (facts["num_latents"], facts["chunk"], facts["latents"], facts["graphs"]) == (600, 256, SOME, [])
     assert [site["name"] for site in facts["sites"]] == ["base/layers.1", "chat/layers.1"]
     assert facts["models"] == [{"key": key, "name": f"tiny-pair/{key}"} for key in ("base", "chat")]
     assert facts["views"] == ["layers"] and "drawn at random" in facts["intervals"]
@@ -62,8 +65,8 @@ def test_the_files_hold_what_was_gathered(dashboard):
         content = json.loads(packed(dashboard, f"latents-{chunk:04d}"))
         assert content["first"] == 256 * chunk
         found |= {latent["j"]: latent for latent in content["latents"]}
-    assert list(found) == list(range(600))
-    for record in gather(study, detail=SMALL):
+    assert list(found) == SOME
+    for record in gather(study, SOME, detail=SMALL):
         latent = found[record.latent]
         assert latent["hist"]["counts"] == list(record.histogram.counts)
         assert [pair[0] for pair in latent["nearest"]] == [other for other, _ in record.nearest]
@@ -79,7 +82,7 @@ def test_the_files_hold_what_was_gathered(dashboard):
             for model, (signed, scale) in shares[0].items() if shares else ():
                 value_T = np.frombuffer(base64.b64decode(signed), np.int8) / 127 * scale
                 assert value_T == pytest.approx(example.shares[model], abs=scale / 100)
-    assert sum(len(latent["top"]) for latent in found.values()) > 1000
+    assert sum(len(latent["top"]) for latent in found.values()) > 20
     assert all(
         {token for _, *ends in latent["logits"] for end in ends for token, _ in end} <= set(texts) for latent in []
     )
@@ -89,15 +92,15 @@ def test_the_files_hold_what_was_gathered(dashboard):
 
 def test_columns_are_what_the_census_and_the_norms_say(dashboard):
     study, found = several_chunks(), columns(dashboard)
-    census, norms = study.census(), study.crosscoder.decoder_norms().detach()
-    assert found["firings"] == pytest.approx(census.firings_F.numpy())
-    assert found["density"] == pytest.approx(census.firings_F.numpy() / census.num_tokens)
-    assert np.nan_to_num(found["max"]) == pytest.approx(census.max_F.numpy())
+    census, norms = study.census(), study.crosscoder.decoder_norms().detach()[SOME]
+    assert found["firings"] == pytest.approx(census.firings_F[SOME].numpy())
+    assert found["density"] == pytest.approx(census.firings_F[SOME].numpy() / census.num_tokens)
+    assert np.nan_to_num(found["max"]) == pytest.approx(census.max_F[SOME].numpy())
     assert found["norm_share_chat"] == pytest.approx((norms[:, 1] / norms.sum(dim=1)).numpy(), rel=1e-5)
     assert (found["tuned_share"] == found["norm_share_chat"]).all()
     sites = next(column for column in put(dashboard, "facts")["columns"] if column["key"] == "top_site")["values"]
     assert [sites[k] for k in found["top_site"]] == [study.crosscoder.written.names[k] for k in norms.argmax(dim=1)]
-    layers = np.frombuffer(packed(dashboard, "layers"), np.uint8).reshape(600, 2)
+    layers = np.frombuffer(packed(dashboard, "layers"), np.uint8).reshape(len(SOME), 2)
     assert layers / 255 == pytest.approx((norms / norms.amax(dim=1, keepdim=True)).numpy(), abs=1 / 255)
     for column in put(dashboard, "facts")["columns"]:
         assert column["help"].endswith(".") and "{" not in column["title"] + column["help"]
@@ -107,14 +110,14 @@ def test_search_finds_the_tokens_where_latents_peak(dashboard):
     searched = json.loads(packed(dashboard, "search"))["tokens"]
     for record in gather(several_chunks(), [0, 300, 599], detail=SMALL):
         for example in record.top:
-            assert example.tokens[example.peak].strip() in searched[record.latent]
+            assert example.tokens[example.peak].strip() in searched[SOME.index(record.latent)]
 
 
 class Killed(BaseException):
     """What a test stops a run with; no handler of errors catches it."""
 
 
-@pytest.mark.parametrize("written", [0, 1, 2, 5, 7])
+@pytest.mark.parametrize("written", [0, 2, 5, 7])
 def test_a_run_that_was_killed_ends_with_the_same_bytes(dashboard, tmp_path, monkeypatch, written):
     study, calls = several_chunks(), []
 
@@ -127,14 +130,14 @@ def test_a_run_that_was_killed_ends_with_the_same_bytes(dashboard, tmp_path, mon
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(data_folder, "write_whole", dying)
-        write_dashboard(study, tmp_path / "x", detail=SMALL)
+        write_dashboard(study, tmp_path / "x", latents=SOME, detail=SMALL)
     assert not (tmp_path / "x").exists() and (tmp_path / "x.unfinished" / "progress.json").exists()
     again = []
     with monkeypatch.context() as patch:
         patch.setattr(
             data_folder, "write_whole", lambda path, content: (again.append(path.name), write_whole(path, content))
         )
-        write_dashboard(study, tmp_path / "x", detail=SMALL)
+        write_dashboard(study, tmp_path / "x", latents=SOME, detail=SMALL)
     assert not set(calls[:written][:3]) & set(again)  # chunks that were there are not made again
     assert not (tmp_path / "x.unfinished").exists()
     assert files(tmp_path / "x") == files(dashboard)
@@ -152,8 +155,8 @@ def test_a_pass_that_was_killed_begins_again(dashboard, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(Study, "batches", dying)
-        write_dashboard(study, tmp_path / "x", detail=SMALL)
-    write_dashboard(study, tmp_path / "x", detail=SMALL)
+        write_dashboard(study, tmp_path / "x", latents=SOME, detail=SMALL)
+    write_dashboard(study, tmp_path / "x", latents=SOME, detail=SMALL)
     assert files(tmp_path / "x") == files(dashboard)
 
 
@@ -166,11 +169,14 @@ def test_what_another_run_left_is_not_gone_on_from(dashboard, tmp_path, monkeypa
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr("crosscoders.explorer.dashboard.write_shell", die)
         write_dashboard(
-            study, tmp_path / "x", detail=LatentDetail(top=1, per_range=0, shares=0, neighbours=0, logits=0)
+            study,
+            tmp_path / "x",
+            latents=SOME,
+            detail=LatentDetail(top=1, per_range=0, shares=0, neighbours=0, logits=0),
         )
     left = tmp_path / "x.unfinished" / "data" / "latents-0000.js"
     assert left.exists() and left.read_bytes() != (dashboard / "data" / left.name).read_bytes()
-    write_dashboard(study, tmp_path / "x", detail=SMALL)
+    write_dashboard(study, tmp_path / "x", latents=SOME, detail=SMALL)
     assert files(tmp_path / "x") == files(dashboard)
 
 
@@ -184,9 +190,9 @@ def test_a_dashboard_is_replaced_whole_and_nothing_else_is(dashboard, tmp_path, 
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(data_folder.DataFolder, "write_facts", die)
-        write_dashboard(study, folder, detail=SMALL)
+        write_dashboard(study, folder, latents=SOME, detail=SMALL)
     assert files(folder) == first
-    write_dashboard(study, folder, detail=SMALL)
+    write_dashboard(study, folder, latents=SOME, detail=SMALL)
     assert files(folder) == files(dashboard)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("years of work")
@@ -198,12 +204,12 @@ def test_a_dashboard_is_replaced_whole_and_nothing_else_is(dashboard, tmp_path, 
 
 
 def test_only_some_latents(tmp_path, dashboard):
-    write_dashboard(several_chunks(), tmp_path / "x", latents=[599, 3, 300, 4], detail=SMALL)
+    write_dashboard(several_chunks(), tmp_path / "x", latents=[599, 3, 300, 4, 3], detail=SMALL)
     facts = put(tmp_path / "x", "facts")
     assert facts["latents"] == [3, 4, 300, 599] and facts["num_latents"] == 600
     assert [latent["j"] for latent in json.loads(packed(tmp_path / "x", "latents-0000"))["latents"]] == [3, 4]
     assert [latent["j"] for latent in json.loads(packed(tmp_path / "x", "latents-0002"))["latents"]] == [599]
-    assert columns(tmp_path / "x")["density"] == pytest.approx(columns(dashboard)["density"][[3, 4, 300, 599]])
+    assert columns(tmp_path / "x")["density"] == pytest.approx(columns(dashboard)["density"][[3, 4, 10, 29]])
     assert len(json.loads(packed(tmp_path / "x", "search"))["tokens"]) == 4
     with pytest.raises(AnalysisError, match="no latents are named"):
         write_dashboard(several_chunks(), tmp_path / "y", latents=[])

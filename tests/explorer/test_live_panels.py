@@ -149,7 +149,7 @@ def test_a_dashboard_has_the_panels_beside_its_pages():
         tab.click("#try-results h3 a")
         latent = tab.wait("location.hash.startsWith('#/latent/') && location.hash.slice(9)")
         tab.wait("document.querySelector('a[href^=\"#/steer\"]')")
-        tab.click("a[href^='#/steer']")
+        tab.click("a[href^='#/steer?']")
         tab.wait("document.querySelector('#steer-changes')")
         tab.wait(f"document.querySelector('#steer-changes input').value === '{latent}'")
         # Letters typed into the panels are no keys of the page.

@@ -13,11 +13,13 @@ import time
 
 import pytest
 
-from crosscoders import AnalysisError, CheckpointError, ConfigError
+from crosscoders import AnalysisError, CheckpointError, ConfigError, Study
 from crosscoders.explorer.serve import HOST, serve
 from crosscoders.explorer.serve_answers import Live
 from crosscoders.explorer.serve_files import confined
 from crosscoders.explorer.serve_guard import LARGEST_BODY
+from crosscoders.explorer.serve_requests import LatentsRequest
+from crosscoders.models.sample import Documents
 from explorer_live_server import TOKEN, Server
 from small_dashboard import small_dashboard
 from study_of_texts import shared_study, study_over
@@ -80,11 +82,22 @@ def test_latents_of_a_text_are_those_of_the_study(server):
     W_X = study.crosscoder.encoder_weight(0)[first["latent"]].detach()
     base_X = study.crosscoder.layout.slices["base/layers.1"]
     for n, position in enumerate(counted):
+        naive = float(x_BX[n, base_X] @ W_X[base_X])
+        assert first["parts"]["base"][position] == pytest.approx(naive, abs=1e-3)
         if first["values"][position] > 0:
-            naive = float(x_BX[n, base_X] @ W_X[base_X])
-            assert first["parts"]["base"][position] == pytest.approx(naive, abs=1e-3)
             whole = sum(part[position] for part in first["parts"].values()) + found["bias"][str(first["latent"])]
             assert whole == pytest.approx(first["values"][position], abs=1e-3)
+            mine = [entry for entry in found["latents"][position] if entry["latent"] == first["latent"]]
+            assert all(entry["parts"]["base"] == pytest.approx(naive, abs=1e-3) for entry in mine)
+    assert len([position for position in counted if first["values"][position] > 0]) in range(1, len(counted))
+
+
+def test_no_tokens_are_needed_to_look_at_a_text():
+    """As the command has it: it reads no token source."""
+    shared = shared_study()
+    study = Study(shared.crosscoder, shared.adapters, Documents([]), activations=shared.activations)
+    found = Live(study).latents(LatentsRequest.of(b'{"text": "%s"}' % TEXT.encode()), threading.Event())
+    assert [each["latent"] for each in found["strongest"]] == shared.latents(TEXT).strongest(24)
 
 
 def test_a_conversation_is_read_by_the_template(server):
@@ -447,6 +460,28 @@ def test_a_port_that_is_taken_is_said(server):
         serve(shared_study(), port=70_000, browser=False)
 
 
+def test_the_command_that_opens_a_browser_does_not_tell_the_token(monkeypatch):
+    """Other users of the machine can see it; what it opens only this one can read."""
+    import urllib.request
+    import webbrowser
+    from pathlib import Path
+
+    import uvicorn
+
+    opened, said = [], []
+
+    def look(address):
+        page = Path(urllib.request.url2pathname(address.removeprefix("file://")))
+        opened.append((address, page.read_text(), page.parent.stat().st_mode & 0o077))
+
+    monkeypatch.setattr(webbrowser, "open", look)
+    monkeypatch.setattr(uvicorn.Server, "run", lambda self, sockets: None)
+    serve(shared_study(), say=said.append)
+    ((address, page, others),) = opened
+    link = re.search(r"http://127\.0\.0\.1:\d+/[\w-]{32}/", said[0])[0]
+    assert f"url={link}" in page and link.split("/")[3] not in address and others == 0
+
+
 def test_without_the_extra_the_command_to_install_it_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     with pytest.raises(ConfigError, match=r"pip install 'crosscoders\[serve\]'"):
@@ -473,7 +508,11 @@ def test_the_command_serves_and_ends_with_ctrl_c(tmp_path):
             connection = http.client.HTTPConnection(HOST, int(found[1]), timeout=30)
             connection.request("GET", f"/{found[2]}/")
             assert "live/panels.js" in connection.getresponse().read().decode()
+            body, kind = json.dumps({"text": TEXT}), {"Content-Type": "application/json"}
+            connection.request("POST", f"/{found[2]}/api/latents", body=body, headers=kind)
+            assert json.loads(connection.getresponse().read())["strongest"]
             connection.close()
+            assert not [line for line in lines if "tokens" in line]
             process.send_signal(signal.SIGINT)
             assert process.wait(timeout=30) in (0, 130)
             assert "Traceback" not in process.stderr.read()

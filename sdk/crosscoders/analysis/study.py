@@ -374,7 +374,7 @@ class Study:
         Tokens that training masks leave out do not count, outliers apart, which are known only in a study's own tokens.
         """
         tokens = token_rows(given, self.adapters, self.reading)
-        harvester = self._passes().harvester
+        harvester = self._harvester()
         tokens = tokens.to(self.crosscoder.device)
         x_BTX = harvester(tokens)
         keep_BT = keep_mask(self.activations.masks, tokens, harvester.norms(x_BTX), None)
@@ -415,6 +415,10 @@ class Study:
         """The same items, with a progress bar unless the study is `quiet`: for what an analysis does besides passes."""
         return watched(items, what, total=len(items), quiet=self.quiet)
 
+    def _harvester(self) -> Harvester:
+        rows, device = self.activations.rows_per_forward, self.crosscoder.device
+        return Harvester(self.adapters, self.crosscoder.layout, rows_per_forward=rows, device=device)
+
     def _passes(self) -> Passes:
         config = self.activations
         key = config, self.split
@@ -430,14 +434,8 @@ class Study:
                 repeat=False,
                 roles=config.masks.roles,
             )
-            harvester = Harvester(
-                self.adapters,
-                self.crosscoder.layout,
-                rows_per_forward=config.rows_per_forward,
-                device=self.crosscoder.device,
-            )
             self._shared[key] = Passes(
-                self.crosscoder, reader, harvester, config, memory=self.memory, folder=self.folder
+                self.crosscoder, reader, self._harvester(), config, memory=self.memory, folder=self.folder
             )
         passes: Passes = self._shared[key]
         return passes

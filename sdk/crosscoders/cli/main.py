@@ -9,7 +9,9 @@ from .attribute import attribute, upload_graph
 from .components import components, plugins
 from .dashboard import dashboard
 from .demo import demo
+from .features import check_features, export_features
 from .init import init
+from .intervene import intervene
 from .plugin_commands import Commands
 from .pretrained import convert, inspect, pretrained
 from .serve import serve
@@ -33,7 +35,10 @@ for _command in (
     analyse,
     dashboard,
     attribute,
+    intervene,
     upload_graph,
+    export_features,
+    check_features,
     serve,
     spurious,
     info,

@@ -88,7 +88,8 @@ def study_of(
     if len(numbers) > 1 or len(sources) > 1:
         raise ConfigError("--tokens takes one number and one source at most")
     estimated = options["scales"] == ("estimate",)
-    if tokens is None and not estimated:
+    without = tokens is None and not estimated
+    if without:
         sources = [Documents([])]
     study = Study.of(
         crosscoder,
@@ -98,7 +99,7 @@ def study_of(
         seed=seed,
         trust_recipe=trust_recipe,
         quiet=quiet,
-        say=lambda line: say(f"reads {line}"),
+        say=lambda line: None if without and line.startswith("tokens") else say(f"reads {line}"),
     )
     if estimated:
         study.estimate_normalisation()

@@ -47,6 +47,10 @@ class LatentDetail:
         )
 
 
+CANDIDATES = 8
+"""Times as many places as are shown are looked at, since some have the same tokens around them."""
+
+
 @frozen(eq=False)
 class Part:
     """One part of a latent's range."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from attrs import frozen
+from math import inf
+
+from attrs import evolve, frozen
 
 
 @frozen
@@ -13,8 +15,11 @@ class Field:
     help: str
     kind: str = "number"
     scale: str = "linear"
+    most: float = inf
+    """Beyond this, whatever its sign, it is a ratio to almost nothing, and not known."""
 
 
+RATIO = 1e3
 FIELDS = {
     "density": Field("Density", "The share of the tokens read here on which the latent is active.", "share", "log"),
     "firings": Field("Firings", "The number of tokens read here on which the latent is active.", "count", "log"),
@@ -41,6 +46,9 @@ FIELDS = {
         "or undecided on this text.",
         "class",
     ),
+    "verdict_without_null": Field(
+        "Verdict without the null pair", "The verdict before the null pair was held against it.", "class"
+    ),
     "class": Field("Class by norms", "What decoder norms alone suggest about where the latent belongs.", "class"),
     "home": Field("Home", "The site at which the latent is strongest.", "class"),
     "largest_site": Field("Largest site", "The site with the largest share of the latent's norms.", "class"),
@@ -48,17 +56,23 @@ FIELDS = {
         "ν of the error{}",
         "Near 0, the latent's direction is missing{} from what the reconstruction left over; near 1, it was left out "
         "as much as at the reference.",
+        most=RATIO,
     ),
     "nu_reconstruction": Field(
         "ν of the reconstruction{}",
         "Near 0, other latents do not rebuild the latent's direction{}; near 1, they do as much as at the reference.",
+        most=RATIO,
     ),
     "relative_strength": Field(
-        "Relative strength{}", "How strong the latent's concept is{}, as a share of its strength at home."
+        "Relative strength{}",
+        "How strong the latent's concept is{}, as a share of its strength at home.",
+        most=RATIO,
     ),
     "strength": Field("Strength{}", "How strongly activations go along with the latent{}.", "number", "log"),
-    "borne_out": Field("Borne out{}", "How much of the concept found{} is borne out by the second half of the text."),
-    "rebuilt": Field("Rebuilt{}", "How much of the latent's concept the reconstruction has{}."),
+    "borne_out": Field(
+        "Borne out{}", "How much of the concept found{} is borne out by the second half of the text.", most=RATIO
+    ),
+    "rebuilt": Field("Rebuilt{}", "How much of the latent's concept the reconstruction has{}.", most=RATIO),
     "cosine": Field("Cosine{}", "The cosine of the concept's direction{} with that at the latent's home."),
     "beta": Field("β{}", "The factor by which the latent's row has to be multiplied to fit the activations{} best."),
     "template_share": Field(
@@ -117,4 +131,4 @@ def field_of(name: str, place: str = "", *, report: str = "") -> Field:
     title, help_ = known.title, known.help
     if "{}" not in title and place:
         title, help_ = f"{title}{where}", f"{help_.rstrip('.')}{where}."
-    return Field(title.replace("{}", where), help_.replace("{}", where), known.kind, known.scale)
+    return evolve(known, title=title.replace("{}", where), help=help_.replace("{}", where))

@@ -14,7 +14,7 @@ import torch
 from ..analysis.logits import logit_extremes
 from ..crosscoder.latents import known_latents
 from ..errors import AnalysisError
-from .choosing import LatentDetail, bin_of, parts, strongest
+from .choosing import CANDIDATES, LatentDetail, bin_of, parts, strongest
 from .data_folder import CHUNK
 from .firings import Firings, chunks_of, collect
 from .neighbours import Together, nearest_rows
@@ -79,7 +79,7 @@ class Gatherer:
         for chunk, latents in self.chunks.items():
             fired = self._fired(chunk)
             for latent in latents:
-                places = strongest(*fired(latent), self.firings.length, min(detail.top, detail.shares))
+                places = self._top(fired(latent))[: detail.shares]
                 latent_I.append(np.full(len(places), latent))
                 place_I.append(places)
         latent_K, place_K = sequence_of(latent_I), sequence_of(place_I)
@@ -130,6 +130,18 @@ class Gatherer:
 
         return of
 
+    def _top(self, fired: Fired) -> np.ndarray:
+        """The strongest places of different sequences, those apart that have the same tokens around them."""
+        count = self.detail.top
+        place_K = strongest(*fired, self.firings.length, CANDIDATES * count)
+        windows, seen = Windows.around(place_K, self.firings, self.detail), dict[bytes, int]()
+        for k, window in enumerate(zip(windows.sequence_K, windows.start_K, windows.stop_K, strict=True)):
+            sequence, start, stop = window
+            seen.setdefault(self.firings.ids_RT[sequence, start:stop].tobytes(), k)
+            if len(seen) == count:
+                break
+        return place_K[list(seen.values())]
+
     def _record(
         self,
         latent: int,
@@ -141,7 +153,7 @@ class Gatherer:
         place_N, value_N = fired
         detail, length = self.detail, self.firings.length
         largest = float(value_N.max(initial=0.0))
-        top_K = strongest(place_N, value_N, length, detail.top)
+        top_K = self._top(fired)
         drawn = parts(place_N, value_N, length, detail, np.random.default_rng((self.study.seed, latent)))
         shares_MKW = self.shares.of(latent) if self.shares is not None else None
         counts = np.bincount(bin_of(value_N, largest, detail.bins), minlength=detail.bins) if len(value_N) else [0]

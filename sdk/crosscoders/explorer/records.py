@@ -82,7 +82,7 @@ class LatentRecord:
     """Tokens on which it is active."""
     histogram: Histogram
     top: tuple[ExampleRecord, ...] = field(converter=as_tuple)
-    """The strongest, one of each sequence."""
+    """The strongest, one of each sequence, and of several with the same tokens only one."""
     ranges: tuple[Interval, ...] = field(converter=as_tuple)
     logits: tuple[Extremes, ...] = field(converter=as_tuple)
     norms: tuple[float, ...] = field(converter=as_tuple)

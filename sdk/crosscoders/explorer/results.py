@@ -60,7 +60,8 @@ class Measured:
             return class_column(key, told.title, told.help, [_class_name(value) for value in self.values])
         if self.is_text:
             return None
-        numbers = np.array([np.nan if value is None else float(value) for value in self.values], np.float32)
+        numbers = np.array([np.nan if value is None else float(value) for value in self.values])
+        numbers[np.abs(numbers) > told.most] = np.nan
         kind = "number" if told.kind == "class" else told.kind
         return Column(key=key, title=told.title, help=told.help, values=numbers, kind=kind, scale=told.scale)
 
@@ -69,9 +70,12 @@ class Measured:
         value = self.values[latent]
         if value is None or (isinstance(value, float) and np.isnan(value)):
             return None
-        title = field_of(self.name, self.place, report=self.report).title
+        told = field_of(self.name, self.place, report=self.report)
+        title = told.title
         if isinstance(value, str | bool):
             return title, _class_name(value)
+        if abs(value) > told.most:
+            return None
         limits = self.interval[latent] if self.interval is not None else None
         if limits is None or any(limit is None for limit in limits):
             return title, float(value)
@@ -129,9 +133,11 @@ class Results:
             interval = leaves.get((*path[:-1], f"{path[-1]}_interval")) or leaves.get(
                 (f"{path[0]}_interval", *path[1:])
             )
-            place = next((part for part in path if part in sites or "/" in part), "")
+            place = next((part for part in path if part in sites), "")
             name = "_".join(part for part in path if part not in (place, "against"))
-            if not _are_pairs(values):
+            # A verdict that nothing changed need not be told twice.
+            same = any(isinstance(values[0], str) and other.values == values for other in self.measured.values())
+            if not (_are_pairs(values) or same):
                 self.measured.setdefault((name, place), Measured(name, place, title, values, interval))
         self._add_lines(data, str(report.get("summary", "")))
         self._add_explained(data.get("latents"))

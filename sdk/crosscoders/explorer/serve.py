@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import socket
+import tempfile
 import webbrowser
 from collections.abc import Callable
 from pathlib import Path
@@ -49,11 +50,33 @@ def serve(
     app = live_app(Live(study, name=name), token=token, hosts=hosts, dashboard=folder)
     address = f"http://{HOST}:{port}/{token}/"
     say(f"listening on {address} (only on this machine; the link is the key; stop with Ctrl-C)")
-    if browser:
-        webbrowser.open(address)
-    config = uvicorn.Config(app, log_level="warning", access_log=False, ws="none", lifespan="off", server_header=False)
-    with listening:
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        ws="none",
+        lifespan="off",
+        server_header=False,
+        timeout_graceful_shutdown=1,
+    )
+    with listening, tempfile.TemporaryDirectory(prefix="crosscoders-") as scratch:
+        if browser:
+            webbrowser.open(_leading_to(address, Path(scratch)).as_uri())
         uvicorn.Server(config).run(sockets=[listening])
+
+
+def _leading_to(address: str, folder: Path) -> Path:
+    """A page that goes on to `address`, in a folder that only this user may read.
+
+    The command that opens a browser can be seen by all users of a machine, and the address is the key.
+    """
+    page = folder / "live.html"
+    page.write_text(
+        f'<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="0; url={address}">'
+        f'<title>crosscoders live</title><a href="{address}">Go on</a>',
+        encoding="utf-8",
+    )
+    return page
 
 
 def _listening(port: int) -> socket.socket:

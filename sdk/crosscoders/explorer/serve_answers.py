@@ -13,8 +13,11 @@ from ..analysis.act import Acting
 from ..analysis.generate import AmplifiedLogits, generate
 from ..analysis.inputs import prompt_ids
 from ..analysis.look import token_latents
+from ..analysis.passes import StudyBatch
 from ..analysis.shares import shares_by_model
 from ..analysis.study import Study
+from ..crosscoder.latents import Latents
+from ..crosscoder.module import Crosscoder
 from ..errors import AnalysisError, CrosscodersError
 from ..models.adapter import Decoder, Generates, ModelAdapter
 from ..models.capabilities import generates, lays_out_chats, reads_text, tokenized, vocabulary_of
@@ -76,42 +79,33 @@ class Live:
             raise Gone
         found = token_latents(batch, study.reading, top=asked.top)
         texts, latents = found.texts[0], found.latents
-        parts = {
-            model: part_N.cpu().tolist()
-            for model, part_N in shares_by_model(study.crosscoder, batch.x_BX, batch.latents).items()
-        }
         position_B = found.place_B2[:, 1].tolist()
-        places = [position_B[token] for token in latents.token_N.tolist()]
-        entry = {key: n for n, key in enumerate(zip(places, latents.latent_N.tolist(), strict=True))}
+        shares = _Shares(study.crosscoder, batch)
+        strongest: list[dict[str, Any]] = []
+        chosen = found.strongest(STRONGEST)
+        by_latent = shares.everywhere(chosen)
+        for latent in chosen:
+            values_T = found.activation(latent)[0]
+            parts: dict[str, list[float]] = {}
+            for model, part_B in by_latent[latent].items():
+                parts[model] = [0.0] * len(texts)
+                for position, part in zip(position_B, part_B, strict=True):
+                    parts[model][position] = part
+            score = max(values_T) * float(found.score_norm_F[latent])
+            strongest.append({"latent": latent, "values": values_T, "score": score, "parts": parts})
         by_token: list[list[dict[str, Any]]] = [[] for _ in texts]
+        of_entry = shares.where_active()
         for row in found.table():
             position, latent = int(row["position"] or 0), int(row["latent"] or 0)
-            n = entry[position, latent]
-            by_token[position].append(
-                {
-                    "latent": latent,
-                    "value": row["activation"],
-                    "score": row["score"],
-                    "parts": {model: values[n] for model, values in parts.items()},
-                }
-            )
-        strongest: list[dict[str, Any]] = []
-        for latent in found.strongest(STRONGEST):
-            shares = {model: [0.0] * len(texts) for model in parts}
-            for position in range(len(texts)):
-                n = entry.get((position, latent), -1)
-                for model, values in parts.items():
-                    shares[model][position] = values[n] if n >= 0 else 0.0
-            values_T = found.activation(latent)[0]
-            norm = float(found.score_norm_F[latent])
-            strongest.append({"latent": latent, "values": values_T, "score": max(values_T) * norm, "parts": shares})
+            told = {"latent": latent, "value": row["activation"], "score": row["score"]}
+            by_token[position].append({**told, "parts": of_entry[position, latent]})
         counted = set(position_B)
         return {
             "tokens": list(texts),
             "counted": [position in counted for position in range(len(texts))],
             "latents": by_token,
             "strongest": strongest,
-            "bias": {str(each["latent"]): float(study.crosscoder.b_enc_F[each["latent"]]) for each in strongest},
+            "bias": {str(latent): float(study.crosscoder.b_enc_F[latent]) for latent in chosen},
             "l0": latents.l0,
         }
 
@@ -171,6 +165,41 @@ class Live:
             seed=asked.seed,
         )
         return reads_text(adapter, DOING).text(found[0])
+
+
+class _Shares:
+    """What each model brings to latents on the tokens of one batch that count."""
+
+    def __init__(self, crosscoder: Crosscoder, batch: StudyBatch) -> None:
+        self.crosscoder, self.batch = crosscoder, batch
+
+    def where_active(self) -> dict[tuple[int, int], dict[str, float]]:
+        """By position and latent, each model's part."""
+        latents = self.batch.latents
+        position_N = self.batch.place_B2[latents.token_N, 1].tolist()
+        parts = self._parts(latents)
+        return {
+            key: {model: part_N[n] for model, part_N in parts.items()}
+            for n, key in enumerate(zip(position_N, latents.latent_N.tolist(), strict=True))
+        }
+
+    def everywhere(self, chosen: Sequence[int]) -> dict[int, dict[str, list[float]]]:
+        """By latent and model, the part on every token, also where the latent is not active."""
+        count, latent_K = self.batch.latents.num_tokens, torch.tensor(sorted(chosen), device=self.crosscoder.device)
+        token_N = torch.arange(count, device=latent_K.device).repeat_interleave(len(latent_K))
+        latent_N = latent_K.repeat(count)
+        everywhere = Latents(
+            token_N, latent_N, torch.zeros(len(token_N), device=latent_K.device), count, self.crosscoder.num_latents
+        )
+        parts = self._parts(everywhere) if len(token_N) else {}
+        return {
+            latent: {model: part_N[k :: len(latent_K)] for model, part_N in parts.items()}
+            for k, latent in enumerate(latent_K.tolist())
+        }
+
+    def _parts(self, latents: Latents) -> dict[str, list[float]]:
+        found = shares_by_model(self.crosscoder, self.batch.x_BX, latents)
+        return {model: part_N.cpu().tolist() for model, part_N in found.items()}
 
 
 class _Stoppable:

@@ -36,8 +36,11 @@ class Vocabulary:
 
     def texts(self, numbers: Sequence[int]) -> list[str]:
         """The text of each token."""
-        self.add(numbers)
-        return [self._texts[number] for number in numbers]
+        try:
+            return [self._texts[number] for number in numbers]
+        except KeyError:
+            self.add(numbers)
+            return [self._texts[number] for number in numbers]
 
     def add(self, numbers: Iterable[int]) -> None:
         """Look up the tokens that were not before."""

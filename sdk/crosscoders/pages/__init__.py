@@ -2,5 +2,6 @@
 
 from .assets import asset, digest
 from .scripts import pack_script, put_script, put_value, script_json, unpacked
+from .text import visible, word
 
-__all__ = ["asset", "digest", "pack_script", "put_script", "put_value", "script_json", "unpacked"]
+__all__ = ["asset", "digest", "pack_script", "put_script", "put_value", "script_json", "unpacked", "visible", "word"]

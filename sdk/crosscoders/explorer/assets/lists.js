@@ -12,9 +12,14 @@
     return "#/" + page + (text ? "?" + text : "");
   };
   const changed = () => window.dispatchEvent(new Event("cc-route"));
-  cc.go = (hash) => { if (location.hash !== hash) location.hash = hash; };
+  cc.go = (hash) => {
+    if (location.hash !== hash) location.hash = hash;
+  };
   // Typing in a filter changes the address, but is not a step to go back to.
-  cc.replace = (hash) => { history.replaceState(null, "", hash); changed(); };
+  cc.replace = (hash) => {
+    history.replaceState(null, "", hash);
+    changed();
+  };
   window.addEventListener("hashchange", changed);
 
   // -- what is asked of a list -----------------------------------------------------------------------------------
@@ -26,17 +31,34 @@
     const [low, high] = text.split("..");
     return { low: number(low), high: number(high ?? "") };
   };
-  const written = (value) => Number.isFinite(value) ? String(Number(value.toPrecision(6))) : "";
+  const written = (value) => (Number.isFinite(value) ? String(Number(value.toPrecision(6))) : "");
   cc.setRange = (query, key, low, high) => {
     if (Number.isFinite(low) || Number.isFinite(high)) query.set(key, written(low) + ".." + written(high));
     else query.delete(key);
   };
-  cc.chosen = (query, key) => { const text = query.get(key); return text === null ? null : new Set(text.split(",").map((one) => { try { return decodeURIComponent(one); } catch { return one; } })); };
-  cc.setChosen = (query, key, names) => { if (names && names.size) query.set(key, [...names].map(escaped).join(",")); else query.delete(key); };
+  cc.chosen = (query, key) => {
+    const text = query.get(key);
+    return text === null
+      ? null
+      : new Set(
+          text.split(",").map((one) => {
+            try {
+              return decodeURIComponent(one);
+            } catch {
+              return one;
+            }
+          }),
+        );
+  };
+  cc.setChosen = (query, key, names) => {
+    if (names && names.size) query.set(key, [...names].map(escaped).join(","));
+    else query.delete(key);
+  };
   cc.copy = (query) => new URLSearchParams(query);
   cc.filterOf = (query) => {
     const copy = new URLSearchParams();
-    for (const [key, value] of query) if (["q", "sort", "marked"].includes(key) || cc.index.columns.has(key)) copy.set(key, value);
+    for (const [key, value] of query)
+      if (["q", "sort", "marked"].includes(key) || cc.index.columns.has(key)) copy.set(key, value);
     return copy;
   };
   cc.filtered = (query) => [...cc.filterOf(query).keys()].some((key) => key !== "sort");
@@ -56,8 +78,12 @@
   function matcher(text) {
     const parts = text.toLowerCase().trim().split(/\s+/).filter(Boolean);
     if (!parts.length) return null;
-    const texts = haystack(), one = parts.length === 1 && /^#?\d+$/.test(parts[0]) ? Number(parts[0].replace("#", "")) : -1;
-    const said = (row) => { const note = cc.marks.note(cc.index.latent(row)); return note ? texts[row] + "\n" + note.toLowerCase() : texts[row]; };
+    const texts = haystack(),
+      one = parts.length === 1 && /^#?\d+$/.test(parts[0]) ? Number(parts[0].replace("#", "")) : -1;
+    const said = (row) => {
+      const note = cc.marks.note(cc.index.latent(row));
+      return note ? texts[row] + "\n" + note.toLowerCase() : texts[row];
+    };
     const noted = cc.marks.anyNotes();
     return (row) => {
       if (one >= 0 && cc.index.latent(row) === one) return true;
@@ -74,12 +100,14 @@
       if (!query.has(name)) continue;
       const { values } = column;
       if (column.kind === "class") {
-        const names = cc.chosen(query, name), allowed = column.classes.map((name) => names.has(name));
+        const names = cc.chosen(query, name),
+          allowed = column.classes.map((name) => names.has(name));
         tests.push((row) => allowed[values[row]]);
       } else {
         const { low, high } = cc.range(query, name);
         // Bounds are written with six digits, so the ends themselves are let in with as much slack.
-        const least = Number.isFinite(low) ? low - Math.abs(low) * 1e-6 : -Infinity, most = Number.isFinite(high) ? high + Math.abs(high) * 1e-6 : Infinity;
+        const least = Number.isFinite(low) ? low - Math.abs(low) * 1e-6 : -Infinity,
+          most = Number.isFinite(high) ? high + Math.abs(high) * 1e-6 : Infinity;
         tests.push((row) => values[row] >= least && values[row] <= most);
       }
     }
@@ -87,7 +115,8 @@
     if (query.get("marked") === "notes") tests.push((row) => Boolean(cc.marks.note(cc.index.latent(row))));
     const found = matcher(query.get("q") || "");
     if (found) tests.push(found);
-    let rows = new Uint32Array(cc.index.rows), count = 0;
+    let rows = new Uint32Array(cc.index.rows),
+      count = 0;
     outer: for (let row = 0; row < cc.index.rows; row++) {
       for (const test of tests) if (!test(row)) continue outer;
       rows[count++] = row;
@@ -100,14 +129,19 @@
   // into one double, and the browser sorts doubles much faster than it calls a function to compare.
   const ROWS = 2 ** 21;
   function order(rows, by) {
-    const down = by.startsWith("-"), name = down ? by.slice(1) : by;
+    const down = by.startsWith("-"),
+      name = down ? by.slice(1) : by;
     if (name === "latent") return down ? rows.reverse() : rows;
     const column = cc.index.columns.get(name);
     if (!column) return rows;
     // Loops, since Float64Array.from with a function is several times slower.
-    const floats = new Float32Array(column.values), bits = new Uint32Array(floats.buffer), keys = new Float64Array(rows.length);
+    const floats = new Float32Array(column.values),
+      bits = new Uint32Array(floats.buffer),
+      keys = new Float64Array(rows.length);
     for (let i = 0; i < rows.length; i++) {
-      const row = rows[i], value = floats[row], bit = value === 0 ? 0 : bits[row];
+      const row = rows[i],
+        value = floats[row],
+        bit = value === 0 ? 0 : bits[row];
       const rank = (bit >>> 31 ? ~bit : bit | 0x80000000) >>> 0;
       keys[i] = (value !== value ? 0xffffffff : down ? 0xfffffffe - rank : rank) * ROWS + row;
     }
@@ -118,12 +152,16 @@
 
   // The list that the reader is in, for next, previous and random: that of the table or of another view.
   let current = { hash: "", query: new URLSearchParams() };
-  cc.enter = (query, page = "table") => { current = { hash: cc.link(page, query), query: cc.filterOf(query) }; };
+  cc.enter = (query, page = "table") => {
+    current = { hash: cc.link(page, query), query: cc.filterOf(query) };
+  };
   cc.list = () => cc.select(current.query);
   cc.listLink = () => current.hash || "#/table";
   cc.listIsAll = () => !cc.filtered(current.query);
   cc.neighbour = (latent, step) => {
-    const rows = cc.list(), row = cc.index.row(latent), at = rows.indexOf(row);
+    const rows = cc.list(),
+      row = cc.index.row(latent),
+      at = rows.indexOf(row);
     if (at < 0) return rows.length ? cc.index.latent(rows[0]) : latent;
     return cc.index.latent(rows[(at + step + rows.length) % rows.length]);
   };
@@ -131,7 +169,8 @@
   cc.random = (but) => {
     const others = (rows) => rows.length - (rows.includes(cc.index.row(but)) ? 1 : 0);
     const rows = others(cc.list()) ? cc.list() : cc.select(new URLSearchParams());
-    const at = Math.floor(Math.random() * rows.length), found = cc.index.latent(rows[at] ?? 0);
+    const at = Math.floor(Math.random() * rows.length),
+      found = cc.index.latent(rows[at] ?? 0);
     return found === but ? cc.index.latent(rows[(at + 1) % rows.length]) : found;
   };
 })();

@@ -15,6 +15,8 @@
   let known = null;
   const about = () => (known = known || ask("about").catch((error) => { known = null; throw error; }));
 
+  // What is known of a latent in words: the server's explanations, or the label that the dashboard around has of it.
+  const named = (facts, latent) => cc.visible(facts.explanations[latent] || (cc.index && cc.label && cc.label(latent)) || "");
   const kept = {};  // What was typed, for when a panel is shown again.
   const number = (text) => (String(text).trim() === "" ? NaN : Number(String(text).replace("−", "-")));
 
@@ -51,7 +53,7 @@
       <textarea id=${id} rows="4" maxlength=${longest} value=${value} onInput=${(event) => onInput(event.target.value)}
         onKeyDown=${(event) => { event.stopPropagation(); if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); onSend(); } }}></textarea>`;
     const Latent = ({ number, facts }) => html`${window.ccLive.alone ? html`<span>${number}</span>` : html`<a href=${"#/latent/" + number}>${number}</a>`}
-      ${facts.explanations[number] ? html` <span class="live-quiet">${cc.visible(facts.explanations[number])}</span>` : ""}`;
+      ${named(facts, number) ? html` <span class="live-quiet">${named(facts, number)}</span>` : ""}`;
 
     // A row of tokens, coloured from −1 to 1; each can be chosen.
     const Tokens = ({ tokens, shares, values, counted, chosen, onChoose, label }) => html`<p class="context" aria-label=${label}>
@@ -121,14 +123,14 @@
               <h4>what ${model} brings</h4>
               <${Tokens} label=${"what " + model + " brings to it on each token"} tokens=${answer.tokens} counted=${answer.counted} values=${chosen.parts[model]}
                 shares=${chosen.parts[model].map((value) => value / part)} chosen=${place} onChoose=${setPlace} /></div>`)}</div>
-              <p class="live-quiet">Parts of the pre-activation where the latent is active, orange up and blue down; with the encoder's bias (${cc.cell(answer.bias[chosen.latent], 3)}) they add up to it.</p>` : ""}
+              <p class="live-quiet">Parts of the pre-activation, orange up and blue down; with the encoder's bias (${cc.cell(answer.bias[chosen.latent], 3)}) they add up to it.</p>` : ""}
             ${place === null ? html`<p class="live-quiet">Choose a token to see its latents.</p>` : ofToken(answer, place, facts)}
           </div>
           <div><h3>Strongest on this text</h3>
             <ol class="live-list">${answer.strongest.map((each) => html`<li><button type="button" aria-pressed=${each === chosen} onClick=${() => setLatent(each.latent)}>
               <span class="live-name">${each.latent}</span>
               <svg class="live-bar live-strength" viewBox="0 0 100 10" preserveAspectRatio="none" role="img" aria-label=${"strength " + cc.cell(each.score, 3)}><rect y="1" width=${100 * each.score / answer.strongest[0].score} height="8"/></svg>
-              <span class="live-quiet">${facts.explanations[each.latent] ? cc.visible(facts.explanations[each.latent]) : "on “" + cc.word(answer.tokens[each.values.indexOf(Math.max(...each.values))]) + "”"}</span></button></li>`)}</ol>
+              <span class="live-quiet">${named(facts, each.latent) ? named(facts, each.latent) : "on “" + cc.word(answer.tokens[each.values.indexOf(Math.max(...each.values))]) + "”"}</span></button></li>`)}</ol>
             <p class="live-quiet">Strength is the largest activation times the latent's decoder norms. L0 is ${cc.cell(answer.l0, 3)}.</p></div>
         </div>` : ""}
       </section>`;
