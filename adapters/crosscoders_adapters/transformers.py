@@ -28,18 +28,22 @@ from crosscoders import ConfigError, Document, Edit, SiteError, TokenBatch, Toke
 
 from .anatomy import is_causal, last_norm, layer_list, text_config
 from .context import longest_context
-from .foreign import foreign_errors, locate
+from .foreign import foreign_errors
 from .linear import FINAL, Linearises
-from .loading import Loaded, TransformersConfig, load
+from .loading import Loaded, TransformersConfig, load, place_of
 from .lora import scaled
 from .packing import Apart, positions_within
 from .parts import LayerParts, Part, find_parts, residual_of
+from .placement import input_device, is_spread
+from .read_out import direct_effect
 from .tokenising import Tokenising
 
 __all__ = ["TransformersAdapter", "TransformersConfig", "TransformersDecoder"]
 
 OFFERED = ("input", "attention", "mlp_input", "mlp", "")
 """Parts of a layer in the order in which the forward pass reaches them."""
+HELD = ("subfolder", "gguf_file", "quantisation", "lora", "merge")
+"""Options that make another model of one name, and are part of its description where they are set."""
 
 
 class TransformersAdapter(Linearises):
@@ -91,7 +95,8 @@ class TransformersAdapter(Linearises):
             "revision": _commit(self.options) or self.options.revision,
             "class": type(self.model).__name__,
             "dtype": self.options.dtype,
-            **({"lora": self.options.lora, "lora_revision": self.options.lora_revision} if self.options.lora else {}),
+            **{name: value for name in HELD if (value := getattr(self.options, name))},
+            **({"lora_revision": self.options.lora_revision} if self.options.lora else {}),
             **({"notes": list(self.notes)} if self.notes else {}),
         }
 
@@ -107,7 +112,9 @@ class TransformersAdapter(Linearises):
         return self.tokenising.has_chat_template
 
     def to(self, device: torch.device) -> TransformersAdapter:
-        self.model.to(device)
+        """Move the model, unless its parts have places of their own (`device_map`)."""
+        if not is_spread(self.model):
+            self.model.to(device)
         return self
 
     # -- tokens -------------------------------------------------------------------------------------------------
@@ -277,7 +284,7 @@ class TransformersAdapter(Linearises):
 
     @torch.no_grad()
     def activations(self, tokens: TokenBatch, points: Sequence[str]) -> dict[str, Tensor]:
-        wanted, found = set(points), dict[str, Tensor]()
+        wanted, found, device = set(points), dict[str, Tensor](), input_device(self.model)
         order = [point for point in self.points() if point in wanted]
         for point in points:
             self._parse(point)
@@ -285,7 +292,7 @@ class TransformersAdapter(Linearises):
         def record(point: str) -> Callable[[Tensor], None]:
             def keep(activation: Tensor) -> None:
                 # A copy, because the model may go on to write into it: Falcon adds attention to its MLP's output.
-                found[point] = activation.detach().clone()
+                found[point] = activation.detach().clone().to(device)
                 if len(found) == len(wanted):
                     raise _AllFoundError
 
@@ -321,20 +328,8 @@ class TransformersAdapter(Linearises):
             raise ConfigError(f"model '{self.options.model}' is an encoder and gives no next-token logits")
         if self._parse(point)[1] == "mlp_input":
             raise SiteError(f"'{point}' is what an MLP reads and no part of the residual stream")
-        unembedding = self.model.get_output_embeddings().weight
-        direction_KD = direction_KD.to(unembedding.device, torch.float32)
         norm = None if point == FINAL else last_norm(self.model, self.layers)
-        if norm is not None:
-            # Norms take away the length: give it back. What a norm makes of zero, its bias, does not count.
-            # Directions go in long, so that the norm's epsilon does not count.
-            rms_K1 = direction_KD.square().mean(dim=-1, keepdim=True).sqrt()
-            if isinstance(norm, nn.LayerNorm):
-                centred_KD = direction_KD - direction_KD.mean(dim=-1, keepdim=True)
-                rms_K1 = centred_KD.square().mean(dim=-1, keepdim=True).sqrt()
-            long_KD = (1e3 * direction_KD / rms_K1.clamp_min(1e-30)).to(unembedding.dtype)
-            direction_KD = (norm(long_KD) - norm(torch.zeros_like(long_KD))).float() * rms_K1
-        effect_KV: Tensor = direction_KD @ unembedding.float().T
-        return effect_KV
+        return direct_effect(self.model.get_output_embeddings(), norm, direction_KD)
 
     def _run(self, tokens: TokenBatch, keywords: dict[str, Any] | None = None) -> Any:
         keywords = self._keywords(tokens) if keywords is None else keywords
@@ -344,7 +339,7 @@ class TransformersAdapter(Linearises):
     def _keywords(self, tokens: TokenBatch) -> dict[str, Any]:
         """What the model's forward pass takes. Made before any hook is set, since it may run the model to find out."""
         keywords: dict[str, Any] = {"use_cache": False} if "use_cache" in self._forward_names else {}
-        tokens = tokens.to(self.model.device)
+        tokens = tokens.to(input_device(self.model))
         if tokens.is_packed:
             assert tokens.document is not None
             self._check_length(int(positions_within(tokens.document).amax()) + 1)
@@ -385,7 +380,7 @@ class TransformersDecoder:
     def advance(self, ids: Tensor, attention: Tensor) -> Tensor:
         """Read tokens (B, T), left-padded where `attention` is False; returns the next token's logits, (B, V) in
         fp32."""
-        device = self.adapter.model.device
+        device = input_device(self.adapter.model)
         seen = (
             attention.to(device) if self._attention is None else torch.cat([self._attention, attention.to(device)], 1)
         )
@@ -435,11 +430,11 @@ def _alike(left: Tensor, right: Tensor) -> bool:
 def _commit(options: TransformersConfig) -> str | None:
     """The commit that the Hub client's cache has for the revision; None for folders and models in memory."""
     try:
-        place = locate(options.model, revision=options.revision, subfolder=options.subfolder)
+        place = place_of(options)
     except ConfigError:
         return None  # a model in memory may have any name
     if place.is_folder:
         return None
-    name = f"{place.subfolder}/config.json".lstrip("/")
+    name = f"{place.subfolder}/{options.gguf_file or 'config.json'}".lstrip("/")
     cached = try_to_load_from_cache(place.source, name, revision=place.revision)
     return Path(cached[: -len(name) - 1]).name if isinstance(cached, str) else None
