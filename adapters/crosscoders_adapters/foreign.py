@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -73,14 +74,19 @@ def locate(model: str, *, revision: str = "main", subfolder: str = "", gguf_file
         if not (folder / subfolder).is_dir():
             raise ConfigError(f"the folder '{model}' has no folder '{subfolder}'")
         _check_gguf(folder / subfolder, gguf_file)
-        return Place(str(folder), True, revision, subfolder, gguf_file)
+        if gguf_file:
+            # The library looks for the tokenizer of such a file above the subfolder.
+            return Place(str(folder / subfolder), True, revision, "", gguf_file)
+        return Place(str(folder), True, revision, subfolder)
     if folder.is_file():
         gguf = f" by `model` and '{folder.name}' by `gguf_file`" if folder.suffix == ".gguf" else ""
         raise ConfigError(f"'{model}' is a file; name the folder that it is in{gguf}")
     # The Hub must never be asked for what was meant as a folder: somebody could have taken that name there.
     if not HUB_ID.fullmatch(model):
         raise ConfigError(f"there is no folder '{model}' on this machine, and it cannot be a Hub id")
-    return Place(model, False, revision, subfolder, gguf_file)
+    if gguf_file:
+        return Place(model, False, revision, "", f"{subfolder}/{gguf_file}".lstrip("/"))
+    return Place(model, False, revision, subfolder)
 
 
 def _check_gguf(folder: Path, gguf_file: str) -> None:
@@ -124,6 +130,20 @@ def silence() -> Iterator[None]:
             logging.enable_progress_bar()
         if not downloads:
             hub.disable_progress_bars()  # type: ignore[attr-defined]
+
+
+@contextmanager
+def without(module: str) -> Iterator[None]:
+    """Within, a module cannot be imported: by `kernels`, bitsandbytes would fetch code from the Hub and run it."""
+    found = sys.modules.get(module)
+    sys.modules[module] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if found is None:
+            del sys.modules[module]
+        else:
+            sys.modules[module] = found
 
 
 @contextmanager

@@ -155,6 +155,7 @@ class Linearising:
         if self._proved:
             return
         self._refuse_offloaded()
+        self._refuse_quantised()
         adapter, name = self.adapter, self.adapter.options.model
         kind, row = type(adapter.model).__name__, adapter._row()
         mlps = [f"layers.{i}.mlp" for i in range(len(adapter.layers))]
@@ -183,6 +184,15 @@ class Linearising:
             raise ConfigError(
                 f"model '{self.adapter.options.model}' cannot be linearised while parts of it are on disk, since its "
                 "weights have to be there between forward passes; give it devices for all of them"
+            )
+
+    def _refuse_quantised(self) -> None:
+        """Eight bits round activations too, and four have derivatives on GPUs alone: on CPUs they are silently 0."""
+        options, device = self.adapter.options, input_device(self.adapter.model)
+        if options.quantisation == "int8" or (options.quantisation and device.type == "cpu"):
+            raise ConfigError(
+                f"model '{options.model}' cannot be linearised with quantisation = '{options.quantisation}', which has "
+                f"no derivatives to go by{'' if options.quantisation == 'int8' else ' on CPUs'}; load it without"
             )
 
     def _read_points(self) -> list[str]:

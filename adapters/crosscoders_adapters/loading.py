@@ -126,9 +126,7 @@ def place_of(options: TransformersConfig) -> Place:
             raise ConfigError(
                 "the option `gguf_file` needs the extra crosscoders[gguf]: pip install 'crosscoders[gguf]'"
             ) from error
-    return locate(
-        options.model, revision=options.revision, subfolder=options.subfolder, gguf_file=options.gguf_file
-    )
+    return locate(options.model, revision=options.revision, subfolder=options.subfolder, gguf_file=options.gguf_file)
 
 
 def _identity(options: TransformersConfig, place: Place) -> str:
@@ -201,9 +199,13 @@ def _load_tokenizer(options: TransformersConfig, model_place: Place) -> Any:
         f"'{named}' has no tokenizer; name one, usually the base model's, by the option `tokenizer` (a Hub id or a "
         "folder)"
     )
-    if place.is_folder and not place.gguf_file and not any(
-        path.name.startswith(("tokenizer", "vocab")) or path.suffix in (".model", ".tiktoken")
-        for path in Path(place.source, place.subfolder).iterdir()
+    if (
+        place.is_folder
+        and not place.gguf_file
+        and not any(
+            path.name.startswith(("tokenizer", "vocab")) or path.suffix in (".model", ".tiktoken")
+            for path in Path(place.source, place.subfolder).iterdir()
+        )
     ):
         raise none
     with foreign_errors(f"the tokenizer of '{named}' (the option `tokenizer` names another)", place):

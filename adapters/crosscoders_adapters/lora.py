@@ -11,7 +11,7 @@ from torch import nn
 
 from crosscoders import ConfigError
 
-from .foreign import HUB_ID, Place, foreign_errors
+from .foreign import HUB_ID, Place, foreign_errors, without
 from .weights import listed
 
 if TYPE_CHECKING:
@@ -49,7 +49,8 @@ def _is_base(named: str, revision: str, options: TransformersConfig, base: Place
 def adapted(model: nn.Module, named: str, place: Place, *, merge: bool) -> nn.Module:
     """The model with the adapter at `place` in its layers, or, with `merge`, added to its weights."""
     try:
-        import peft
+        with without("kernels"):  # it imports bitsandbytes, where that is installed
+            import peft
         from peft.utils import load_peft_weights
     except ImportError as error:
         raise ConfigError(

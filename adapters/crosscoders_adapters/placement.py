@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import os
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -13,6 +13,8 @@ import torch
 from torch import nn
 
 from crosscoders import ConfigError
+
+from .foreign import without
 
 if TYPE_CHECKING:
     from .loading import TransformersConfig
@@ -59,7 +61,10 @@ def check_combination(options: TransformersConfig) -> None:
             f"`lora` and {on_disk} exclude each other; merge the adapter into a folder of its own and name that by "
             "`model`",
         ),
-        (options.gguf_file and on_disk, f"`gguf_file` and {on_disk} exclude each other: no weight there is ready to use"),
+        (
+            options.gguf_file and on_disk,
+            f"`gguf_file` and {on_disk} exclude each other: no weight there is ready to use",
+        ),
     ]
     for is_so, problem in problems:
         if is_so:
@@ -99,32 +104,20 @@ def _quantisation(options: TransformersConfig) -> Any:
     from transformers import BitsAndBytesConfig
 
     try:
-        with _without("kernels"):
+        with without("kernels"):
             import bitsandbytes  # noqa: F401
     except ImportError as error:
         raise ConfigError(
             f"quantisation = '{options.quantisation}' needs the extra crosscoders[quantisation]: pip install "
             "'crosscoders[quantisation]'"
         ) from error
+    # It would say at every product of matrices that it rounds.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     if options.quantisation == "int8":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=getattr(torch, options.dtype)
     )
-
-
-@contextmanager
-def _without(module: str) -> Iterator[None]:
-    """Within, a module cannot be imported: bitsandbytes would fetch code from the Hub by it, and run it."""
-    found = sys.modules.get(module)
-    sys.modules[module] = None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        if found is None:
-            del sys.modules[module]
-        else:
-            sys.modules[module] = found
 
 
 def is_spread(model: nn.Module) -> bool:

@@ -435,6 +435,6 @@ def _commit(options: TransformersConfig) -> str | None:
         return None  # a model in memory may have any name
     if place.is_folder:
         return None
-    name = f"{place.subfolder}/{options.gguf_file or 'config.json'}".lstrip("/")
+    name = f"{place.subfolder}/{place.gguf_file or 'config.json'}".lstrip("/")
     cached = try_to_load_from_cache(place.source, name, revision=place.revision)
     return Path(cached[: -len(name) - 1]).name if isinstance(cached, str) else None

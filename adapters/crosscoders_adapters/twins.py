@@ -57,5 +57,7 @@ def twin(model: nn.Module) -> nn.Module:
     same: list[Any] = [*model.parameters(), *model.buffers()]
     # What bitsandbytes keeps of quantised weights outside of them, some of which moves there on first use.
     same += [state for each in same if (state := getattr(each, "quant_state", None)) is not None]
-    same += [state for each in model.modules() if type(state := getattr(each, "state", None)).__name__ == "MatmulLtState"]
+    same += [
+        state for each in model.modules() if type(state := getattr(each, "state", None)).__name__ == "MatmulLtState"
+    ]
     return deepcopy(model, {id(each): each for each in same})

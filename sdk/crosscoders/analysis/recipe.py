@@ -157,7 +157,7 @@ def _in_place_of(key: str, recorded: Any, model: Any) -> Any:
         # The name of a base alone would take away the very thing that was trained on.
         raise AnalysisError(
             f"the model '{key}' of this crosscoder has an adapter ({_shown({'lora': recorded['lora']})}), which a name "
-            f"alone does not: give it a table with both, {{\"name\": \"transformers\", \"model\": ..., \"lora\": ...}}"
+            f'alone does not: give it a table with both, {{"name": "transformers", "model": ..., "lora": ...}}'
         )
     kept = {option: recorded[option] for option in KEPT if option in recorded}
     return {"name": "transformers", **kept, "model": model}
