@@ -39,8 +39,16 @@ class Place:
     def keywords(self) -> dict[str, Any]:
         """What every `from_pretrained` is told."""
         where = {} if self.is_folder else {"revision": self.revision}
-        gguf = {"gguf_file": self.gguf_file} if self.gguf_file else {}
+        # By its whole path: the library would take a file of that name in the current folder first.
+        gguf = {"gguf_file": str(Path(self.source, self.gguf_file).resolve())} if self.gguf_file else {}
         return {**where, **gguf, "subfolder": self.subfolder, "trust_remote_code": False}
+
+    def here(self) -> Place:
+        """The same place on this machine, for a GGUF file, which is fetched if it is on the Hub."""
+        if self.is_folder or not self.gguf_file:
+            return self
+        path = Path(hf_hub_download(self.source, self.gguf_file, revision=self.revision))
+        return Place(str(path.parent), True, self.revision, "", path.name)
 
     def json(self, name: str) -> dict[str, Any] | None:
         """A JSON file of the repository; None where it has none, or none that can be read."""

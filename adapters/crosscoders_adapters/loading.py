@@ -95,6 +95,7 @@ def load(options: TransformersConfig) -> Loaded:
     _refuse_adapter(options.model, place)
     with silence():
         with foreign_errors(f"the model '{options.model}'", place):
+            place = place.here()
             config = transformers.AutoConfig.from_pretrained(place.source, **place.keywords)
         causal = is_decoder_only(config)
 

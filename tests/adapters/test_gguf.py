@@ -11,6 +11,8 @@ from crosscoders.testing import ModelAdapterSuite
 from crosscoders_adapters.foreign import TINY_PAIR
 from gguf_file import write_gguf
 
+ROWS = ModelAdapterSuite()
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -68,3 +70,21 @@ def test_what_is_amiss_is_said(folder, tmp_path, monkeypatch):
     refused("cannot load the model", model=str(tmp_path), gguf_file="cut.gguf")
     monkeypatch.setitem(sys.modules, "gguf", None)
     refused(r"needs the extra crosscoders\[gguf\]: pip install", model=str(deep), gguf_file="exact.gguf")
+
+
+def test_a_file_on_the_hub_is_taken_from_there(hub, folder, tmp_path, monkeypatch):
+    """And not one of the same name that lies in the current folder, which the library would take first."""
+    from huggingface_hub import HfApi
+
+    api = HfApi(token="hf_alice")
+    api.create_repo("alice/tiny")
+    path = folder / "deep" / "exact.gguf"
+    commit = api.upload_file(path_or_fileobj=path, path_in_repo="deep/exact.gguf", repo_id="alice/tiny").oid
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "deep").mkdir()
+    for name in ("exact.gguf", "deep/exact.gguf"):
+        (tmp_path / name).touch()
+    adapter = build("alice/tiny")
+    assert adapter.describe()["revision"] == commit
+    plain = ModelChoice.of("transformers", model="tiny-pair/chat").build()
+    torch.testing.assert_close(adapter.logits(rows := ROWS._rows(adapter)), plain.logits(rows), rtol=1e-4, atol=1e-4)
