@@ -109,10 +109,10 @@ WAYS = {
     "way",
     [
         "gguf",
-        "disk",
+        pytest.param("disk", marks=pytest.mark.slow),
         pytest.param("auto", marks=pytest.mark.slow),
-        pytest.param("nf4", marks=needs_bitsandbytes),
-        pytest.param("int8", marks=needs_bitsandbytes),
+        pytest.param("nf4", marks=[needs_bitsandbytes, pytest.mark.slow]),
+        pytest.param("int8", marks=[needs_bitsandbytes, pytest.mark.slow]),
     ],
 )
 def test_a_run_by_toml_records_how_and_an_analysis_holds_it_so_again(way, tmp_path, monkeypatch):
