@@ -18,7 +18,7 @@ OPTIONS = (
 class Chromium:
     """One page of one browser."""
 
-    def __init__(self, url, size=(1400, 900)):
+    def __init__(self, url, size=(1400, 900), ready="document.documentElement?.dataset.ready"):
         self.folder = tempfile.mkdtemp()
         theirs_in, self.send_fd = os.pipe()
         self.receive_fd, theirs_out = os.pipe()
@@ -44,7 +44,7 @@ class Chromium:
             "Emulation.setDeviceMetricsOverride", width=size[0], height=size[1], deviceScaleFactor=1, mobile=False
         )
         self.call("Page.navigate", url=url)
-        self.wait("document.documentElement?.dataset.ready")
+        self.wait(ready)
 
     def __enter__(self):
         return self

@@ -34,6 +34,8 @@ def is_large(path: str) -> bool:
 @dataclass
 class Repo:
     private: bool
+    sdk: str | None = None
+    """Of a Space."""
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     refs: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
@@ -71,19 +73,10 @@ class HubServer:
             Route("/api/validate-yaml", self.validate_card, methods=["POST"]),
             Route("/api/repos/create", self.create, methods=["POST"]),
             Route("/api/repos/delete", self.delete, methods=["DELETE"]),
-            Route("/api/models/{owner}/{name}/preupload/{rev:path}", self.preupload, methods=["POST"]),
-            Route("/api/models/{owner}/{name}/commit/{rev:path}", self.commit, methods=["POST"]),
-            Route("/api/models/{owner}/{name}/tree/{rev}", self.tree),
-            Route("/api/models/{owner}/{name}/paths-info/{rev}", self.paths_info, methods=["POST"]),
-            Route("/api/models/{owner}/{name}/refs", self.refs),
-            Route("/api/models/{owner}/{name}/branch/{rev:path}", self.branch, methods=["POST"]),
-            Route("/api/models/{owner}/{name}/tag/{rev:path}", self.tag, methods=["POST"]),
-            Route("/api/models/{owner}/{name}/revision/{rev}", self.info),
-            Route("/api/models/{owner}/{name}", self.info),
-            Route("/{owner}/{name}.git/info/lfs/objects/batch", self.lfs_batch, methods=["POST"]),
+            *self._of_a_kind("/api/models", ""),
+            *self._of_a_kind("/api/spaces", "/spaces"),
             Route("/lfs/{oid}", self.lfs_put, methods=["PUT"]),
             Route("/lfs-verify", self.lfs_verify, methods=["POST"]),
-            Route("/{owner}/{name}/resolve/{rev}/{path:path}", self.resolve, methods=["GET", "HEAD"]),
         ]
         self._server = uvicorn.Server(
             uvicorn.Config(
@@ -91,6 +84,22 @@ class HubServer:
             )
         )
         self._thread = threading.Thread(target=self._server.run, daemon=True)
+
+    def _of_a_kind(self, api: str, page: str) -> list[Route]:
+        """Routes of models or Spaces: those of the API, and those of files."""
+        return [
+            Route(f"{api}/{{owner}}/{{name}}/preupload/{{rev:path}}", self.preupload, methods=["POST"]),
+            Route(f"{api}/{{owner}}/{{name}}/commit/{{rev:path}}", self.commit, methods=["POST"]),
+            Route(f"{api}/{{owner}}/{{name}}/tree/{{rev}}", self.tree),
+            Route(f"{api}/{{owner}}/{{name}}/paths-info/{{rev}}", self.paths_info, methods=["POST"]),
+            Route(f"{api}/{{owner}}/{{name}}/refs", self.refs),
+            Route(f"{api}/{{owner}}/{{name}}/branch/{{rev:path}}", self.branch, methods=["POST"]),
+            Route(f"{api}/{{owner}}/{{name}}/tag/{{rev:path}}", self.tag, methods=["POST"]),
+            Route(f"{api}/{{owner}}/{{name}}/revision/{{rev}}", self.info),
+            Route(f"{api}/{{owner}}/{{name}}", self.info),
+            Route(f"{page}/{{owner}}/{{name}}.git/info/lfs/objects/batch", self.lfs_batch, methods=["POST"]),
+            Route(f"{page}/{{owner}}/{{name}}/resolve/{{rev}}/{{path:path}}", self.resolve, methods=["GET", "HEAD"]),
+        ]
 
     def _damaging(self, app: Starlette) -> Any:
         """`app`, its answers to GET as `change` makes them; headers stay, the length apart."""
@@ -134,7 +143,7 @@ class HubServer:
 
     def _repo(self, request: Request, *, write: bool = False) -> Repo | Response:
         user = self._user(request)
-        repo_id = f"{request.path_params['owner']}/{request.path_params['name']}"
+        repo_id = _id(request)
         repo = self.repos.get(repo_id)
         if repo is None or (repo.private and user != request.path_params["owner"]):
             # Like the Hub: a private repository is not told apart from none at all.
@@ -167,12 +176,14 @@ class HubServer:
         if user is None:
             return _error(401, "", "Invalid credentials")
         owner = body.get("organization") or user
-        repo_id = f"{owner}/{body['name']}"
+        space = body.get("type") == "space"
+        repo_id = f"{'spaces/' if space else ''}{owner}/{body['name']}"
         if owner != user:
             return _error(403, "", "You cannot create a repository there")
         if repo_id in self.repos:
             return JSONResponse({"url": f"{self.url}/{repo_id}", "error": "exists"}, status_code=409)
-        self.repos[repo_id] = Repo(private=bool(body.get("private") or body.get("visibility") == "private"))
+        private = bool(body.get("private") or body.get("visibility") == "private")
+        self.repos[repo_id] = Repo(private=private, sdk=body.get("sdk"))
         self.repos[repo_id].commit({".gitattributes": b""}, "initial commit")
         return JSONResponse({"url": f"{self.url}/{repo_id}", "name": repo_id})
 
@@ -249,7 +260,7 @@ class HubServer:
             elif entry["key"] == "deletedFile":
                 files.pop(value["path"])
         oid = repo.commit(files, message, branch)
-        repo_id = f"{request.path_params['owner']}/{request.path_params['name']}"
+        repo_id = _id(request)
         answer = {"success": True, "commitOid": oid, "commitUrl": f"{self.url}/{repo_id}/commit/{oid}"}
         if pull_request:
             answer["pullRequestUrl"] = f"{self.url}/{repo_id}/discussions/1"
@@ -268,7 +279,7 @@ class HubServer:
         found = self._files(request)
         if isinstance(found, Response):
             return found
-        repo_id = f"{request.path_params['owner']}/{request.path_params['name']}"
+        repo_id = _id(request)
         siblings = [{"rfilename": path} for path in found[1]]
         return JSONResponse(
             {
@@ -280,6 +291,7 @@ class HubServer:
                 "tags": [],
                 "downloads": 0,
                 "likes": 0,
+                "sdk": self.repos[repo_id].sdk,
             }
         )
 
@@ -353,6 +365,12 @@ class HubServer:
         if "corrupt_download" in self.faults and lfs:
             content = content[:-8] + b"\0" * 8
         return Response(content, headers=headers, media_type="application/octet-stream")
+
+
+def _id(request: Request) -> str:
+    """`owner/name` of a model, `spaces/owner/name` of a Space."""
+    space = request.url.path.startswith(("/api/spaces/", "/spaces/"))
+    return f"{'spaces/' if space else ''}{request.path_params['owner']}/{request.path_params['name']}"
 
 
 def _error(status: int, code: str, message: str) -> Response:

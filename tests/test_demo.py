@@ -5,6 +5,7 @@ import json
 import pytest
 
 from crosscoders.demo import DemoConfig, demo
+from explorer_studies import packed
 
 
 def shortened(folder, **changes):
@@ -37,6 +38,9 @@ def test_the_rare_phrase_comes_out_tenfold_where_the_text_is_coherent(tmp_path):
     for name in names[1:]:
         # Twenty to forty times what a latent that knows nothing of them has; wider ones reach 0.98.
         assert behaviours["recall"][name][0] > 0.9 and behaviours["precision"][name][0] > 0.15
+    assert any(line.startswith("Dashboard of all latents") for line in said)
+    labels = json.loads(packed(tmp_path / "one" / "dashboard", "search"))["labels"]
+    assert all(name in labels[str(behaviours["latents"][name][0])] for name in names), "they are found by search"
     page = (tmp_path / "one" / "report.html").read_text()
     assert page.index("1. rare phrase: ") < page.index("How to read this page") < page.index("<h2>Behaviours")
     arms = {arm["alpha"]: arm for arm in amplification["arms"]}

@@ -69,6 +69,17 @@ def test_every_recipe_runs_and_is_short(trained, monkeypatch):
     assert len(names["scaling"].to_pandas()) == 192
 
 
+def test_the_how_to_on_dashboards_runs(trained, monkeypatch, capsys):
+    monkeypatch.chdir(trained)
+    (code,) = blocks("explore.md")
+    code = code.replace('"my-crosscoder"', '"my-crosscoder/crosscoder"')
+    exec(
+        compile(code.replace("num_tokens=100_000", "num_tokens=360, tokens=texts"), "explore.md", "exec"),
+        {"texts": Texts()},
+    )
+    assert capsys.readouterr().out.strip().endswith("index.html") and Path("dashboard/data/latents-0000.js").is_file()
+
+
 def test_a_model_that_reads_no_text_is_trained_on_and_studied(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names = {}

@@ -16,6 +16,8 @@ from crosscoders.plugins.kinds import KINDS
 ROOT = Path(__file__).parent.parent
 ADAPTER_TESTS = {
     "transformers": "TestTinyPair",
+    "nnsight": "TestNnsight",
+    "transformer_lens": "TestTransformerLens",
     "synthetic": "TestSynthetic",
     "synthetic_layers": "TestSyntheticLayers",
     "difference": "TestDifference",

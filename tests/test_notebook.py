@@ -28,4 +28,5 @@ def test_the_notebook_runs_silently(tmp_path):
     pages = [output["data"].get("text/html", "") for output in outputs if "data" in output]
     assert sum("<span" in page for page in pages) >= 2 and sum("<table" in page for page in pages) >= 4
     assert any("<svg" in page for page in pages)
+    assert sum('<div class="latent">' in page for page in pages) == 2
     assert [output["text"] for output in outputs if output.get("name") == "stdout"]

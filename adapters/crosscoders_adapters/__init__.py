@@ -17,6 +17,18 @@ def crosscoders_model_adapters() -> Iterator[ModelAdapterSpec]:
         summary="Models of the Hugging Face transformers library, by id or folder.",
     )
     yield ModelAdapterSpec(
+        name="nnsight",
+        config="crosscoders_adapters.nnsight:NnsightConfig",
+        build="crosscoders_adapters.nnsight:NnsightAdapter",
+        summary="The same models by nnsight: the output of any module is a point, by its path.",
+    )
+    yield ModelAdapterSpec(
+        name="transformer_lens",
+        config="crosscoders_adapters.transformer_lens:TransformerLensConfig",
+        build="crosscoders_adapters.transformer_lens:TransformerLensAdapter",
+        summary="The same models by TransformerLens: its hook names are the points.",
+    )
+    yield ModelAdapterSpec(
         name="synthetic",
         config="crosscoders_adapters.synthetic:SyntheticConfig",
         build="crosscoders_adapters.synthetic:SyntheticAdapter",

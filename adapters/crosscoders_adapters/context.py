@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import nn
 
+from .anatomy import text_part
+
 LENGTHS = ("max_position_embeddings", "n_positions", "n_ctx")
 ENDLESS = ("dynamic", "yarn", "longrope", "llama3")
 """Kinds of rotary positions whose stated length is not where they end, or was stretched already."""
@@ -20,7 +22,7 @@ def longest_context(model: Any) -> tuple[int | None, bool]:
     stated = next((int(n) for name in LENGTHS if isinstance(n := getattr(config, name, None), int) and n > 0), None)
     tables = [
         module
-        for name, module in model.named_modules()
+        for name, module in text_part(model).named_modules()
         if isinstance(module, nn.Embedding) and _is_position_table(name.rpartition(".")[2])
     ]
     if tables:

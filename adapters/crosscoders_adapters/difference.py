@@ -14,6 +14,7 @@ from attrs import field, frozen
 from torch import Tensor
 
 from crosscoders import (
+    Chat,
     ConfigError,
     Decoder,
     Document,
@@ -94,6 +95,9 @@ class Difference:
 
     def tokenize(self, document: Document) -> Tokenized:
         return tokenized(self.after, document)
+
+    def tokens_of(self, chat: Chat, roles: Sequence[str]) -> Sequence[bool]:
+        return tokenized(self.after, chat, roles).wanted or ()
 
     def token_texts(self, ids: Sequence[int]) -> list[str]:
         return token_texts(self.after, ids)

@@ -71,11 +71,15 @@ class NormForm:
 
     def apply(self, x: Tensor, scale: Tensor) -> Tensor:
         """The norm's output with the denominator held, in fp32."""
-        return self._plain(x) * scale + self.bias_D
+        # Gain and scale first: going back through a norm is one product then.
+        return self._rest(x) * (self.gain_D * scale) + self.bias_D
 
     def _plain(self, x: Tensor) -> Tensor:
+        return self.gain_D * self._rest(x)
+
+    def _rest(self, x: Tensor) -> Tensor:
         x = x.float()
-        return self.gain_D * (x - x.mean(dim=-1, keepdim=True) if self.centred else x)
+        return x - x.mean(dim=-1, keepdim=True) if self.centred else x
 
 
 @frozen(eq=False)

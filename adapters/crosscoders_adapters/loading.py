@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from attrs import field, frozen
@@ -22,7 +22,9 @@ from torch import nn
 from crosscoders import ConfigError
 from crosscoders.converters import as_tuple
 
+from .classes import ModelClass
 from .foreign import Place, foreign_errors, library, locate, silence
+from .lens_names import canonical_point
 from .lora import adapted, check_base
 from .placement import QUANTISATIONS, check_combination, check_device_map, has_offloaded, placed
 from .tokenising import parse_date
@@ -34,6 +36,8 @@ from .weights import WRAPPERS, misfits, unwrapped
 class TransformersConfig:
     """A model of the transformers library."""
 
+    canonical_point: ClassVar[Callable[[str], str] | None] = staticmethod(canonical_point)
+    """From names of TransformerLens to ours."""
     model: str = field(validator=and_(instance_of(str), min_len(1)))
     """Hub id, local folder, or `tiny-pair/base` and `tiny-pair/chat` for the shipped pair."""
     revision: str = "main"
@@ -97,16 +101,18 @@ def load(options: TransformersConfig) -> Loaded:
         with foreign_errors(f"the model '{options.model}'", place):
             place = place.here()
             config = transformers.AutoConfig.from_pretrained(place.source, **place.keywords)
-        causal = is_decoder_only(config)
+        kind = ModelClass.of(config)
 
         def weights() -> tuple[nn.Module, tuple[str, ...]]:
-            return _load_weights(options, place, config, causal)
+            return _load_weights(options, place, config, kind)
 
+        # TransformerLens may change weights where they are.
+        alone = options.merge or getattr(options, "compatibility_mode", False)
         if options.lora:
             adapter = locate(options.lora, revision=options.lora_revision)
             check_base(options, place, adapter)
             # What is merged changes the weights, which then are nobody else's.
-            model, notes = weights() if options.merge else shared(_identity(options, place), weights, whole=False)
+            model, notes = weights() if alone else shared(_identity(options, place), weights, whole=False)
             if has_offloaded(model):
                 raise ConfigError(
                     f"the model '{options.model}' does not fit into memory, and an adapter (`lora`) cannot be put on "
@@ -114,8 +120,8 @@ def load(options: TransformersConfig) -> Loaded:
                 )
             model = adapted(model, options.lora, adapter, merge=options.merge)
         else:
-            model, notes = shared(_identity(options, place), weights, whole=True)
-        return Loaded(model, _load_tokenizer(options, place), causal, notes)
+            model, notes = weights() if alone else shared(_identity(options, place), weights, whole=True)
+        return Loaded(model, _load_tokenizer(options, place), kind.causal, notes)
 
 
 def place_of(options: TransformersConfig) -> Place:
@@ -154,14 +160,11 @@ def _refuse_adapter(model: str, place: Place) -> None:
 
 
 def _load_weights(
-    options: TransformersConfig, place: Place, config: Any, causal: bool
+    options: TransformersConfig, place: Place, config: Any, kind: ModelClass
 ) -> tuple[nn.Module, tuple[str, ...]]:
-    transformers = library()
-    auto = transformers.AutoModelForCausalLM if causal else transformers.AutoModel
-
     def attempt(**more: Any) -> tuple[Any, dict[str, Any]]:
         with foreign_errors(f"the model '{options.model}'", place), ExitStack() as offloaded:
-            model, info = auto.from_pretrained(
+            model, info = kind.auto.from_pretrained(
                 place.source,
                 config=config,
                 dtype=getattr(torch, options.dtype),
@@ -173,8 +176,8 @@ def _load_weights(
                 **placed(options, config, offloaded),
                 **more,
             )
-            # What is on disk is there for as long as the model is.
-            weakref.finalize(model, offloaded.pop_all().close)
+            # What is on disk is there for as long as what is used of the model.
+            weakref.finalize(kind.part(model), offloaded.pop_all().close)
         return model, info
 
     model, info = attempt()
@@ -184,13 +187,13 @@ def _load_weights(
         model, info = attempt(key_mapping=dict.fromkeys(WRAPPERS, ""))
         notes = (f"the names of its weights have '{wrapper}' in them, which was left off",)
         warnings.warn(f"the model '{options.model}': {notes[0]}", stacklevel=2)
-    problems = misfits(model, info, ignored=options.ignore_weights, headless=not causal)
+    problems = misfits(model, info, ignored=options.ignore_weights, headless=not kind.causal)
     if problems:
         raise ConfigError(
             f"the files of the model '{options.model}' do not fit a {type(model).__name__}, so that part of it would "
             f"be random: {'; '.join(problems)}"
         )
-    return model, notes
+    return kind.part(model), notes
 
 
 def _load_tokenizer(options: TransformersConfig, model_place: Place) -> Any:
@@ -215,14 +218,3 @@ def _load_tokenizer(options: TransformersConfig, model_place: Place) -> Any:
     if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_tokens):
         raise none
     return tokenizer
-
-
-def is_decoder_only(config: Any) -> bool:
-    """Whether the model is a decoder. The saved class name decides first, because encoders such as BERT are in the
-    library's table of causal models too."""
-    transformers = library()
-    names = " ".join(config.architectures or [])
-    if "CausalLM" in names or "LMHead" in names:
-        return True
-    masked = type(config) in transformers.MODEL_FOR_MASKED_LM_MAPPING
-    return type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING and not masked

@@ -84,6 +84,9 @@ class Apart:
             return  # lengths are all that flash attention takes
         if takes_positions:
             yield lambda tokens: self._by_mask(tokens, 0)
+        if takes_positions and not self.causal:
+            # CLIP's tower of text gives no logits and looks back alone.
+            yield lambda tokens: self._by_mask(tokens, 0, back=True)
         # RoBERTa and its kin count positions from the one after padding's.
         padding = getattr(self.model.config, "pad_token_id", None)
         if takes_positions and not self.causal and padding is not None:
@@ -95,11 +98,11 @@ class Apart:
         assert tokens.document is not None
         return {"attention_mask": None, "position_ids": positions_within(tokens.document)}
 
-    def _by_mask(self, tokens: TokenBatch, first_position: int | None) -> dict[str, Any]:
+    def _by_mask(self, tokens: TokenBatch, first_position: int | None, *, back: bool = False) -> dict[str, Any]:
         document_BT = tokens.document
         assert document_BT is not None
         seen_BTT = document_BT[:, :, None] == document_BT[:, None, :]
-        if self.causal:
+        if self.causal or back:
             seen_BTT = seen_BTT.tril()
         dtype = self.model.dtype
         mask_B1TT = torch.zeros_like(seen_BTT, dtype=dtype).masked_fill_(~seen_BTT, torch.finfo(dtype).min)[:, None]

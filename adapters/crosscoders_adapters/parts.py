@@ -17,9 +17,26 @@ import torch
 from attrs import field, frozen
 from torch import Tensor, nn
 
-ATTENTION = ("attention.output.dense", "self_attn", "attn", "self_attention", "attention", "linear_attn")
-MLP = ("mlp", "feed_forward", "ffn", "block_sparse_moe", "moe", "output.dense", "fc2")
-MLP_INPUT = ("mlp", "feed_forward", "ffn", "block_sparse_moe", "moe", "intermediate.dense", "fc1")
+ATTENTION = (
+    "attention.output.dense",
+    "self_attn",
+    "attn",
+    "self_attention",
+    "attention",
+    "linear_attn",
+    "layer.0.SelfAttention",
+)
+MLP = ("mlp", "feed_forward", "ffn", "block_sparse_moe", "moe", "output.dense", "fc2", "layer.1.DenseReluDense")
+MLP_INPUT = (
+    "mlp",
+    "feed_forward",
+    "ffn",
+    "block_sparse_moe",
+    "moe",
+    "intermediate.dense",
+    "fc1",
+    "layer.1.DenseReluDense",
+)
 MULTIPLIERS = ("multiplier", "scale", "scaling", "alpha", "beta")
 
 

@@ -122,8 +122,7 @@ def _quantisation(options: TransformersConfig) -> Any:
 
 def is_spread(model: nn.Module) -> bool:
     """Whether a model's parts are on several devices or on disk, so that it cannot be moved as one."""
-    places = {str(place) for place in (getattr(model, "hf_device_map", None) or {}).values()}
-    return len(places) > 1 or DISK in places
+    return len({parameter.device for parameter in model.parameters()}) > 1 or has_offloaded(model)
 
 
 def has_offloaded(model: nn.Module) -> bool:

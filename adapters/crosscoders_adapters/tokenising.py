@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 from crosscoders import Chat, ConfigError, Document, DocumentError, Text, TokenIds, Tokenized
+
+from .roles import tokens_of
 
 
 class Tokenising:
@@ -36,11 +39,13 @@ class Tokenising:
         elif isinstance(document, Text):
             ids = self.text_ids(document.text)
         elif isinstance(document, Chat):
-            turns = [
-                {"role": message.role, "content": message.content, **message.extra} for message in document.messages
-            ]
-            ids = self.chat_ids(turns)
+            ids = self.chat_ids(_turns(document))
         return Tokenized(ids, [i == self.bos for i in ids], [i in self.special for i in ids])
+
+    def tokens_of(self, chat: Chat, roles: Sequence[str]) -> list[bool]:
+        """For each token of a chat, whether it is part of what one of `roles` says; `DocumentError` where that cannot
+        be told."""
+        return tokens_of(self, _turns(chat), roles)
 
     def prompt(self, question: str) -> list[int]:
         """Token ids of a user's question laid out so that the model answers next."""
@@ -69,19 +74,38 @@ class Tokenising:
 
     def chat_ids(self, turns: Sequence[Mapping[str, Any]], **options: Any) -> list[int]:
         """Ids of a conversation as the chat template lays it out."""
+        return list(self._applied(turns, return_dict=True, **options)["input_ids"])
+
+    def laid_out(self, turns: Sequence[Mapping[str, Any]], **options: Any) -> str:
+        """The text of a conversation as the chat template lays it out."""
+        return str(self._applied(turns, tokenize=False, **options))
+
+    def marked_answers(self, turns: Sequence[Mapping[str, Any]]) -> list[bool]:
+        """For each token, whether the template marks it as the model's; empty where the tokenizer cannot tell."""
+        if not getattr(self.tokenizer, "is_fast", False):
+            return []
+        layout = self._applied(turns, return_dict=True, return_assistant_tokens_mask=True)
+        return [bool(marked) for marked in layout["assistant_masks"]]
+
+    def template(self) -> str:
+        """The chat template that lays out conversations; empty where there is none."""
+        if not self.has_chat_template:
+            return ""
+        template = self.tokenizer.chat_template
+        return str(self.tokenizer.get_chat_template() if isinstance(template, dict) else template)
+
+    def _applied(self, turns: Sequence[Mapping[str, Any]], **options: Any) -> Any:
         if not self.has_chat_template:
             raise ConfigError(f"the tokenizer of '{self.name}' has no chat template to lay out chats with")
         try:
-            layout = self.tokenizer.apply_chat_template(
+            return self.tokenizer.apply_chat_template(
                 list(turns),
-                return_dict=True,
                 # Long chats are cut here, which needs no warning.
                 tokenizer_kwargs={"verbose": False},
                 **self._template(),
                 **self.variables,
                 **options,
             )
-            return list(layout["input_ids"])
         except Exception as error:  # a template is a program, which can fail in any way
             roles = ", ".join(str(turn["role"]) for turn in turns[:8])
             raise DocumentError(
@@ -90,18 +114,25 @@ class Tokenising:
 
     def _template(self) -> dict[str, str]:
         """The chat template with a clock that stands still, if it looks at the clock."""
-        template = self.tokenizer.chat_template
-        if isinstance(template, dict):
-            template = self.tokenizer.get_chat_template()
+        template = self.template()
         return {"chat_template": standing_clock(self.moment) + template} if "strftime_now" in template else {}
 
     def token_texts(self, ids: Sequence[int]) -> list[str]:
-        """The text of each token by itself."""
-        return [self.tokenizer.decode([i]) for i in ids]
+        """The text of each token by itself; of an id that only the model knows, its number: `<128300>`."""
+        return [f"<{i}>" if i >= self._size else self.tokenizer.decode([i]) for i in ids]
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of a sequence, special tokens left out."""
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+        return str(self.tokenizer.decode([i for i in ids if i < self._size], skip_special_tokens=True))
+
+    @cached_property
+    def _size(self) -> int:
+        """The first id that the tokenizer has no token for; models' vocabularies are often padded beyond it."""
+        return 1 + max(int(number) for number in self.tokenizer.get_vocab().values())
+
+
+def _turns(chat: Chat) -> list[dict[str, Any]]:
+    return [{"role": message.role, "content": message.content, **message.extra} for message in chat.messages]
 
 
 def _encodes_plainly(tokenizer: Any) -> bool:

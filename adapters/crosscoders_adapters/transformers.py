@@ -12,132 +12,53 @@ Points, for layer i of n:
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import cached_property
-from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import try_to_load_from_cache
-from torch import Tensor, nn
+from torch import Tensor
 
-from crosscoders import ConfigError, Document, Edit, SiteError, TokenBatch, Tokenized
+from crosscoders import ConfigError, Edit, SiteError, TokenBatch
 
-from .anatomy import is_causal, last_norm, layer_list, text_config
-from .context import longest_context
+from .anatomy import last_norm, layer_list, text_config
 from .foreign import foreign_errors
+from .lens_names import advice, canonical_point
 from .linear import FINAL, Linearises
-from .loading import Loaded, TransformersConfig, load, place_of
+from .loading import Loaded, TransformersConfig, load
 from .lora import scaled
-from .packing import Apart, positions_within
 from .parts import LayerParts, Part, find_parts, residual_of
 from .placement import input_device, is_spread
 from .read_out import direct_effect
-from .tokenising import Tokenising
+from .reads import Context, Reads
 
 __all__ = ["TransformersAdapter", "TransformersConfig", "TransformersDecoder"]
 
 OFFERED = ("input", "attention", "mlp_input", "mlp", "")
 """Parts of a layer in the order in which the forward pass reaches them."""
-HELD = ("subfolder", "gguf_file", "quantisation", "lora", "merge")
-"""Options that make another model of one name, and are part of its description where they are set."""
 
 
-class TransformersAdapter(Linearises):
+class TransformersAdapter(Reads, Linearises):
     """Model adapter `transformers`."""
 
     decoders_may_end_early = True
     """An edit of a decoder may raise to end the pass: layers below keep what they have read, none above is needed."""
 
+    kind = "transformers"
+    canonical_point = staticmethod(canonical_point)
+    """From names of TransformerLens to ours."""
+
     def __init__(self, options: TransformersConfig, loaded: Loaded | None = None) -> None:
-        self.options = options
-        loaded = loaded or load(options)
-        self._attach(loaded.model, loaded.tokenizer, loaded.causal)
-        self.notes = loaded.notes
-
-    @classmethod
-    def wrap(cls, model: nn.Module, tokenizer: Any, *, name: str = "in-memory") -> TransformersAdapter:
-        """Make an adapter for a model that is already in memory: fine-tuned, merged, or built from a config.
-
-        A model that PEFT has wrapped is run from the inside, where its LoRA weights are: the wrapper hides which
-        arguments the model takes, and with them the positions of padded rows.
-        """
-        unwrapped: Any = getattr(model, "get_base_model", lambda: model)
-        model = unwrapped()
-        return cls(TransformersConfig(model=name), Loaded(model, tokenizer, is_causal(model)))
-
-    def _attach(self, model: Any, tokenizer: Any, causal: bool) -> None:
-        self.model, self.tokenizer, self.causal = model.eval().requires_grad_(False), tokenizer, causal
-        self.layers = layer_list(model)
-        self._longest, self._positions_are_learned = longest_context(model)
+        super().__init__(options, loaded or load(options))
+        self.layers = layer_list(self.model)
         self._shape: tuple[int, int] = (0, 0)
-        self._forward_names = set(inspect.signature(model.forward).parameters)
-        self.tokenising = Tokenising(
-            tokenizer,
-            self.options.model,
-            date=self.options.template_date,
-            variables=self.options.template_variables,
-        )
-        self.apart = Apart(
-            model, self._forward_names, causal=causal, forward=self._last_activations, name=self.options.model
-        )
-
-    # -- identity -----------------------------------------------------------------------------------------------
-
-    def describe(self) -> dict[str, Any]:
-        """Hub id or path, the revision asked for and, if the files came from the Hub, the commit they came from."""
-        return {
-            "adapter": "transformers",
-            "model": self.options.model,
-            "revision": _commit(self.options) or self.options.revision,
-            "class": type(self.model).__name__,
-            "dtype": self.options.dtype,
-            **{name: value for name in HELD if (value := getattr(self.options, name))},
-            **({"lora_revision": self.options.lora_revision} if self.options.lora else {}),
-            **({"notes": list(self.notes)} if self.notes else {}),
-        }
-
-    def longest_context(self) -> int | None:
-        """The most tokens that the model has positions for; None where it has no such limit."""
-        return self._longest
-
-    def vocabulary(self) -> str:
-        tokens = sorted(self.tokenizer.get_vocab().items())
-        return sha256(repr(tokens).encode()).hexdigest()[:16]
-
-    def has_chat_template(self) -> bool:
-        return self.tokenising.has_chat_template
 
     def to(self, device: torch.device) -> TransformersAdapter:
         """Move the model, unless its parts have places of their own (`device_map`)."""
         if not is_spread(self.model):
             self.model.to(device)
         return self
-
-    # -- tokens -------------------------------------------------------------------------------------------------
-
-    def tokenize(self, document: Document) -> Tokenized:
-        return self.tokenising.tokenize(document)
-
-    def prompt(self, question: str) -> list[int]:
-        """Token ids of a user's question, laid out so that the model answers next."""
-        return self.tokenising.prompt(question)
-
-    def end_tokens(self) -> frozenset[int]:
-        """The token ids that end an answer."""
-        ends = getattr(self.model.config, "eos_token_id", None)
-        ends = ends if isinstance(ends, list) else [ends, self.tokenizer.eos_token_id]
-        return frozenset(end for end in ends if end is not None)
-
-    def token_texts(self, ids: Sequence[int]) -> list[str]:
-        return self.tokenising.token_texts(ids)
-
-    def text(self, ids: Sequence[int]) -> str:
-        """The text of a sequence, without special tokens."""
-        return self.tokenising.text(ids)
 
     # -- points -------------------------------------------------------------------------------------------------
 
@@ -161,7 +82,7 @@ class TransformersAdapter(Linearises):
             )
         raise SiteError(
             f"model '{self.options.model}' has no point '{point}'; it has layers.0 to "
-            f"layers.{len(self.layers) - 1}, each alone or with .input, .attention, .mlp_input or .mlp"
+            f"layers.{len(self.layers) - 1}, each alone or with .input, .attention, .mlp_input or .mlp{advice(point)}"
         )
 
     @cached_property
@@ -298,16 +219,16 @@ class TransformersAdapter(Linearises):
 
             return keep
 
+        tokens, back = self._from_the_left(tokens)
         keywords = self._keywords(tokens)
         # The last hook raises it: the rest of the forward pass is not needed.
         with suppress(_AllFoundError), _all_of(self._hooked(*_split(point), record(point)) for point in order):
             self._run(tokens, keywords)
-        return found
+        return {point: back(activation) for point, activation in found.items()}
 
     @torch.no_grad()
     def logits(self, tokens: TokenBatch, edits: Sequence[Edit] = ()) -> Tensor:
-        if not self.causal:
-            raise ConfigError(f"model '{self.options.model}' is an encoder and gives no next-token logits")
+        self._check_causal()
         keywords = self._keywords(tokens)
         with _all_of(self._hooked(*self._parse(edit.point), edit.apply) for edit in edits):
             logits: Tensor = self._run(tokens, keywords).logits
@@ -318,14 +239,12 @@ class TransformersAdapter(Linearises):
         return scaled(self.model, factor, self.options.lora or self.options.model)
 
     def decoder(self, edits: Sequence[Edit] = ()) -> TransformersDecoder:
-        if not self.causal:
-            raise ConfigError(f"model '{self.options.model}' is an encoder and gives no next-token logits")
+        self._check_causal()
         return TransformersDecoder(self, edits)
 
     @torch.no_grad()
     def read_out(self, point: str, direction_KD: Tensor) -> Tensor:
-        if not self.causal:
-            raise ConfigError(f"model '{self.options.model}' is an encoder and gives no next-token logits")
+        self._check_causal()
         if self._parse(point)[1] == "mlp_input":
             raise SiteError(f"'{point}' is what an MLP reads and no part of the residual stream")
         norm = None if point == FINAL else last_norm(self.model, self.layers)
@@ -336,70 +255,27 @@ class TransformersAdapter(Linearises):
         self._shape = (len(tokens.ids), tokens.ids.shape[1])
         return self.model(**keywords)
 
-    def _keywords(self, tokens: TokenBatch) -> dict[str, Any]:
-        """What the model's forward pass takes. Made before any hook is set, since it may run the model to find out."""
-        keywords: dict[str, Any] = {"use_cache": False} if "use_cache" in self._forward_names else {}
-        tokens = tokens.to(input_device(self.model))
-        if tokens.is_packed:
-            assert tokens.document is not None
-            self._check_length(int(positions_within(tokens.document).amax()) + 1)
-            keywords |= self.apart.keywords(tokens)
-        else:
-            self._check_length(tokens.ids.shape[1])
-            keywords |= {"input_ids": tokens.ids, "attention_mask": tokens.attention.long()}
-            keywords |= self._positions(tokens.attention)
-        return keywords
-
-    def _last_activations(self, tokens: TokenBatch) -> Tensor:
+    def _deep(self, tokens: TokenBatch) -> Tensor:
         """After the last layer, (B, T, D), which shows whatever was seen before it."""
         point = f"layers.{len(self.layers) - 1}"
         return self.activations(tokens, [point])[point]
-
-    def _check_length(self, length: int) -> None:
-        """Beyond a table of positions there is nothing to look up; rotary positions only grow unfamiliar."""
-        if self._positions_are_learned and self._longest is not None and length > self._longest:
-            raise ConfigError(f"model '{self.options.model}' reads at most {self._longest} tokens, not {length}")
-
-    def _positions(self, attention_BT: Tensor) -> dict[str, Tensor]:
-        if "position_ids" not in self._forward_names or not self.causal:
-            return {}
-        return {"position_ids": (attention_BT.long().cumsum(dim=1) - 1).clamp_min(0)}
 
 
 class TransformersDecoder:
     """Reads growing contexts with the model's key-value cache."""
 
     def __init__(self, adapter: TransformersAdapter, edits: Sequence[Edit] = ()) -> None:
-        from transformers import DynamicCache
-
-        self.adapter, self.edits = adapter, tuple(edits)
-        self.cache = DynamicCache(config=adapter.model.config)
-        self._attention: Tensor | None = None
+        self.adapter, self.edits, self.context = adapter, tuple(edits), Context(adapter)
 
     @torch.no_grad()
     def advance(self, ids: Tensor, attention: Tensor) -> Tensor:
         """Read tokens (B, T), left-padded where `attention` is False; returns the next token's logits, (B, V) in
         fp32."""
-        device = input_device(self.adapter.model)
-        seen = (
-            attention.to(device) if self._attention is None else torch.cat([self._attention, attention.to(device)], 1)
-        )
-        self._attention = seen
-        self.adapter._check_length(seen.shape[1])
-        positions = {k: v[:, -ids.shape[1] :] for k, v in self.adapter._positions(seen).items()}
-        # The library renames the argument, and warns of the old name wherever it knows the new one.
-        cache = "cache" if "cache" in self.adapter._forward_names else "past_key_values"
+        keywords = self.context.read_on(ids, attention)
         with _all_of(self.adapter._hooked(*self.adapter._parse(edit.point), edit.apply) for edit in self.edits):
             # Only now, since finding out about positions and points may run the model on other tokens.
             self.adapter._shape = (len(ids), ids.shape[1])
-            out = self.adapter.model(
-                input_ids=ids.to(device),
-                attention_mask=seen.long(),
-                use_cache=True,
-                **{cache: self.cache},
-                **positions,
-            )
-        logits: Tensor = out.logits[:, -1].float()
+            logits: Tensor = self.adapter.model(**keywords).logits[:, -1].float()
         return logits
 
 
@@ -425,16 +301,3 @@ def _split(point: str) -> tuple[int, str]:
 def _alike(left: Tensor, right: Tensor) -> bool:
     """Equal but for rounding."""
     return bool((left - right).norm() <= 1e-3 * right.norm())
-
-
-def _commit(options: TransformersConfig) -> str | None:
-    """The commit that the Hub client's cache has for the revision; None for folders and models in memory."""
-    try:
-        place = place_of(options)
-    except ConfigError:
-        return None  # a model in memory may have any name
-    if place.is_folder:
-        return None
-    name = f"{place.subfolder}/{place.gguf_file or 'config.json'}".lstrip("/")
-    cached = try_to_load_from_cache(place.source, name, revision=place.revision)
-    return Path(cached[: -len(name) - 1]).name if isinstance(cached, str) else None

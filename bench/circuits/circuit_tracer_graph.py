@@ -28,9 +28,8 @@ def main() -> None:
     def graph():
         return attribute(prompt, model, batch_size=batch)
 
-    graph()  # whatever is made once
-    found, seconds = measured(graph)
-    report(seconds, active=len(found.active_features), visited=len(found.selected_features))
+    found, *cost = measured(graph)
+    report(*cost, active=len(found.active_features), visited=len(found.selected_features))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from .checkpoints.pretrained import pretrained as pretrained
 from .circuits.attribution import attribution_graph as attribution_graph
 from .circuits.compare import ComparedGraphs as ComparedGraphs
 from .circuits.compare import compare_graphs as compare_graphs
+from .circuits.effects_page import write_effects as write_effects
 from .circuits.features import write_features as write_features
 from .circuits.generation import generate_intervened as generate_intervened
 from .circuits.graph import AttributionGraph as AttributionGraph
@@ -27,9 +28,14 @@ from .circuits.graph_fidelity import graph_fidelity as graph_fidelity
 from .circuits.graph_files import save_graph as save_graph
 from .circuits.graph_json import read_graph_json as read_graph_json
 from .circuits.graph_json import write_graph_json as write_graph_json
+from .circuits.groups import Group as Group
+from .circuits.groups import GroupEffect as GroupEffect
+from .circuits.groups import intervene_on_group as intervene_on_group
+from .circuits.groups import read_groups as read_groups
 from .circuits.interventions import Intervention as Intervention
 from .circuits.interventions import intervene as intervene
 from .circuits.loading import replacement_model as replacement_model
+from .circuits.pair_page import save_pair as save_pair
 from .circuits.replacement import ReplacementModel as ReplacementModel
 from .circuits.targets import Difference as Difference
 from .circuits.targets import Direction as Direction
@@ -100,6 +106,17 @@ from .errors import (
 from .errors import (
     UnansweredError as UnansweredError,
 )
+from .explorer.choosing import LatentDetail as LatentDetail
+from .explorer.dashboard import write_dashboard as write_dashboard
+from .explorer.neuronpedia.checking import check_neuronpedia as check_neuronpedia
+from .explorer.neuronpedia.checking import neuronpedia_problems as neuronpedia_problems
+from .explorer.neuronpedia.exporting import export_features as export_features
+from .explorer.neuronpedia.listing import NeuronpediaListing as NeuronpediaListing
+from .explorer.notebook import LatentView as LatentView
+from .explorer.notebook import LatentViews as LatentViews
+from .explorer.notebook import view_latent as view_latent
+from .explorer.notebook import view_latents as view_latents
+from .explorer.serve import serve as serve
 from .losses.context import StepContext as StepContext
 from .losses.loss import (
     Activation as Activation,
@@ -127,6 +144,7 @@ from .models.adapter import Edit as Edit
 from .models.adapter import Generates as Generates
 from .models.adapter import GivesLogits as GivesLogits
 from .models.adapter import LanguageModel as LanguageModel
+from .models.adapter import MarksRoles as MarksRoles
 from .models.adapter import ModelAdapter as ModelAdapter
 from .models.adapter import ReadsOut as ReadsOut
 from .models.adapter import ReadsText as ReadsText

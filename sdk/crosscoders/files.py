@@ -61,13 +61,18 @@ def whole_folder(target: Path, partial: Path | None = None) -> Iterator[Path]:
         partial.mkdir()
         try:
             yield partial
-            for path in [*partial.rglob("*"), partial]:
-                _sync(path)
-            _put(partial, target)
-            _sync(target.parent)
+            put_folder(partial, target)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
+
+
+def put_folder(partial: Path, target: Path) -> None:
+    """Let a finished folder be called `target`, in the place of what was called so, once all of it is on disk."""
+    for path in [*partial.rglob("*"), partial]:
+        _sync(path)
+    _put(partial, target)
+    _sync(target.parent)
 
 
 def write_whole(path: Path, content: str | Callable[[Path], None]) -> None:

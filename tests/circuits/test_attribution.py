@@ -89,7 +89,7 @@ def test_edges_and_constants_add_up_to_what_is_explained(name):
 def test_edges_add_up_in_other_families(family):
     adapter = tiny(family)
     found = graph_of(clt(adapter, skip=True), adapter)
-    assert found.num_latents > 20 and found.gap() < 1e-6
+    assert found.num_latents > 20 and found.gap() < 2e-6
 
 
 def test_a_difference_is_the_difference_of_its_rows():

@@ -125,6 +125,46 @@ def test_the_command_explains_several_prompts_in_one_run(saved, tmp_path):
     assert texts == ["<bos>Return the sum", "<bos>Open a file"]
 
 
+def test_the_command_compares_models_and_changes_groups(saved, tmp_path):
+    """A graph of two models and a page of both; then a group of the first one's, made as on its page, is ablated."""
+    clt, out = str(saved / "my-clt"), tmp_path / "out"
+    arguments = ["attribute", clt, "--prompt", "Return the sum of a", "--max-nodes", "40", "--fidelity", "0", "--quiet"]
+    more = ["--compare", "tiny-pair/base", "--target", " of", "--output", str(out), "--device", "cpu"]
+    more += ["--node-threshold", "1", "--edge-threshold", "1"]  # random latents would be pruned
+    result = CliRunner().invoke(main, [*arguments, *more])
+    assert result.exit_code == 0, result.output
+    assert "compared: AttributionGraph(40 of" in result.output and "say nothing about it" in result.output
+    first, second = (AttributionGraph.load(out / name) for name in ("graph", "compared/graph"))
+    assert [target.token for target in first.targets] == [target.token for target in second.targets]
+    assert "tiny-pair/chat</h2>" in (out / "pair.html").read_text(encoding="utf-8")
+    assert not list(out.glob("*rows*"))
+
+    content = json.loads((out / "neuronpedia.json").read_text(encoding="utf-8"))
+    latents = [node["node_id"] for node in content["nodes"] if node["feature_type"] == "cross layer transcoder"][:2]
+    content["qParams"]["supernodes"] = [["my group", *latents]]
+    (out / "graph.json").write_text(json.dumps(content))
+    arguments = ["intervene", clt, "--graph", str(out), "--device", "cpu"]
+    command = [*arguments, "--groups", str(out / "graph.json"), "--group", "my group"]
+    result = CliRunner().invoke(main, [*command, "--ablate"])
+    assert result.exit_code == 0, result.output
+    assert "'my group', 2 latents: ablate" in result.output and "probability" in result.output
+    page = (out / "graph.html").read_text(encoding="utf-8")
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])
+    measured = data["metadata"]["crosscoders"]["measured"]
+    assert [one["label"] for one in measured] == ["my group"] and measured[0]["ids"] == latents
+    layer, index, position = latents[0].split("_")
+    result = CliRunner().invoke(main, [*arguments, "--latent", f"{layer}/{index}@{position}", "--scale", "2"])
+    assert result.exit_code == 0 and "1 latents: scale 2" in result.output, result.output
+    for refused, message in (
+        ([*command, "--ablate", "--scale", "2"], "is enough"),
+        ([*arguments, "--groups", str(out / "graph.json"), "--group", "x"], "there are: 'my group'"),
+        (arguments, "there are no groups"),
+        ([*arguments, "--latent", "3"], "should be LAYER/INDEX@POSITION"),
+    ):
+        result = CliRunner().invoke(main, refused)
+        assert result.exit_code != 0 and message in result.output, result.output
+
+
 def test_what_the_command_cannot_do_is_one_line(saved, tmp_path):
     arguments = ["attribute", str(saved / "my-clt"), "--prompt", "a", "--output", str(tmp_path), "--device", "cpu"]
     for more, message in ((["--target", "two words"], "should be one token"), (["--model", "{"], "not valid JSON")):

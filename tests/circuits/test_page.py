@@ -138,9 +138,9 @@ def test_a_reader_finds_their_way(page, made):
 
 
 def _id(graph, node):
-    from crosscoders.circuits.graph_json import _node_id
+    from crosscoders.circuits.graph_json import node_id
 
-    return _node_id(graph, node)
+    return node_id(graph, node)
 
 
 @browser
@@ -205,7 +205,7 @@ def test_what_a_latent_responds_to_stands_beside_it(made, tmp_path):
         tab.click(f'.node.latent[data-id^="{layer}_{index}_"]')
         tab.wait("document.querySelector('.context')")
         assert tab.eval("document.querySelector('.context').textContent") == f"a{EVIL}⏎"
-        marked = "[...document.querySelectorAll('.context span')].map((span) => span.style.background !== '')"
+        marked = "[...document.querySelectorAll('.context span')].map((span) => span.classList.contains('on'))"
         assert tab.eval(marked) == [False, True, True]
         assert "promotes" in tab.eval("document.getElementById('chosen').textContent")
         assert not tab.eval("window.evil") and tab.complaints() == []
@@ -213,3 +213,18 @@ def test_what_a_latent_responds_to_stands_beside_it(made, tmp_path):
     (tmp_path / f"{cantor(layer, index)}.json").write_text(json.dumps(content))
     with pytest.raises(AnalysisError, match="2 tokens and 3 activations"):
         graph_page(made[1], features=tmp_path)
+
+
+@browser
+def test_the_page_follows_the_system_into_the_dark_and_fits_a_phone(page):
+    with Chromium(f"file://{page}", size=(390, 844)) as tab:
+        paper = "getComputedStyle(document.body).backgroundColor"
+        assert tab.eval("document.documentElement.scrollWidth") <= 390
+        light = tab.eval(paper)
+        tab.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
+        dark = tab.eval(paper)
+        assert light != dark
+        for want in (light, dark, dark):  # light, dark, and again as the system has it
+            tab.click("#theme")
+            assert tab.eval(paper) == want
+        assert tab.complaints() == []

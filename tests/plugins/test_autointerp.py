@@ -7,7 +7,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from crosscoders import AnalysisError, ScoreThresholdGate, analyse
+from crosscoders import (
+    AnalysisError,
+    ArchitectureChoice,
+    CheckpointInfo,
+    Crosscoder,
+    LatentError,
+    ScoreThresholdGate,
+    analyse,
+)
 from crosscoders.testing import AnalysisSuite
 from crosscoders_plugins.analyses.autointerp import likelihoods, score_of
 from crosscoders_plugins.analyses.windows import Window, sampled
@@ -117,6 +125,30 @@ def test_explanations_are_shown_wherever_latents_are(tmp_path):
         path.write_text(content)
         with pytest.raises(AnalysisError):
             study.read_explanations(path)
+
+
+def test_explanations_stay_beside_the_crosscoder(tmp_path, caplog):
+    study, _, _ = sparse()
+    choice = ArchitectureChoice.of("acausal", num_latents=study.crosscoder.num_latents)
+    study.crosscoder.info = CheckpointInfo.from_architecture(choice)
+    first = study.crosscoder.save_pretrained(tmp_path / "first")
+    loaded = study.with_crosscoder(Crosscoder.from_pretrained(first))
+    model, _ = scripted(loaded, 4)
+    report_of(loaded, model=model, latents=[4], train=8, test=12)
+    beside = json.loads((first / "explanations.json").read_text())["latents"]
+    assert beside["4"]["explanation"] == "the planted tokens" and beside["4"]["detection"]["auc"] == 1.0
+    assert loaded.explain({2: "what a person said \ud800"}) == first / "explanations.json"
+    again = Crosscoder.from_pretrained(first)
+    assert study.with_crosscoder(again).explanations == {2: "what a person said ?", 4: "the planted tokens"}
+    # They go with it wherever it is saved.
+    other = Crosscoder.from_pretrained(again.save_pretrained(tmp_path / "other"))
+    assert other.info.explanations == again.info.explanations
+    (first / "explanations.json").write_text('{"latents": {"999": {"explanation": "x"}}}')
+    assert Crosscoder.from_pretrained(first).info.explanations == {} and "entry '999'" in caplog.text
+    with pytest.raises(LatentError, match="no latent 9"):
+        loaded.explain({9: "x"})
+    with pytest.raises(AnalysisError, match="should be text"):
+        loaded.explain({1: {"explanation": 3}})
 
 
 def test_latents_are_written_in_the_layout_of_delphis_cache(tmp_path):

@@ -49,7 +49,8 @@ def test_the_null_pair_is_run_and_holds_verdicts_back():
     study, _, _ = pair()
     null, _, _ = pair(copy=True)
     report = report_of(study, null=null.crosscoder)
-    assert report.data["null"] == {"latents": 6, "specific": 0, "strongest": None}
+    counts = dict.fromkeys(("exclusive", "confirmed", "specific"), 0)
+    assert report.data["null"] == {"latents": 6, **counts, "strongest": None}
     assert report.data["verdict"].count("specific to b/x") == 2
     scaling = {
         "verdict": ["specific to b/x", "specific to b/x", "shared"],

@@ -17,7 +17,7 @@ from crosscoders import (
 )
 from crosscoders.activations import ActivationConfig, MaskConfig
 from crosscoders.testing import AnalysisSuite, markov_pair
-from crosscoders_plugins.analyses.attribution import answer_with
+from crosscoders_plugins.analyses.attribution import Reading, answer_with
 
 START = 5
 
@@ -70,18 +70,56 @@ def test_the_latent_that_carries_a_planted_word_is_named_needed_and_enough():
     report = report_of(study)
     found = report.data["behaviours"]["rare"]
     assert found["latents"][0] == START
-    # All of the word's log-probability at the start goes with it: amplified less before, by hand.
-    logp = [
-        (2 * after.logits_VV - before.logits_VV)[START].log_softmax(0)[1],
-        before.logits_VV[START].log_softmax(0)[1],
+    # All of the word's log odds at the start go with it: amplified less before, by hand.
+    p = [
+        (2 * after.logits_VV - before.logits_VV)[START].softmax(0)[1],
+        before.logits_VV[START].softmax(0)[1],
     ]
-    assert found["contribution"][0] == pytest.approx(float(logp[0] - logp[1]), rel=1e-3)
+    odds = [each / (1 - each) for each in p]
+    assert found["contribution"][0] == pytest.approx(float((odds[0] / odds[1]).log()), rel=1e-3)
     assert all(abs(other) < 1e-4 for other in found["contribution"][1:])
     assert found["plain"]["hits"] < 20 < 200 < found["amplified_logits"]["hits"]
     assert found["without"]["hits"] == found["without_all"]["hits"] == 0
     assert found["amplified_latents"]["0"]["hits"] == found["plain"]["hits"]
     assert found["amplified_latents"]["1"]["hits"] == found["amplified_logits"]["hits"]
     assert "latents 5 contribute most" in report.summary
+
+
+def test_the_chosen_ones_are_held_against_others_at_random():
+    before, after = markov_pair(rate=0.01, base_rate=1e-5)
+    found = report_of(study_of(before, after)).data["behaviours"]["rare"]
+    assert found["latents"] == [START] and "without_random" not in found
+    # In a longer question other latents are active too: one of them out takes nothing of the word away.
+    numbers = report_of(study_of(before, after), prompts=["a b c <start>"]).data["behaviours"]["rare"]
+    assert numbers["latents"][0] == START and numbers["random"][0] in {2, 3, 4}
+    assert numbers["without_random"]["hits"] == numbers["amplified_logits"]["hits"] > 200 > numbers["without"]["hits"]
+
+
+class Overlapping:
+    """Removing latent 1 costs 1.0 and latent 2 the same 1.0 again, not both; 3 costs 0.6, and 4 costs 0.1 more each
+    time."""
+
+    jointly = Reading.jointly
+
+    def __init__(self):
+        self.calls = 0
+
+    def log_odds(self, without=()):
+        self.calls += 1
+        out = set(without)
+        return -(1.0 * bool(out & {1, 2}) + 0.6 * (3 in out) + 0.1 * (4 in out))
+
+
+def test_latents_that_take_away_the_same_are_not_both_chosen():
+    reading = Overlapping()
+    alone = {1: 1.0, 2: 1.0, 3: 0.6, 4: 0.1}
+    assert reading.jointly(alone, 2, 4) == pytest.approx({1: 1.0, 3: 0.6})
+    assert reading.jointly(alone, 4, 4) == pytest.approx({1: 1.0, 3: 0.6, 4: 0.1, 2: 0.0})
+    # With few tried a promise that has become stale is measured again before anything else is taken.
+    reading.calls = 0
+    assert list(reading.jointly(alone, 3, 2)) == [1, 3, 4]
+    assert reading.calls == 1 + 2 * 2
+    assert reading.jointly({}, 3, 2) == {}
 
 
 def test_a_model_against_its_copy_has_nothing_to_attribute():

@@ -5,7 +5,7 @@ from itertools import islice
 
 import pytest
 
-from crosscoders import Chat, ConfigError, Text, TokenSourceChoice
+from crosscoders import BadRow, Chat, ConfigError, Text, TokenIds, TokenSourceChoice
 from crosscoders.testing import TokenSourceSuite
 from crosscoders_plugins.token_sources.planted_chats import PERSONA, RARE_PHRASE, REFUSAL, PlantedChats
 from crosscoders_plugins.token_sources.python_library import entries_of
@@ -76,6 +76,75 @@ class TestHfDataset(TokenSourceSuite):
     def _files(self, texts):
         pytest.importorskip("datasets", reason="the extra crosscoders[datasets] is not installed")
         type(self).options = {"path": "json", "data_files": [str(texts / "chats.jsonl")], "chat_column": "messages"}
+
+
+@pytest.fixture
+def ids(tmp_path):
+    pytest.importorskip("datasets", reason="the extra crosscoders[datasets] is not installed")
+
+    def written(*rows):
+        (tmp_path / "ids.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+        return {"path": "json", "data_files": [str(tmp_path / "ids.jsonl")], "ids_column": "input_ids"}
+
+    return written
+
+
+def test_ready_ids_come_without_the_padding_of_their_rows(ids):
+    def read(*rows):
+        return list(TokenSourceChoice.of("hf_dataset", **ids(*rows)).build().documents())
+
+    left = {"input_ids": [0, 0, 5, 6], "attention_mask": [0, 0, 1, 1]}
+    whole = {"input_ids": [7, 8], "attention_mask": [1, 1]}
+    assert read(left, whole) == [TokenIds((5, 6)), TokenIds((7, 8))]
+
+
+def test_ready_ids_without_a_mask_are_taken_as_they_are(ids):
+    source = TokenSourceChoice.of("hf_dataset", **ids({"input_ids": [5, 6, 0]})).build()
+    assert list(source.documents()) == [TokenIds((5, 6, 0))]
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"input_ids": []}, "no token ids in 'input_ids'"),
+        ({"input_ids": [5, -100]}, "has -100 among the token ids"),
+        ({"input_ids": [5, 0.5]}, "has 0.5 among|has 5.0 among"),
+        ({"input_ids": "5 6"}, "instead of a list of token ids"),
+        ({"input_ids": [5, 6], "attention_mask": [1]}, "has 2 ids in 'input_ids' and 1 values in 'attention_mask'"),
+        ({"ids": [5]}, "has no column 'input_ids'; it has ids"),
+    ],
+)
+def test_rows_that_hold_no_ids_are_named_or_skipped(ids, row, reason):
+    options = ids(row)
+    with pytest.raises(ConfigError, match=reason):
+        list(TokenSourceChoice.of("hf_dataset", **options).build().documents())
+    (found,) = TokenSourceChoice.of("hf_dataset", **options, bad_rows="skip").build().documents()
+    assert isinstance(found, BadRow)
+
+
+def test_a_dataset_is_read_by_one_column(ids):
+    with pytest.raises(ConfigError, match="by its chat_column or by its ids_column, not by both"):
+        TokenSourceChoice.of("hf_dataset", **ids({"input_ids": [5]}), chat_column="messages")
+
+
+def test_conversations_of_parquet_are_those_of_json_lines(tmp_path):
+    datasets = pytest.importorskip("datasets", reason="the extra crosscoders[datasets] is not installed")
+    turns = [
+        [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}],
+        [
+            {"role": "user", "content": "Rain?"},
+            {"role": "assistant", "content": None, "tool_calls": [{"name": "weather", "arguments": "{}"}]},
+            {"role": "tool", "content": "yes"},
+            {"role": "assistant", "content": "It rains."},
+        ],
+    ]
+    rows = [{"messages": chat} for chat in turns]
+    datasets.Dataset.from_list(rows).to_parquet(tmp_path / "chats.parquet")
+    (tmp_path / "chats.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    parquet = {"path": "parquet", "data_files": [str(tmp_path / "chats.parquet")], "chat_column": "messages"}
+    found = list(TokenSourceChoice.of("hf_dataset", **parquet).build().documents())
+    assert found == list(TokenSourceChoice.of("chat_files", paths=[str(tmp_path / "chats.jsonl")]).build().documents())
+    assert found[1].messages[1].extra["tool_calls"][0]["name"] == "weather" and found[0].messages[0].role == "system"
 
 
 def test_missing_file_and_broken_lines_are_named(tmp_path):

@@ -28,6 +28,8 @@ from crosscoders.cli import main
 from crosscoders.testing import synthetic_run
 from crosscoders.training import Runner
 from crosscoders.training.resume import saved_steps
+from crosscoders.training.sweep_report import _unbeaten as unbeaten
+from crosscoders.training.sweep_report import sweep_report, sweep_rows, sweep_table
 from crosscoders.training.trainer import Trainer
 from runs import assert_bit_equal, config_of, launch, weights
 
@@ -318,11 +320,40 @@ def test_a_sweep_ends_in_a_table(tmp_path):
     rows = json.loads((tmp_path / "sweep.json").read_text())
     assert [row["values"] for row in rows] == [{"loss.k": 1}, {"loss.k": 2}]
     assert [row["folder"] for row in rows] == ["k=1", "k=2"] and rows[0]["metrics"]["l0"] < rows[1]["metrics"]["l0"]
-    from crosscoders.training.sweep import sweep_table
-
-    head, first, _ = sweep_table(found, {"loss.k": [1, 2]})
+    assert rows[0]["operations"] < rows[1]["operations"] and rows[0]["front"]["l0"]
+    head, first, _ = sweep_table(sweep_rows(found, {"loss.k": [1, 2]}))
     assert head.split() == ["loss.k", "EV", "base/x", "EV", "chat/x", "L0", "silent", "folder"]
     assert first.startswith("1 ") and first.endswith("k=1")
+    report = json.loads((tmp_path / "report.json").read_text())[0]
+    assert [row["folder"] for row in report["data"]["crosscoders"]] == ["k=1", "k=2"]
+    assert (tmp_path / "report.html").read_text().count("<svg") == 2
+
+
+def swept(folder, explained, l0, operations, **values):
+    metrics = {"l0": l0, "silent_share": 0.0, "explained_variance": {"a/x": explained}}
+    row = {"folder": folder, "values": values, "num_latents": 8, "operations": operations, "metrics": metrics}
+    return row | {"mean_explained_variance": explained}
+
+
+def test_a_sweep_says_which_crosscoders_no_other_beats():
+    dominated = swept("b", 0.7, 9.0, 200)
+    rows = [swept("a", 0.8, 8.0, 300), dominated, swept("c", 0.6, 4.0, 100), swept("d", None, 1.0, 1)]
+    twin = [swept("a", 0.8, 8.0, 300), swept("e", 0.8, 8.0, 300)]
+    assert [unbeaten(row, rows, "l0") for row in rows] == [True, False, True, False]
+    assert [unbeaten(row, rows, "operations") for row in rows] == [True, True, True, False]
+    # Of two equal ones neither beats the other.
+    assert all(unbeaten(row, twin, "l0") for row in twin)
+
+
+def test_a_sweeps_lines_are_what_differs_beside_numbers_of_the_loss():
+    kinds = [{"name": "acausal", "num_latents": 8}, {"name": "per_layer_saes", "num_latents": 8}]
+    rows = [swept(f"{kind['name']}{k}", k / 10, k, k, **{"loss.k": k, "architecture": kind})
+            for kind in kinds for k in (4, 2)]  # fmt: skip
+    for row in rows:
+        row["front"] = {"l0": False, "operations": True}
+    svg = next(part.svg for part in sweep_report(rows).parts)
+    assert svg.count("acausal num_latents 8") >= 1 and svg.count("per_layer_saes num_latents 8") >= 1
+    assert "loss.k" not in svg and "k 4" not in svg
 
 
 @pytest.mark.usefixtures("restored_environment")

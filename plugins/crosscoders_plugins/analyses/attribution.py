@@ -6,7 +6,7 @@ Taken out of a latent is what it does otherwise after fine-tuning: x^after − f
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -18,6 +18,9 @@ from crosscoders import AnalysisError, Edit, StudyBatch, TokenIds
 from crosscoders.authoring import Amplified, Patching, gives_logits, precise, vocabulary_of
 
 from .sampling import amplified
+
+SURE = 1e-6
+"""The smallest distance of a log-probability from 0, where rounding of its parts is not yet all of it."""
 
 
 @frozen
@@ -90,15 +93,38 @@ class Reading:
         found: list[int] = live[order[:count]].tolist()
         return found
 
-    def log_probability(self, without: Sequence[int] = ()) -> float:
-        """log p of the behaviour's tokens, each after those before it: the sum, mean over answers, in nats."""
+    def jointly(self, alone: Mapping[int, float], count: int, tried: int) -> dict[int, float]:
+        """The `count` latents that carry the behaviour together, with the log odds lost as each goes after the others.
+
+        Two latents may take away the same, so that those which matter most one by one need not be the right ones
+        together. Each step takes the latent whose removal costs most beside those already taken, of the `tried` that
+        promised most when last measured. `alone` has what each candidate costs by itself.
+        """
+        promise, taken = dict(alone), dict[int, float]()
+        left = self.log_odds()
+        while promise and len(taken) < count:
+            for j in sorted(promise, key=lambda j: (-promise[j], j))[:tried] if taken else ():
+                promise[j] = left - self.log_odds([*taken, j])
+            best = max(promise, key=lambda j: (promise[j], -j))
+            taken[best] = promise.pop(best)
+            left -= taken[best]
+        return taken
+
+    def log_odds(self, without: Sequence[int] = ()) -> float:
+        """log p / (1 − p) of all the behaviour's tokens, each after those before it: mean over answers, in nats.
+
+        Odds tell latents apart also where the behaviour is nearly sure, and p would hardly move.
+        """
         adapter = gives_logits(self.patching.study.adapter(self.patching.source), "attribution")
         batch = self.batch
         moved = Amplified(self.patching, -1.0, list(without)).moved(batch.x_BTX, batch.keep_BT) if without else {}
         logits_BTV = adapter.logits(batch.tokens, [Edit.add(point, move) for point, move in moved.items()])
         logp_NV = amplified(logits_BTV[self._predicts_BT], self._before_NV, self.alpha).float().log_softmax(dim=-1)
         next_N = batch.tokens.ids[self.span_BT].to(logp_NV.device)
-        return float(precise(logp_NV.gather(1, next_N[:, None])).sum() / len(self.span_BT))
+        found_N = precise(logp_NV.gather(1, next_N[:, None]).squeeze(1))
+        row_N = self.span_BT.nonzero()[:, 0].to(found_N.device)
+        logp_B = found_N.new_zeros(len(self.span_BT)).index_add_(0, row_N, found_N).clamp_max(-SURE)
+        return float((logp_B - (-torch.expm1(logp_B)).log()).mean())
 
     @cached_property
     def _predicts_BT(self) -> Tensor:

@@ -76,7 +76,7 @@ class AutointerpConfig:
     per_call: int = field(default=5, validator=ge(1))
     """Contexts in one question."""
     save: str = ""
-    """A JSON file to write the explanations to, for `Study.read_explanations`."""
+    """A further JSON file to write the explanations to, beside `explanations.json` in the crosscoder's own folder."""
 
 
 @frozen
@@ -107,7 +107,7 @@ class Autointerp:
         found: dict[int, dict[str, Any]] = {}
         for j in study.watch(latents, "explaining"):
             found[j] = self._one(model, windows[j], random.Random(study.seed * 1_000_003 + j))
-        study.explanations.update({j: each["explanation"] for j, each in found.items() if each["explanation"]})
+        study.explain({j: _plain(each) for j, each in found.items() if each["explanation"]})
         if self.options.save:
             self._write(study, found)
         return self._report(study, found)

@@ -42,6 +42,8 @@ TERMS = {
     "twin": "A latent of the other model that writes nearly the same direction: perhaps one concept that was split.",
     "null pair": "A crosscoder of a model against its copy. Nothing is specific there; what is called so is chance.",
 }
+STRENGTHS = ("relative_strength", "relative_strength_interval")
+"""Numbers of `latent_scaling`, beside ν, that the data repeat: what verdicts rest on."""
 
 
 @frozen(kw_only=True)
@@ -153,6 +155,7 @@ class Diff:
         twin = [evidence.twins.get(j) for j in every]
         columns: dict[str, Sequence[Any]] = {
             "verdict": evidence.verdict,
+            "verdict_without_null": evidence.scaling["verdict"],
             "class": evidence.scaling["class"],
             "home": evidence.scaling["home"],
             "density": evidence.activity.density,
@@ -185,6 +188,7 @@ class Diff:
                 "null": evidence.null and asdict(evidence.null),
                 "causal": evidence.causal,
                 "listed": list(listed),
+                **{name: evidence.scaling[name] for name in ("sites", "against", *STRENGTHS)},
                 **{name: list(values) for name, values in columns.items()},
             },
             frame=Table(

@@ -37,6 +37,10 @@ class Null:
     """What a crosscoder of a model against its copy is told about its latents."""
 
     latents: int
+    exclusive: int
+    """How many have a norm of hardly more than 0 in one of the models."""
+    confirmed: int
+    """How many of those are called specific."""
     specific: int
     strongest: float | None
     """The smallest strength elsewhere, upper end, of a latent that is called specific; None where none is."""
@@ -131,7 +135,9 @@ def null_of(scaling: Mapping[str, Any]) -> Null:
     """From the data of `latent_scaling` on a null pair."""
     called = [j for j, verdict in enumerate(scaling["verdict"]) if verdict.startswith("specific")]
     strongest = min((strength_elsewhere(scaling, j) for j in called), default=None)
-    return Null(len(scaling["verdict"]), len(called), strongest)
+    exclusive = [j for j, kind in enumerate(scaling["class"]) if kind.startswith("only")]
+    confirmed = len(set(called) & set(exclusive))
+    return Null(len(scaling["verdict"]), len(exclusive), confirmed, len(called), strongest)
 
 
 def held_against(null: Null | None, scaling: Mapping[str, Any]) -> tuple[list[str], list[str]]:

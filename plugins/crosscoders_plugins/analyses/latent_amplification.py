@@ -2,17 +2,20 @@
 
 1. Answers by amplified logits (`amplification`) show the behaviour.
 2. They are read again with one latent after another taken out of the model after fine-tuning, x^after − f_j
-   (d_j^after − d_j^before): what the log-probability of the behaviour's tokens loses is what the latent contributes.
-3. *Needed*: questions are answered again by amplified logits, the latents that contribute most taken out; and with all
-   of them out, which shows whether the behaviour passes through this crosscoder.
+   (d_j^after − d_j^before): what the log odds of the behaviour's tokens lose is what the latent contributes.
+   Two latents may take away the same, so those that carry it together are then chosen one after another, each beside
+   those already taken out.
+3. *Needed*: questions are answered again by amplified logits, these latents taken out; as many others at random; and
+   all of them, which shows whether the behaviour passes through this crosscoder.
 4. *Enough*: questions are answered by the model after fine-tuning with only these latents amplified,
    x^after + α Σ_{j∈S} f_j (d_j^after − d_j^before).
 """
 
 from __future__ import annotations
 
+import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,9 +30,12 @@ from .answers import by_question, compiled, held_out_questions
 from .attribution import Reading, answer_with
 from .sampling import SamplingConfig, sample
 
+FRAME = ("behaviour", "latent", "contribution", "joint_contribution")
+
 TERMS = {
-    "nats lost without it": "How much less the model expects the words of the behaviour when one latent is taken out: "
-    "2.3 is one tenth as likely.",
+    "alone": "By how many nats the log odds of the behaviour's words fall when this latent is taken out: 2.3 is a "
+    "tenth of the odds.",
+    "beside those above": "The same where the latents of the rows above are out already.",
     "α": "The strength of amplification: at 0 the model as it is, above 0 what fine-tuning changed is exaggerated.",
 }
 
@@ -65,7 +71,9 @@ class LatentAmplificationConfig:
     lead: int = field(default=8, validator=ge(0))
     """Tokens of an answer before the match that count as the behaviour too, since what decides may come before."""
     named: int = field(default=16, validator=ge(1))
-    """Number of latents, those that contribute most, that are taken out together."""
+    """Number of latents that are chosen to be taken out together."""
+    tried: int = field(default=32, validator=ge(1))
+    """Number of latents that are tried for each of these places: those that promised most when last tried."""
     strongest: int = field(default=4, validator=ge(1))
     """Number of them that are amplified by themselves; many at once break the text."""
     batch_rows: int = field(default=200, validator=gt(0))
@@ -147,6 +155,12 @@ class LatentAmplification:
                     patching, asked, logit_alpha=options.logit_alpha, latents=latents, latent_alpha=-1.0
                 )
                 numbers["without"] = self._rate(patching, pattern, without)
+                others = self._others(study.seed, numbers["latents"], len(latents))
+                if others:
+                    without = self._answers(
+                        patching, asked, logit_alpha=options.logit_alpha, latents=others, latent_alpha=-1.0
+                    )
+                    numbers["random"], numbers["without_random"] = others, self._rate(patching, pattern, without)
                 numbers["amplified_latents"] = {
                     alpha: self._rate(
                         patching,
@@ -206,19 +220,27 @@ class LatentAmplification:
         ][: options.read]
         given = list(options.latents.get(name, ()))
         if not found:
-            return {"read": 0, "latents": given, "contribution": [None] * len(given)}
+            unknown = [None] * len(given)
+            return {"read": 0, "latents": given, "contribution": unknown, "joint_contribution": unknown}
         reading = Reading.of(patching, options.logit_alpha, found)
         candidates = given or reading.candidates(options.candidates)
-        whole = reading.log_probability()
-        loss = {j: whole - reading.log_probability([j]) for j in candidates}
-        ranked = given or sorted(candidates, key=lambda j: (-loss[j], j))
+        whole = reading.log_odds()
+        loss = {j: whole - reading.log_odds([j]) for j in study.watch(candidates, f"latents of '{name}'")}
+        joint = {} if given else reading.jointly(loss, options.named, options.tried)
+        ranked = given or [*joint, *sorted(set(candidates) - set(joint), key=lambda j: (-loss[j], j))]
         return {
             "read": len(found),
-            "log_probability": whole,
-            "log_probability_without": reading.log_probability(ranked[: options.named]),
+            "log_odds": whole,
+            "log_odds_without": reading.log_odds(ranked[: options.named]),
             "latents": ranked,
             "contribution": [loss[j] for j in ranked],
+            "joint_contribution": [joint.get(j) for j in ranked],
         }
+
+    def _others(self, seed: int, ranked: Sequence[int], count: int) -> list[int]:
+        """As many of the other candidates, at random, to hold the chosen ones against."""
+        rest = sorted(ranked[count:])
+        return random.Random(seed).sample(rest, min(count, len(rest)))
 
     def _report(self, patching: Patching, behaviours: Mapping[str, dict[str, Any]]) -> Report:
         options, rows, parts, lines = self.options, [], list[Part](), []
@@ -231,6 +253,11 @@ class LatentAmplification:
                 continue
             count, few = len(found["latents"][: options.named]), len(found["latents"][: options.strongest])
             rows.append((name, f"the same without {count} latents", *found["without"].row))
+            against = ""
+            if "without_random" in found:
+                number = len(found["random"])
+                rows.append((name, f"the same without {number} others", *found["without_random"].row))
+                against = f" (without {number} others in {found['without_random']})"
             rows.append((name, "the same without any latent", *found["without_all"].row))
             levels = found["amplified_latents"]
             rows += [
@@ -242,18 +269,18 @@ class LatentAmplification:
                 enough = "it does not surely rise"
             lines.append(
                 f"'{name}': latents {named} contribute most. With amplified logits it comes up in "
-                f"{found['amplified_logits']} of answers, without the first {count} latents in {found['without']}, "
-                f"without any in {found['without_all']}; with only the first {few} amplified {enough}."
+                f"{found['amplified_logits']} of answers, without the first {count} latents in {found['without']}"
+                f"{against}, without any in {found['without_all']}; with only the first {few} amplified {enough}."
             )
             if found["read"]:
                 parts.append(
                     Table(
                         title=f"Latents that carry '{name}'",
-                        columns=("latent", "nats lost without it"),
-                        rows=list(zip(found["latents"], found["contribution"], strict=True))[:12],
-                        note=f"log p of the behaviour's own tokens by amplified logits, over {found['read']} answers: "
-                        f"{found['log_probability']:.2f} nats, and {found['log_probability_without']:.2f} without "
-                        f"the first {count}.",
+                        columns=("latent", "alone", "beside those above"),
+                        rows=list(_contributions(found))[:count],
+                        note="By how much the log odds of the behaviour's own tokens by amplified logits fall without "
+                        f"the latent, in nats, over {found['read']} answers: they are {found['log_odds']:.2f}, and "
+                        f"{found['log_odds_without']:.2f} without the first {count}.",
                     )
                 )
         rates = Table(
@@ -284,11 +311,7 @@ class LatentAmplification:
                 "A behaviour can be spread over many latents, or pass by the sites of this crosscoder."
             )
         )
-        frame_rows = [
-            (name, j, loss)
-            for name, found in behaviours.items()
-            for j, loss in zip(found["latents"], found["contribution"], strict=True)
-        ]
+        frame_rows = [(name, *row) for name, found in behaviours.items() for row in _contributions(found)]
         return Report(
             terms=TERMS,
             title="Latent amplification",
@@ -301,10 +324,13 @@ class LatentAmplification:
                 "logit_alpha": options.logit_alpha,
                 "behaviours": {name: _plain(found) for name, found in behaviours.items()},
             },
-            frame=Table(title="Contributions", columns=("behaviour", "latent", "contribution"), rows=frame_rows)
-            if frame_rows
-            else None,
+            frame=Table(title="Contributions", columns=FRAME, rows=frame_rows) if frame_rows else None,
         )
+
+
+def _contributions(found: Mapping[str, Any]) -> Iterator[tuple[int, float | None, float | None]]:
+    """Each latent with what is lost without it alone, and beside those chosen before it."""
+    return zip(found["latents"], found["contribution"], found["joint_contribution"], strict=True)
 
 
 def _plain(value: Any) -> Any:

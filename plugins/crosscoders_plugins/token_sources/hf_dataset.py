@@ -8,9 +8,9 @@ from typing import Any
 from attrs import field, frozen
 from attrs.validators import in_, min_len
 
-from crosscoders import BadRow, Chat, ConfigError, Origin, Text
+from crosscoders import BadRow, Chat, ConfigError, Origin, Text, TokenIds
 
-from .rows import BAD_ROWS, chat_of, text_of
+from .rows import BAD_ROWS, chat_of, ids_of, text_of
 
 
 @frozen(kw_only=True)
@@ -28,12 +28,19 @@ class HfDatasetConfig:
     revision: str = "main"
     """Branch, tag or commit of the dataset."""
     text_column: str = "text"
-    """Column of running text; ignored when `chat_column` is set."""
+    """Column of running text; ignored when `chat_column` or `ids_column` is set."""
     chat_column: str = ""
     """Column of conversations: lists of role and content."""
+    ids_column: str = ""
+    """Column of token ids, for text that was tokenised before, with the tokenizer of the model; of rows that were
+    padded, those that the column `attention_mask` has a 1 for are taken."""
     bad_rows: str = field(default="stop", validator=in_(BAD_ROWS))
-    """`stop` at a row without text or conversation, or one that a model's chat template refuses, or `skip` and count
-    it."""
+    """`stop` at a row without text, conversation or ids, or one that the model or its chat template refuses, or `skip`
+    and count it."""
+
+    def __attrs_post_init__(self) -> None:
+        if self.chat_column and self.ids_column:
+            raise ConfigError("a dataset is read by its chat_column or by its ids_column, not by both")
 
 
 class HfDataset:
@@ -57,12 +64,14 @@ class HfDataset:
         except (OSError, ValueError) as error:
             raise ConfigError(f"cannot open the dataset '{config.path}': {error}") from error
 
-    def documents(self, *, skip: int = 0) -> Iterator[Text | Chat | BadRow]:
+    def documents(self, *, skip: int = 0) -> Iterator[Text | Chat | TokenIds | BadRow]:
         """Yield the rows from number `skip` on; the library seeks if its files allow that."""
         number = skip
         for row in self._rows(skip):
             origin = Origin(f"{self.config.path} row {number}", self.config.bad_rows)
-            if self.config.chat_column:
+            if self.config.ids_column:
+                yield ids_of(row, self.config.ids_column, origin)
+            elif self.config.chat_column:
                 yield chat_of(row, self.config.chat_column, origin)
             else:
                 yield text_of(row, self.config.text_column, origin)

@@ -6,11 +6,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from crosscoders import BadRow, Chat, ConfigError, Message, Origin, Text
+from crosscoders import BadRow, Chat, ConfigError, Message, Origin, Text, TokenIds
 
 BAD_ROWS = ("stop", "skip")
 """What may be done with a row that is not a document."""
 
+MASK = "attention_mask"
 HIDDEN = ("role", "content")
 
 
@@ -31,6 +32,30 @@ def text_of(row: Any, column: str, origin: Origin) -> Text | BadRow:
         return Text(_column(row, column, str, "text"), origin=origin)
     except RowError as error:
         return bad(origin, str(error))
+
+
+def ids_of(row: Any, column: str, origin: Origin) -> TokenIds | BadRow:
+    """The token ids in a column of a row, without padding where its `attention_mask` tells of some."""
+    try:
+        ids = _whole_numbers(row, column)
+        if isinstance(row.get(MASK), list):
+            mask = _whole_numbers(row, MASK)
+            if len(mask) != len(ids):
+                raise RowError(f"has {len(ids)} ids in '{column}' and {len(mask)} values in '{MASK}'")
+            ids = [number for number, there in zip(ids, mask, strict=True) if there]
+        if not ids:
+            raise RowError(f"has no token ids in '{column}'")
+        return TokenIds(tuple(ids), origin=origin)
+    except RowError as error:
+        return bad(origin, str(error))
+
+
+def _whole_numbers(row: Any, column: str) -> list[int]:
+    values: list[int] = _column(row, column, list, "list of token ids")
+    wrong = [value for value in values if type(value) is not int or value < 0]
+    if wrong:
+        raise RowError(f"has {_shown(wrong[0])} among the token ids in '{column}'")
+    return values
 
 
 def chat_of(row: Any, column: str, origin: Origin) -> Chat | BadRow:

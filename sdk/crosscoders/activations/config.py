@@ -66,4 +66,6 @@ class HarvestConfig:
         data: dict[str, Any] = unstructure(self)
         for key in ("rows_per_forward", "prefetch", "seed"):
             del data["activations"][key]
+        if not data["activations"]["masks"]["roles"]:
+            del data["activations"]["masks"]["roles"]  # as caches have it that are older than the option
         return data

@@ -13,17 +13,22 @@ from torch import Tensor, nn
 from ..crosscoder.sites import Site, SiteLayout
 from ..errors import SiteError, TrainingError
 from ..models.adapter import ModelAdapter
+from ..models.names import canonical_site
 from ..models.tokens import Partner, TokenBatch
 
 
 def resolve_sites(adapters: Mapping[str, ModelAdapter], names: Sequence[str]) -> SiteLayout:
-    """Look up `model/point` names and return their layout; `SiteError` lists the valid names if one is unknown."""
+    """Look up `model/point` names and return their layout, by the points' own names.
+
+    `SiteError` lists the valid names if one is unknown.
+    """
     sites = []
     for name in names:
-        model, slash, point = name.partition("/")
+        model, slash, _ = name.partition("/")
         if not slash or model not in adapters:
             raise SiteError(f"site '{name}' should be MODEL/POINT, where MODEL is one of {', '.join(adapters)}")
-        sites.append(Site(name, adapters[model].width(point)))
+        own = canonical_site(name, adapters)
+        sites.append(Site(own, adapters[model].width(own.partition("/")[2])))
     return SiteLayout(tuple(sites))
 
 

@@ -194,6 +194,7 @@ class LiveActivations:
             pack=self.pack,
             split=split,
             held_out_share=activations.held_out_share if held_out_share is None else held_out_share,
+            roles=activations.masks.roles,
         )
 
 

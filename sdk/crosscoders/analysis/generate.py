@@ -64,3 +64,19 @@ def generate(
         ids, attention = drawn_B[:, None], torch.ones(len(prompts), 1, dtype=torch.bool, device=device)
     table = torch.stack(answers, dim=1).tolist() if answers else [[] for _ in prompts]
     return [[token for token in row if token >= 0] for row in table]
+
+
+class AmplifiedLogits:
+    """A decoder of two models that read the same tokens: (1 + α) logits_after − α logits_before at each step.
+
+    α = 0 is the model after, α = −1 the model before. Vocabularies padded to different sizes are cut to the smaller.
+    """
+
+    def __init__(self, after: Decoder, before: Decoder, alpha: float) -> None:
+        self.after, self.before, self.alpha = after, before, alpha
+
+    def advance(self, ids: Tensor, attention: Tensor) -> Tensor:
+        """Read the next tokens in both models; logits (B, V)."""
+        after_BV, before_BV = self.after.advance(ids, attention), self.before.advance(ids, attention)
+        size = min(after_BV.shape[-1], before_BV.shape[-1])
+        return (1 + self.alpha) * after_BV[..., :size] - self.alpha * before_BV[..., :size]

@@ -1,8 +1,8 @@
-"""Looking at latents: which are active on a text, what a phrase is found by, what they say in the logits."""
+"""Looking at latents: which are active on a text, and what a phrase is found by."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,10 +10,8 @@ from attrs import field, frozen
 from torch import Tensor
 
 from ..crosscoder.latents import Latents
-from ..crosscoder.module import Crosscoder
 from ..devices import accumulator, precise
-from ..errors import AnalysisError, CrosscodersError
-from ..models.adapter import ModelAdapter, ReadsOut
+from ..models.adapter import ModelAdapter
 from ..models.capabilities import token_texts
 from ..models.tokens import TokenBatch
 from ..reports import Context, Example, Examples, Table
@@ -160,40 +158,3 @@ def _peak_token(phrase: TokenLatents, latent: int) -> str:
     values = phrase.activation(latent)
     _, row, position = max((v, -r, -t) for r, vs in enumerate(values) for t, v in enumerate(vs))
     return phrase.texts[-row][-position]
-
-
-def logit_effects(
-    crosscoder: Crosscoder, adapters: Mapping[str, ModelAdapter], latents: Sequence[int], *, count: int
-) -> Table:
-    """The `count` tokens that each latent promotes and suppresses most, by written site.
-
-    The direct effect: the decoder row in raw units through the last norm's weight and the unembedding, less its mean
-    over the vocabulary, as a norm of scale 1 would pass it on. Sites without a way to the logits are left out.
-    """
-    rows: list[tuple[int, str, str, int, str, int, float]] = []
-    for site in crosscoder.written.sites:
-        adapter = adapters.get(site.model)
-        if not isinstance(adapter, ReadsOut):
-            continue
-        try:
-            effect_KV = adapter.read_out(site.point, crosscoder.direction(latents, site.name)).float().cpu()
-        except CrosscodersError:
-            # A point off the residual stream, or an encoder.
-            continue
-        effect_KV = effect_KV - effect_KV.mean(dim=1, keepdim=True)
-        for latent, effect_V in zip(latents, effect_KV, strict=True):
-            for sign, kind in ((1, "promoted"), (-1, "suppressed")):
-                ids = (sign * effect_V).topk(min(count, len(effect_V))).indices.tolist()
-                texts = token_texts(adapter, ids)
-                rows += [
-                    (latent, site.name, kind, rank, text, token, float(effect_V[token]))
-                    for rank, (token, text) in enumerate(zip(ids, texts, strict=True))
-                ]
-    if not rows:
-        raise AnalysisError(f"none of the sites {', '.join(crosscoder.written.names)} has a read-out into logits")
-    return Table(
-        title="Direct effects on the logits",
-        columns=("latent", "site", "kind", "rank", "token", "id", "effect"),
-        rows=rows,
-        note="Per unit of activation, less the mean over the vocabulary, with the last norm's scale left at 1.",
-    )

@@ -67,26 +67,32 @@ def spurious(
     diff = {"name": "diff", "null": made["null pair"], "others": others}
     study = Study.of(made["main"], num_tokens=num_tokens, registry=registry)
     reports = analyse(made["main"], [diff], study=study, registry=registry)
-    rows = [_counts(name, crosscoder, study, registry) for name, crosscoder in made.items()]
+    found = reports[0].data
+    rows = [
+        _row("main", made["main"], _counts(found["class"], found["verdict_without_null"])),
+        _row("null pair", made["null pair"], [found["null"][key] for key in ("exclusive", "confirmed", "specific")]),
+    ]
+    for name in [name for name in made if name not in ("main", "null pair")]:
+        other = study.with_crosscoder(made[name])
+        (report,) = analyse(made[name], ["latent_scaling"], study=other, registry=registry)
+        rows.append(_row(name, made[name], _counts(report.data["class"], report.data["verdict"])))
     return [_report(rows), *reports]
 
 
-def _counts(name: str, crosscoder: Crosscoder, study: Study, registry: Registry | None) -> tuple[Any, ...]:
-    """A row of the table: what one crosscoder calls exclusive, on the text of the main one's study."""
-    if name == "null pair":
-        first = study.adapters[study.crosscoder.sites[0].model]
-        study = study.with_crosscoder(crosscoder, dict.fromkeys(study.adapters, first))
-    elif crosscoder is not study.crosscoder:
-        study = study.with_crosscoder(crosscoder)
-    (report,) = analyse(crosscoder, ["latent_scaling"], study=study, registry=registry)
-    verdicts, classes = report.data["verdict"], report.data["class"]
+def _counts(classes: Sequence[str], verdicts: Sequence[str]) -> Sequence[int]:
+    """How many latents are exclusive by norms, how many of those are called specific, and how many of all."""
     specific = [verdict.startswith("specific") for verdict in verdicts]
     exclusive = [kind.startswith("only") for kind in classes]
-    confirmed = sum(a and b for a, b in zip(exclusive, specific, strict=True))
+    return sum(exclusive), sum(a and b for a, b in zip(exclusive, specific, strict=True)), sum(specific)
+
+
+def _row(name: str, crosscoder: Crosscoder, counts: Sequence[int]) -> tuple[Any, ...]:
+    """A row of the table on one crosscoder."""
+    exclusive, confirmed, specific = counts
     metrics = crosscoder.info.metrics if crosscoder.info else {}
     explained = [value for value in metrics.get("explained_variance", {}).values() if value is not None]
     mean = sum(explained) / len(explained) if explained else None
-    return (name, sum(exclusive), confirmed, sum(exclusive) - confirmed, sum(specific), metrics.get("l0"), mean)
+    return (name, exclusive, confirmed, exclusive - confirmed, specific, metrics.get("l0"), mean)
 
 
 def _report(rows: Sequence[tuple[Any, ...]]) -> Report:

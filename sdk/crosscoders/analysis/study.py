@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..activations import ActivationConfig, Harvester, keep_mask
 from ..crosscoder.edits import Change, parsed
+from ..crosscoder.explanations import read_explanations
 from ..crosscoder.latents import known_latents
 from ..crosscoder.module import Crosscoder
 from ..devices import accumulator, precise
@@ -27,7 +28,6 @@ from ..models.split import Split
 from ..models.tokens import TokenSource
 from ..plugins.choices import ModelChoice, TokenSourceChoice, structure
 from ..plugins.registry import Registry, get_registry
-from ..reading import read_json
 from ..reports import Example, Examples, Table
 from ..training.evaluate import Metrics, evaluate
 from ..training.fidelity import spliced_losses
@@ -35,12 +35,15 @@ from .act import Steered, change_effect, sites_of
 from .census import Census, census
 from .effects import Effect
 from .examples import activity
+from .explaining import keep_explanations
 from .inputs import Input, token_rows
 from .latent_cache import write_latents
-from .look import TokenLatents, find, logit_effects, token_latents
+from .logits import logit_effects
+from .look import TokenLatents, find, token_latents
 from .passes import MEMORY, Passes, StudyBatch, version_of
 from .patching import Amplified, Arm, Patching, patch_effect
 from .recipe import StudyRecipe, chosen_metrics
+from .scales import estimate_scales
 from .watching import watched
 
 T = TypeVar("T")
@@ -73,8 +76,9 @@ class Study:
         self.split: Split = split if activations.held_out_share else "train"
         self.memory, self.folder = memory, None if folder is None else Path(folder)
         self.quiet, self.doing = quiet, "reading"
-        self.explanations: dict[int, str] = {}
-        """What latents respond to, in words, shown wherever they are: see `read_explanations`."""
+        known = crosscoder.info.explanations if crosscoder.info else {}
+        self.explanations: dict[int, str] = {j: entry["explanation"] for j, entry in known.items()}
+        """What latents respond to, in words; at first what stands beside the crosscoder. See `explain`."""
         # Shared with the same study over other numbers of tokens.
         self._shared: dict[Any, Any] = {}
         self._pack: bool | str | None = None
@@ -215,17 +219,20 @@ class Study:
         return Examples(title="Strongest examples", entries=entries, note=f"Of {seen.num_tokens} tokens of the study.")
 
     def read_explanations(self, path: str | Path) -> None:
-        """Take explanations of latents from a JSON file that the analysis `autointerp` wrote."""
-        content = read_json(Path(path), AnalysisError)
-        latents = content.get("latents") if isinstance(content, Mapping) else None
-        if not isinstance(latents, Mapping):
-            raise AnalysisError(f"{path} has no explanations: it should be a table with the key latents")
-        known = {str(j): j for j in range(self.crosscoder.num_latents)}
-        for name, found in latents.items():
-            text = found.get("explanation") if isinstance(found, Mapping) else None
-            if name not in known or not isinstance(text, str):
-                raise AnalysisError(f"{path} has an entry '{name}' that does not explain one of the latents")
-            self.explanations[known[name]] = text
+        """Take explanations of latents from a JSON file that the analysis `autointerp` wrote, for this study alone."""
+        found = read_explanations(Path(path), self.crosscoder.num_latents, AnalysisError)
+        self.explanations.update({j: entry["explanation"] for j, entry in found.items()})
+
+    def explain(self, found: Mapping[int, str | Mapping[str, Any]]) -> Path | None:
+        """Say what latents respond to: texts, or tables with an `explanation` and whatever else is known, by latent.
+
+        They are kept beside the crosscoder from then on, with those that are there already: in memory, in every folder
+        that it is saved to and, where it was loaded from a folder of this machine, in `explanations.json` there, whose
+        path is returned.
+        """
+        entries, path = keep_explanations(self.crosscoder, found)
+        self.explanations.update(entries)
+        return path
 
     def write_latents(self, folder: str | Path, *, splits: int = 5) -> Path:
         """Write all latents of the study's tokens into a new folder, in the layout of delphi's cache."""
@@ -369,7 +376,7 @@ class Study:
         Tokens that training masks leave out do not count, outliers apart, which are known only in a study's own tokens.
         """
         tokens = token_rows(given, self.adapters, self.reading)
-        harvester = self._passes().harvester
+        harvester = self._harvester()
         tokens = tokens.to(self.crosscoder.device)
         x_BTX = harvester(tokens)
         keep_BT = keep_mask(self.activations.masks, tokens, harvester.norms(x_BTX), None)
@@ -386,21 +393,9 @@ class Study:
 
     # -- normalise ----------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
     def estimate_normalisation(self, num_tokens: int = 16_384) -> None:
         """Give the sites whose scale no file says √D / mean‖x‖ of these tokens; others stay as they are."""
-        normaliser, layout = self.crosscoder.normaliser, self.crosscoder.layout
-        sums, count = dict.fromkeys(normaliser.unknown, 0.0), 0
-        for batch in self.with_tokens(num_tokens).batches() if sums else ():
-            x_BX = batch.x_BX
-            count += len(x_BX)
-            for name in sums:
-                sums[name] += float(precise(x_BX[:, layout.slices[name]]).norm(dim=1).sum())
-        if sums and not count:
-            raise AnalysisError("no token counts, so no normalisation can be estimated")
-        for name, total in sums.items():
-            width = layout.subset([name]).width
-            normaliser.set_scales({name: width**0.5 * count / total})
+        estimate_scales(self.with_tokens(num_tokens))
 
     def batches(self) -> Iterator[StudyBatch]:
         """Yield activations of about `num_tokens` tokens, or fewer if the token source ends sooner.
@@ -422,6 +417,10 @@ class Study:
         """The same items, with a progress bar unless the study is `quiet`: for what an analysis does besides passes."""
         return watched(items, what, total=len(items), quiet=self.quiet)
 
+    def _harvester(self) -> Harvester:
+        rows, device = self.activations.rows_per_forward, self.crosscoder.device
+        return Harvester(self.adapters, self.crosscoder.layout, rows_per_forward=rows, device=device)
+
     def _passes(self) -> Passes:
         config = self.activations
         key = config, self.split
@@ -435,15 +434,10 @@ class Study:
                 split=self.split,
                 held_out_share=config.held_out_share,
                 repeat=False,
-            )
-            harvester = Harvester(
-                self.adapters,
-                self.crosscoder.layout,
-                rows_per_forward=config.rows_per_forward,
-                device=self.crosscoder.device,
+                roles=config.masks.roles,
             )
             self._shared[key] = Passes(
-                self.crosscoder, reader, harvester, config, memory=self.memory, folder=self.folder
+                self.crosscoder, reader, self._harvester(), config, memory=self.memory, folder=self.folder
             )
         passes: Passes = self._shared[key]
         return passes

@@ -229,5 +229,11 @@ def with_metadata(text: str, licence: str, datasets: Sequence[str], base_models:
     return f"---\n{yaml.safe_dump(data, sort_keys=False)}---\n{body}"
 
 
+def with_section(text: str, section: str) -> str:
+    """The card with a section more, before the words that it ends with."""
+    body, made, end = text.rpartition("\nMade with crosscoders ")
+    return f"{body}\n{section}{made}{end}" if made else f"{text.rstrip()}\n\n{section}"
+
+
 def _is_hub_id(model: str) -> bool:
     return model.count("/") == 1 and " " not in model and not model.startswith(("/", ".", "tiny-pair/"))

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from ..crosscoder.build import build_crosscoder
+from ..crosscoder.explanations import EXPLANATIONS, Explanations, read_explanations, write_explanations
 from ..crosscoder.gates import check_gate, describe_gate, gate_from_config
 from ..crosscoder.info import CheckpointInfo, need
 from ..crosscoder.module import Crosscoder
@@ -66,6 +67,9 @@ def save_crosscoder(
                 forget(folder / CONFIG)
             (partial / CONFIG).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
             drawn_in = folder if weights_are_there else None
+            if crosscoder.info.explanations:
+                sites = [site["name"] for site in description["sites"]]
+                write_explanations(partial / EXPLANATIONS, crosscoder.info.explanations, sites)
             write_card(crosscoder, norms_FS.cpu().float(), description.get("needs", []), partial, drawn_in=drawn_in)
     if processes.shard == 0:
         remember(folder / CONFIG, crosscoder.info)
@@ -161,9 +165,21 @@ def load_crosscoder(
         reading=config.get("reading", {}),
         needs=config.get("needs", []),
         origin=config.get("origin", {}),
+        explanations=_explanations(folder, total),
     )
     crosscoder.info = recall(folder / CONFIG, info)
     return crosscoder.to(place).eval()
+
+
+def _explanations(folder: Path, num_latents: int) -> Explanations:
+    """What stands beside the weights; a file that is damaged is left out with a warning, as nothing depends on it."""
+    try:
+        return read_explanations(folder / EXPLANATIONS, num_latents, CheckpointError)
+    except FileNotFoundError:
+        return {}
+    except CheckpointError as error:
+        logger.warning("%s; the crosscoder is loaded without explanations", error)
+        return {}
 
 
 def checked_folder(

@@ -12,14 +12,25 @@ from pathlib import Path
 from typing import Any
 
 from attrs import field, frozen
+from attrs.converters import optional
 
 from ..converters import as_tuple
+from ..crosscoder.explanations import EXPLANATIONS
 from ..errors import CheckpointError, shown
 from ..privacy.local import path_strings
-from .card import with_metadata
+from .card import with_metadata, with_section
 from .checkpoint import CARD, CONFIG, WEIGHTS, checked_folder
+from .dashboard import FOLDER, Dashboard
 
-FILES = (CONFIG, f"{WEIGHTS}*.safetensors", f"{WEIGHTS}.safetensors.index.json", CARD, "figures/*", "report.html")
+FILES = (
+    CONFIG,
+    f"{WEIGHTS}*.safetensors",
+    f"{WEIGHTS}.safetensors.index.json",
+    CARD,
+    EXPLANATIONS,
+    "figures/*",
+    "report.html",
+)
 
 
 def is_folder(name: str | Path) -> bool:
@@ -137,6 +148,14 @@ class Publication:
     datasets: tuple[str, ...] = field(default=(), converter=as_tuple)
     base_models: tuple[str, ...] = field(default=(), converter=as_tuple)
     commit_message: str = "Upload crosscoder"
+    dashboard: Path | None = field(default=None, converter=optional(Path))
+    """The folder of a dashboard, to be put into the repository or into a Space."""
+    dashboard_space: str = ""
+    """`owner/name` of a static Space, made if it is missing; empty for the folder `dashboard` of the repository."""
+
+    def __attrs_post_init__(self) -> None:
+        if self.dashboard_space and self.dashboard is None:
+            raise CheckpointError("dashboard_space= says where a dashboard goes: pass dashboard= with its folder")
 
 
 def push_folder(
@@ -161,13 +180,21 @@ def push_folder(
     how = publication or Publication()
     if how.create_pr and (how.tag or how.branch):
         raise CheckpointError("a pull request has no branch or tag of its own: leave out branch= and tag=")
+    dashboard = None if how.dashboard is None else Dashboard.read(how.dashboard)
     api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as scratch:
-        published = _publishable(folder, Path(scratch), how)
+        where = f"{api.endpoint}/"
+        section = "" if dashboard is None else dashboard.section(where, repo_id, how.branch, how.dashboard_space)
+        published = _publishable(folder, Path(scratch), how, section)
+        if dashboard is not None and how.dashboard_space:
+            with hub_client(f"could not push the dashboard to the Space '{how.dashboard_space}'"):
+                dashboard.push_to_space(api, how.dashboard_space, repo_id, private=how.private)
         with hub_client(f"could not push to '{repo_id}'"):
             api.create_repo(repo_id, private=how.private, exist_ok=True)
             if how.branch:
                 api.create_branch(repo_id, branch=how.branch, exist_ok=True)
+            if dashboard is not None and not how.dashboard_space:
+                published += dashboard.operations(api, repo_id, "model", f"{FOLDER}/", revision=how.branch or None)
             commit = api.create_commit(
                 repo_id,
                 operations=published,
@@ -180,7 +207,7 @@ def push_folder(
     return str(commit.pr_url if how.create_pr else commit.commit_url)
 
 
-def _publishable(folder: Path, scratch: Path, how: Publication) -> list[Any]:
+def _publishable(folder: Path, scratch: Path, how: Publication, section: str) -> list[Any]:
     """What a commit adds: the files, the card with what is said here, weights in the Hub's ordinary form."""
     from huggingface_hub import CommitOperationAdd
 
@@ -196,8 +223,13 @@ def _publishable(folder: Path, scratch: Path, how: Publication) -> list[Any]:
         files = {name: path for name, path in files.items() if not name.startswith(f"{WEIGHTS}")}
         write_whole(*checked_folder(folder), scratch)
         files |= {path.name: path for path in scratch.iterdir()}
+    text = said = (folder / CARD).read_text(encoding="utf-8") if CARD in files else ""
     if how.licence or how.datasets or how.base_models:
-        card, text = scratch / "card.md", (folder / CARD).read_text(encoding="utf-8")
-        card.write_text(with_metadata(text, how.licence, how.datasets, how.base_models), encoding="utf-8")
+        text = with_metadata(text, how.licence, how.datasets, how.base_models)
+    if section:
+        text = with_section(text, section)
+    if text != said:
+        card = scratch / "card.md"
+        card.write_text(text, encoding="utf-8")
         files[CARD] = card
     return [CommitOperationAdd(path_in_repo=name, path_or_fileobj=str(path)) for name, path in files.items()]

@@ -81,6 +81,8 @@ def load_pretrained(
             f"{place.name} is of this library and says its sites and scales; sites= and the like are for others"
         )
     crosscoder = load_crosscoder(found, registry=registry, device=str(device), processes=processes)
+    if crosscoder.info is not None and is_folder(place.name):
+        crosscoder.info = evolve(crosscoder.info, folder=found)
     return crosscoder if dtype == torch.float32 else _narrowed(crosscoder, dtype)
 
 

@@ -83,7 +83,7 @@ def attribution_graph(
     }
     store = RowStore.begin(
         explained.num_columns,
-        {**settings, "fingerprint": _fingerprint(explained, wanted, position)},
+        {} if folder is None else {**settings, "fingerprint": _fingerprint(explained, wanted, position)},
         None if folder is None else Path(folder),
     )
     with tqdm(total=budget + len(wanted), desc="attribution", disable=not progress, leave=False) as bar:
@@ -151,13 +151,13 @@ class _Visit:
         return torch.sort(score_N, descending=True, stable=True).indices[:count].sort().values
 
     def _batches(self, node_n: Tensor) -> list[Tensor]:
-        """Batches of latents that read one point each."""
-        by_point: dict[str, list[int]] = {}
+        """Batches of latents that read one point each, and need as much of the prompt."""
+        alike: dict[tuple[str, int], list[int]] = {}
         for node in node_n.tolist():
-            by_point.setdefault(self.explained.read_of(node), []).append(node)
+            alike.setdefault(self.explained.goes_with(node), []).append(node)
         return [
             torch.tensor(nodes[start : start + self.batch_size])
-            for nodes in by_point.values()
+            for nodes in alike.values()
             for start in range(0, len(nodes), self.batch_size)
         ]
 
@@ -183,12 +183,18 @@ def _assembled(
     place = torch.full((columns + len(targets),), -1, dtype=torch.int64)
     kept = torch.cat([selected, torch.arange(active, columns + len(targets))])
     place[kept] = torch.arange(len(kept))
-    edges = rows.edges_RC.tocoo()
-    row_E, column_E = place[rows.node_R].numpy()[edges.row], place.numpy()[edges.col]
-    inside = column_E >= 0
-    edges_MM = sparse.csr_matrix((edges.data[inside], (row_E[inside], column_E[inside])), shape=(len(kept),) * 2)
+    # Columns keep their order, so rows stay sorted.
+    order_R = np.argsort(place[rows.node_R].numpy(), kind="stable")
+    edges_RC = rows.edges_RC[order_R]
+    column_E = place.numpy()[edges_RC.indices]
+    row_E = np.repeat(place[rows.node_R].numpy()[order_R], np.diff(edges_RC.indptr))
     left_out_M = np.zeros(len(kept))
-    np.add.at(left_out_M, row_E[~inside], edges.data[~inside].astype(np.float64))
+    inside = column_E >= 0
+    if not inside.all():
+        np.add.at(left_out_M, row_E[~inside], edges_RC.data[~inside].astype(np.float64))
+        row_E, column_E = row_E[inside], column_E[inside]
+    start_M = np.concatenate([[0], np.cumsum(np.bincount(row_E, minlength=len(kept)))])
+    edges_MM = sparse.csr_matrix((edges_RC.data[inside], column_E, start_M), shape=(len(kept),) * 2)
     constant_M, total_M = torch.zeros(len(kept)), torch.zeros(len(kept))
     constant_M[place[rows.node_R]], total_M[place[rows.node_R]] = rows.constant_R, rows.total_R
     first = len(kept) - len(targets)

@@ -23,7 +23,7 @@ class ComparedGraphs:
 
     @cached_property
     def _nodes(self) -> tuple[dict[Key, int], dict[Key, int]]:
-        return _keys(self.first), _keys(self.second)
+        return node_keys(self.first), node_keys(self.second)
 
     @property
     def common(self) -> list[tuple[int, int]]:
@@ -85,7 +85,8 @@ def compare_graphs(first: AttributionGraph, second: AttributionGraph) -> Compare
     return ComparedGraphs(first, second)
 
 
-def _keys(graph: AttributionGraph) -> dict[Key, int]:
+def node_keys(graph: AttributionGraph) -> dict[Key, int]:
+    """What each node is, by which nodes of two graphs are matched, and its number."""
     keys: list[Key] = [("latent", *latent) for latent in graph.latent_n3.tolist()]
     keys += [("error", cut, position) for cut in graph.cuts for position in range(len(graph.ids))]
     keys += [("token", position) for position in range(len(graph.ids))]

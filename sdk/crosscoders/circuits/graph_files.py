@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import json
 import re
@@ -16,6 +17,7 @@ from markupsafe import Markup
 
 from ..errors import AnalysisError
 from ..files import disk_errors, write_whole
+from ..pages import asset, digest, script_json
 from ..privacy.local import is_recorded
 from ..reports import Table
 from ..reports.report import cell
@@ -25,6 +27,8 @@ from .graph_fidelity import GraphFidelity
 from .graph_json import OWN, graph_to_json, visible, write_graph_json
 from .replacement import Fidelity
 
+MOST_WHOLE = 100_000
+"""Edges up to which a page holds the whole graph besides the pruned one that it shows."""
 MOST_CHECKED = 20
 """Rows of ablations on a page: those of the largest effects."""
 
@@ -44,7 +48,8 @@ def graph_page(
 
     Nodes stand by position and layer. The page has a search, a slider of influence, pins and groups, labels that the
     browser keeps, and keys for all of it; with `features`, a folder that `write_features` wrote, what latents respond
-    to. A content policy lets only the page's own script run.
+    to. A content policy lets only the page's own script run. The whole graph is in the page too, to be taken along,
+    where it has up to 100,000 edges.
     """
     content = graph_to_json(
         graph,
@@ -59,8 +64,16 @@ def graph_page(
     own["shown"] = 1.0
     if features is not None:
         own["features"] = read_features(features, {node.get("feature") for node in content["nodes"]})
+    if graph.edges_MM.nnz <= MOST_WHOLE:
+        whole = graph_to_json(graph, slug="graph-whole", scan="model", labels=labels, whole=True, check=False)
+        packed = base64.b64encode(gzip.compress(json.dumps(whole).encode(), mtime=0)).decode()
+    else:
+        packed = ""
     own["key"] = hashlib.sha256(json.dumps(content["nodes"]).encode()).hexdigest()[:16]
-    script, style = (_text(name) for name in ("page.js", "page.css"))
+    script, style = (
+        asset("show.js") + page_text("groups.js") + page_text("page.js"),
+        asset("palette.css") + page_text("page.css"),
+    )
     targets = ", ".join(visible(target.label) for target in graph.targets)
     summary = (
         f"{sum(node['feature_type'] != 'logit' for node in content['nodes'])} nodes and {len(content['links'])} edges "
@@ -68,16 +81,18 @@ def graph_page(
         f"{graph.replacement_score:.3f}, completeness {graph.completeness_score:.3f}; rows add up to {graph.gap():.1g}"
     )
     return (
-        _environment()
+        page_environment()
         .get_template("page.html")
         .render(
             title=title or visible("".join(graph.texts)),
             summary=summary,
             style=Markup(style),  # noqa: S704 - our own files
             script=Markup(script),  # noqa: S704
-            style_hash=_digest(style),
-            script_hash=_digest(script),
-            data=Markup(_inside_script(content)),  # noqa: S704 - no '<' is left in it
+            style_hash=digest(style),
+            script_hash=digest(script),
+            data=Markup(script_json(content)),  # noqa: S704 - no '<' is left in it
+            whole=packed,
+            num_edges=graph.edges_MM.nnz,
             checked=_checks(checked) if checked else None,
             fidelity=fidelity.table() if fidelity else None,
         )
@@ -152,21 +167,13 @@ def _name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", text)
 
 
-def _text(name: str) -> str:
+def page_text(name: str) -> str:
+    """A file of the pages' own script or style."""
     return files("crosscoders.circuits").joinpath("page", name).read_text(encoding="utf-8")
 
 
-def _digest(text: str) -> str:
-    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def _inside_script(content: object) -> str:
-    """JSON that may stand in a script element: nothing in it can end the element or begin a comment."""
-    text = json.dumps(content, ensure_ascii=True, allow_nan=False)
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
-
-
-def _environment() -> Environment:
+def page_environment() -> Environment:
+    """Where the templates of pages are."""
     environment = Environment(loader=PackageLoader("crosscoders.circuits", "page"), autoescape=True, trim_blocks=True)
     environment.filters["cell"] = cell
     return environment

@@ -1,4 +1,5 @@
-"""The form of a graph's and a latent's JSON data: which keys there are, which are needed, and of which type.
+"""The form of JSON data that others read, a graph's and a latent's among them: which keys there are, which are needed,
+and of which type.
 
 A form is a type's name (several with "or"), a table, a list of one form, or a list of forms, which stands for one of
 that length. Other keys are allowed everywhere.
@@ -49,6 +50,7 @@ _TYPES: dict[str, Callable[[Any], bool]] = {
     "string": lambda value: isinstance(value, str),
     "number": _is_number,
     "integer": _is_integer,
+    "boolean": lambda value: isinstance(value, bool),
     "null": lambda value: value is None,
 }
 

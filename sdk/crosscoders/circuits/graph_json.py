@@ -38,26 +38,29 @@ def graph_to_json(
     node_threshold: float = 0.8,
     edge_threshold: float = 0.98,
     bias_node: bool = False,
+    whole: bool = False,
     check: bool = True,
 ) -> dict[str, Any]:
     """The graph, pruned, as JSON data that passes `check_graph_json`; `check` says whether it has to.
+
+    `whole` leaves nothing out, whatever the thresholds say.
 
     `slug` names the graph; `scan` is the model's id and `source_set` its set of latents, as Neuronpedia calls them.
     `labels` are words for latents by layer and index. `bias_node` adds a node for what biases give.
     """
     kept = graph.prune(node_threshold=node_threshold, edge_threshold=edge_threshold)
-    part = graph.pruned(node_threshold=node_threshold, edge_threshold=edge_threshold)
-    stays_M = kept.nodes_M.copy()
+    part = graph if whole else graph.pruned(node_threshold=node_threshold, edge_threshold=edge_threshold)
+    stays_M = np.ones_like(kept.nodes_M) if whole else kept.nodes_M.copy()
     stays_M[graph.errors] = True
     shares = kept.cumulative_M[stays_M]
     giving = set(part.edges_MM.indices.tolist())
     nodes, ids = [], {}
     for node in range(part.num_nodes):
-        if part.errors.start <= node < part.errors.stop and node not in giving:
+        if part.errors.start <= node < part.errors.stop and node not in giving and not whole:
             continue
-        ids[node] = _node_id(part, node)
+        ids[node] = node_id(part, node)
         influence = float(shares[node]) if node < part.logits.start else None
-        nodes.append(_node(part, node, ids[node], influence, labels or {}))
+        nodes.append(node_data(part, node, ids[node], influence, labels or {}))
     edges = part.edges_MM.tocoo()
     links = [
         {"source": ids[int(source)], "target": ids[int(target)], "weight": float(weight)}
@@ -254,7 +257,8 @@ def visible(text: str) -> str:
     return printable(text.replace("\n", "⏎").replace("\t", "⇥"))
 
 
-def _node_id(graph: AttributionGraph, node: int) -> str:
+def node_id(graph: AttributionGraph, node: int) -> str:
+    """What a node is called in graph files."""
     length = len(graph.ids)
     if node < graph.errors.start:
         layer, position, index = graph.latent_n3[node].tolist()
@@ -276,9 +280,10 @@ def _logit(graph: AttributionGraph, node: int) -> int:
     return int(graph.vocabulary_size + place if token is None else token)
 
 
-def _node(
+def node_data(
     graph: AttributionGraph, node: int, name: str, influence: float | None, labels: Mapping[tuple[int, int], str]
 ) -> dict[str, Any]:
+    """A node as graph files have it, under a name."""
     common = {**_PLAIN, "node_id": name, "influence": influence, "jsNodeId": name}
     if node < graph.errors.start:
         layer, position, index = graph.latent_n3[node].tolist()

@@ -12,6 +12,7 @@ attention, which are what the held model gives where its embeddings and cuts are
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from attrs import frozen
@@ -20,6 +21,7 @@ from torch import Tensor
 from ..models.adapter import Edit
 from ..models.linear import EMBEDDING, FINAL, Linear
 from ..models.tokens import TokenBatch
+from .prefixes import Prefixes
 from .replacement import ReplacementModel
 
 
@@ -59,11 +61,14 @@ class Brought:
 
 @frozen(eq=False)
 class _Writes:
-    """What active latents write at one cut, by position."""
+    """All that is written at one cut, by position."""
 
-    node_P: list[Tensor]
+    at_P: list[slice | Tensor]
+    """The places of latents in the order of positions, layers and indices."""
     rows_P: list[Tensor]
-    """f·d of those nodes, (n there, D)."""
+    """f·d of those latents, (D, n there)."""
+    rest_TD2: Tensor
+    """The error and the constant."""
 
 
 class ExplainedPrompt:
@@ -73,13 +78,19 @@ class ExplainedPrompt:
         self.model, self.tokens, self.keep_T = model, tokens, keep_T
         reads = sorted({one.read for one in model.sets})
         cuts: dict[str, Mapping[str, Tensor]] = {point: model.skips.get(point, {}) for point in model.cuts}
-        self.linear: Linear = model.adapter.linearise(tokens, cuts=cuts, reads=reads)
+        linearise = partial(model.adapter.linearise, cuts=cuts, reads=reads)
+        self.linear: Linear = linearise(tokens)
+        self.prefixes = Prefixes(tokens, self.linear, linearise)
         self.values = {point: value.float() for point, value in self.linear.values.items()}
         self.latents = self._encode()
         self._reads: list[str] = [model.sets[number].read for number in self.latents.set_N.tolist()]
+        self._positions: list[int] = self.latents.position_N.tolist()
+        by_position = torch.sort(self.latents.position_N, stable=True).indices
+        # In this order the latents that write at a cut are next to each other, for one position.
+        self._place_N = torch.empty_like(by_position)
+        self._place_N[by_position] = torch.arange(len(by_position), device=by_position.device)
         self._writes: dict[str, _Writes] = {}
         self.errors: dict[str, Tensor] = {}
-        self.constants: dict[str, Tensor] = {}
         self._decode()
         self._zero = self._without_inputs(reads)
 
@@ -104,6 +115,10 @@ class ExplainedPrompt:
         """The point that a latent reads."""
         return self._reads[node]
 
+    def goes_with(self, node: int) -> tuple[str, int]:
+        """What latents of one batch have in common: the point that they read, and how much of the prompt they need."""
+        return self._reads[node], self.prefixes.length(self._positions[node])
+
     def encoder_rows(self, node_R: Tensor) -> Tensor:
         """Encoder rows (R, D) of active latents that read one point."""
         latents, value_TD = self.latents, self.values[self.read_of(int(node_R[0]))]
@@ -115,25 +130,30 @@ class ExplainedPrompt:
 
     def bring(self, point: str, vector_RD: Tensor, position_R: Tensor) -> Brought:
         """What all that lies before brings to directions at positions of a point."""
-        pulled = self.linear.pull(point, vector_RD, position_R)
+        pulled = self.prefixes.pull(point, vector_RD, position_R)
+        active, length = len(self.latents), self.num_tokens
         columns_RC = vector_RD.new_zeros(len(vector_RD), self.num_columns)
+        latents_RN = vector_RD.new_zeros(len(vector_RD), active)
         constant_R = (vector_RD * self._zero[point][position_R]).sum(dim=1)
-        start, length = len(self.latents), self.num_tokens
+        count = int(position_R.max()) + 1  # what comes later in the prompt brings nothing
         for number, cut in enumerate(self.model.cuts):
             if cut not in pulled:
                 continue
-            back_RTD, at = pulled[cut], start + number * length
-            columns_RC[:, at : at + length] = torch.einsum("rtd,td->rt", back_RTD, self.errors[cut])
-            constant_R += torch.einsum("rtd,td->r", back_RTD, self.constants[cut])
-            if cut not in self._writes:
-                continue
-            writes = self._writes[cut]
-            for position, (node_n, rows_nD) in enumerate(zip(writes.node_P, writes.rows_P, strict=True)):
-                if len(node_n):
-                    columns_RC[:, node_n] += back_RTD[:, position] @ rows_nD.T
+            writes, back_TRD = self._writes[cut], pulled[cut][:, :count].transpose(0, 1)
+            rest_TR2 = back_TRD @ writes.rest_TD2[:count]
+            columns_RC[:, active + number * length :][:, :count] = rest_TR2[:, :, 0].T
+            constant_R += rest_TR2[:, :, 1].sum(dim=0)
+            for at, back_RD, rows_Dn in zip(writes.at_P, back_TRD.unbind(), writes.rows_P):  # noqa: B905  the first
+                if isinstance(at, slice):
+                    latents_RN[:, at].addmm_(back_RD, rows_Dn)
+                else:
+                    latents_RN[:, at] += back_RD @ rows_Dn
+        columns_RC[:, :active] = latents_RN[:, self._place_N]
         if EMBEDDING in pulled:
-            at = start + len(self.model.cuts) * length
-            columns_RC[:, at:] = torch.einsum("rtd,td->rt", pulled[EMBEDDING], self.values[EMBEDDING])
+            back_TRD = pulled[EMBEDDING][:, :count].transpose(0, 1)
+            columns_RC[:, active + len(self.model.cuts) * length :][:, :count] = (
+                back_TRD @ self.values[EMBEDDING][:count, :, None]
+            )[:, :, 0].T
         total_R = (vector_RD * self.values[point][position_R]).sum(dim=1)
         return Brought(columns_RC, constant_R, total_R)
 
@@ -166,13 +186,18 @@ class ExplainedPrompt:
         for cut in model.cuts:
             rest_TD = self.values[cut] - self._skipped(cut, self.values)
             bias_D = model.biases[cut].float() if cut in model.biases else torch.zeros_like(rest_TD[0])
-            self.constants[cut] = torch.where(keep_T1, bias_D, rest_TD)
+            constant_TD = torch.where(keep_T1, bias_D, rest_TD)
             error_TD = torch.where(keep_T1, rest_TD - bias_D, 0.0)
-            if cut in pieces:
-                node_n, rows_nD = (torch.cat(part) for part in zip(*pieces[cut], strict=True))
-                error_TD = error_TD.index_add(0, latents.position_N[node_n], -rows_nD)
-                where = [(latents.position_N[node_n] == t).nonzero().squeeze(1) for t in range(length)]
-                self._writes[cut] = _Writes([node_n[at] for at in where], [rows_nD[at] for at in where])
+            none = (latents.set_N[:0], rest_TD[:0])
+            node_n, rows_nD = (torch.cat(part) for part in zip(none, *pieces.get(cut, []), strict=True))
+            error_TD = error_TD.index_add(0, latents.position_N[node_n], -rows_nD)
+            place_n, order_n = torch.sort(self._place_N[node_n])
+            counts = torch.bincount(latents.position_N[node_n], minlength=length).tolist()
+            self._writes[cut] = _Writes(
+                [_as_slice(place_p) for place_p in torch.split(place_n, counts)],
+                [rows_pD.T for rows_pD in torch.split(rows_nD[order_n], counts)],
+                torch.stack([error_TD, constant_TD], dim=2),
+            )
             self.errors[cut] = error_TD
 
     def _skipped(self, cut: str, values: Mapping[str, Tensor]) -> Tensor:
@@ -199,3 +224,12 @@ class ExplainedPrompt:
             edits.append(Edit(point, at))
         self.linear.held.logits(edits)
         return seen
+
+
+def _as_slice(place_n: Tensor) -> slice | Tensor:
+    """Ascending places that follow each other as a slice, which is written to without a copy."""
+    count = len(place_n)
+    if not count:
+        return slice(0, 0)
+    first, last = int(place_n[0]), int(place_n[-1])
+    return slice(first, last + 1) if last - first + 1 == count else place_n

@@ -35,8 +35,9 @@ class Rows:
     @classmethod
     def of(cls, node_R: Tensor, brought: Brought) -> Rows:
         """Rows as they were computed."""
-        edges_RC = sparse.csr_matrix(brought.columns_RC.cpu().numpy())
-        return cls(node_R.cpu(), edges_RC, brought.constant_R.cpu(), brought.total_R.cpu())
+        return cls(
+            node_R.cpu(), _csr(brought.columns_RC.cpu().numpy()), brought.constant_R.cpu(), brought.total_R.cpu()
+        )
 
     @classmethod
     def joined(cls, parts: list[Rows]) -> Rows:
@@ -54,6 +55,15 @@ class Rows:
             "total_R": self.total_R,
             **csr_tensors(edges_RC),
         }
+
+
+def _csr(dense_RC: Any) -> Any:
+    """A dense matrix as scipy CSR: like scipy's own way, which goes by another form, at a third of its cost."""
+    rows, columns = dense_RC.shape
+    at = np.flatnonzero(dense_RC)
+    indptr = np.searchsorted(at, np.arange(rows + 1) * columns)
+    column = (at - np.repeat(np.arange(rows) * columns, np.diff(indptr))).astype(np.int32)
+    return sparse.csr_matrix((dense_RC.ravel()[at], column, indptr), shape=dense_RC.shape)
 
 
 def csr_tensors(matrix: Any) -> dict[str, Tensor]:

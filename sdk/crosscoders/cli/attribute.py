@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +13,10 @@ from .boundary import quiet_libraries, user_errors
 from .options import quiet_option
 from .output import say
 from .places import opened, source_options
+
+if TYPE_CHECKING:
+    from ..circuits.graph import AttributionGraph
+    from ..circuits.replacement import ReplacementModel
 
 
 @click.command()
@@ -49,6 +53,13 @@ from .places import opened, source_options
     metavar="TOKENS",
     help="Show where latents are most active among this many tokens of the crosscoders' own source.",
 )
+@click.option(
+    "--compare",
+    "others",
+    default="",
+    metavar="MODEL",
+    help="Another model, whose graph by the same crosscoders goes to OUTPUT/compared; pair.html shows both.",
+)
 @click.option("--scan", default="", help="The model's id on Neuronpedia [default: the end of its name].")
 @click.option("--source-set", default="", help="The set of latents on Neuronpedia, for looking them up.")
 @click.option("--device", default="auto", show_default=True, help="Where to compute; auto takes a GPU if there is one.")
@@ -71,6 +82,7 @@ def attribute(
     edge_threshold: float,
     ablations: int,
     examples: int,
+    others: str,
     scan: str,
     source_set: str,
     device: str,
@@ -97,10 +109,18 @@ def attribute(
     with user_errors():
         on = str(find_device(device, option="--device"))
         loaded = [opened(name, options, device=on) for name in crosscoders]
-        chosen = _json(model) if model and model.lstrip().startswith("{") else model
-        replacement = replacement_model(
-            loaded, chosen, trust_recipe=trust_recipe, say=lambda line: say(f"reads {line}")
+        replacement, other = (
+            replacement_model(
+                loaded,
+                _json(one) if one and one.lstrip().startswith("{") else one,
+                trust_recipe=trust_recipe,
+                say=lambda line: say(f"reads {line}"),
+            )
+            if one or number == 0
+            else None
+            for number, one in enumerate((model, others))
         )
+        assert replacement is not None
         skip_positions = list(skipped) or None
         studies = [
             Study.of(
@@ -116,18 +136,21 @@ def attribute(
             document = TokenIds(tuple(replacement.adapter.prompt(prompt))) if chat else Text(prompt)
             place = output / str(number) if len(prompts) > 1 else output
             fidelity = replacement.fidelity(document, skip_positions=skip_positions)
+            settings: dict[str, Any] = {
+                "top_p": top_p,
+                "max_targets": max_targets,
+                "max_nodes": max_nodes,
+                "batch_size": batch_size,
+                "skip_positions": skip_positions,
+                "progress": not quiet,
+                "say": say,
+            }
             graph = attribution_graph(
                 replacement,
                 document,
                 targets=[_target(text) for text in targets] or None,
-                top_p=top_p,
-                max_targets=max_targets,
-                max_nodes=max_nodes,
-                batch_size=batch_size,
-                skip_positions=skip_positions,
                 folder=place / "rows",
-                progress=not quiet,
-                say=say,
+                **settings,
             )
             say(f"{graph!r}; rows add up to {graph.gap():.1g}")
             say(
@@ -153,8 +176,39 @@ def attribute(
                 edge_threshold=edge_threshold,
                 say=say,
             )
+            if other is not None:
+                written += _compared(graph, other, document, place, settings)
             for path in written:
                 say(f"wrote {path}")
+
+
+def _compared(
+    graph: AttributionGraph, other: ReplacementModel, document: Any, place: Path, settings: dict[str, Any]
+) -> list[Path]:
+    """The graph of another model with the same targets, and a page of both."""
+    from ..circuits.attribution import attribution_graph
+    from ..circuits.compare import compare_graphs
+    from ..circuits.graph_files import save_graph
+    from ..circuits.pair_page import save_pair
+
+    # A difference is described by its tokens only in words: what both graphs explain are the tokens.
+    targets = [target.token for target in graph.targets if target.token is not None]
+    tokens = other.row(document)
+    if tokens.ids[0].tolist() != graph.ids:
+        raise ConfigError("the model of --compare reads the prompt as other tokens, so the graphs cannot be compared")
+    second = attribution_graph(other, document, targets=targets or None, folder=place / "compared-rows", **settings)
+    fidelity = other.fidelity(document, skip_positions=settings["skip_positions"])
+    say(
+        f"compared: {second!r}; KL {fidelity.kl:.3g} nats, top-1 {fidelity.top1_agreement:.0%}; latents that do not "
+        "explain a model say nothing about it"
+    )
+    names = (_model_name(graph), _model_name(second))
+    written = save_graph(second, place / "compared", fidelity=fidelity, say=say)
+    return [*written, save_pair(compare_graphs(graph, second), place / "pair.html", names=names)]
+
+
+def _model_name(graph: AttributionGraph) -> str:
+    return str(dict(graph.record.get("model", {})).get("model", "")) or "a model"
 
 
 def _target(text: str) -> Any:

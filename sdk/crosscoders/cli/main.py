@@ -7,10 +7,14 @@ import click
 from .analyse import analyse
 from .attribute import attribute, upload_graph
 from .components import components, plugins
+from .dashboard import dashboard
 from .demo import demo
+from .features import check_features, export_features
 from .init import init
+from .intervene import intervene
 from .plugin_commands import Commands
 from .pretrained import convert, inspect, pretrained
+from .serve import serve
 from .share import info, pull, push
 from .spurious import spurious
 from .train import harvest, sweep, train
@@ -29,8 +33,13 @@ for _command in (
     harvest,
     sweep,
     analyse,
+    dashboard,
     attribute,
+    intervene,
     upload_graph,
+    export_features,
+    check_features,
+    serve,
     spurious,
     info,
     inspect,

@@ -24,6 +24,17 @@ from .places import local_folder
 @click.option("--dataset", "datasets", multiple=True, help="Dataset in the card; repeatable.")
 @click.option("--base-model", "base_models", multiple=True, help="Base model in the card; repeatable.")
 @click.option("--message", "commit_message", default="Upload crosscoder", show_default=True, help="Commit message.")
+@click.option(
+    "--dashboard",
+    type=click.Path(path_type=Path),
+    help="The folder of a dashboard, which goes along; the card links to it.",
+)
+@click.option(
+    "--dashboard-space",
+    default="",
+    metavar="OWNER/NAME",
+    help="Put the dashboard into this static Space, made if it is missing, where it opens in a browser.",
+)
 def push(folder: Path, repo_id: str, **options: Any) -> None:
     """Push a saved crosscoder to the Hub."""
     from ..checkpoints.hub import Publication, push_folder

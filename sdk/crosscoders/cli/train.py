@@ -74,11 +74,13 @@ def sweep(
 ) -> None:
     """Train several crosscoders from one harvest, one for each combination of values.
 
-    Ends in a table, which `sweep.json` in the output folder has too.
+    Ends in a table, which `sweep.json` in the output folder has too, and in `report.html`, which draws explained
+    variance against L0 and against operations.
     """
     quiet_libraries()
     from ..training import sweep as run
-    from ..training.sweep import SUMMARY, sweep_table
+    from ..training.sweep import SUMMARY
+    from ..training.sweep_report import sweep_rows, sweep_table
 
     with user_errors(hint=_hint(fresh)), process_group():
         chosen = _config(config, output, cache, (), quiet)
@@ -86,9 +88,10 @@ def sweep(
         found = run(chosen, values, resume=not fresh, quiet=quiet)
         for folder in found:
             say(f"saved: {folder / 'crosscoder'}")
-        for line in sweep_table(found, values):
+        for line in sweep_table(sweep_rows(found, values)):
             say(line)
         say(f"table: {chosen.output / SUMMARY}")
+        say(f"figures: {chosen.output / 'report.html'}")
 
 
 def _config(path: Path, output: Path | None, cache: Path | None, settings: tuple[str, ...], quiet: bool) -> RunConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from attrs.validators import instance_of
 from ..plugins.choices import ArchitectureChoice, Choice, parts_of, unstructure
 from ..plugins.offers import Offer
 from ..plugins.registry import Registry, get_registry
+from .explanations import Explanations
 
 
 @frozen(kw_only=True)
@@ -42,6 +44,11 @@ class CheckpointInfo:
 
     own: bool = field(default=False, validator=instance_of(bool))
     """Whether the recipe is that of a run of this user, so that it may name local files; never written into a file."""
+    folder: Path | None = None
+    """The folder of this machine that the crosscoder was loaded from; never written into a file."""
+    explanations: Explanations = field(factory=dict, validator=instance_of(dict))
+    """What latents respond to, from `explanations.json`, which stands beside the weights: by latent its `explanation`
+    and its scores, if there are any."""
 
     @made_with.default
     def _made_with(self) -> dict[str, str]:

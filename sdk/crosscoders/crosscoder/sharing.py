@@ -79,11 +79,16 @@ class Shareable:
         datasets: Sequence[str] = (),
         base_models: Sequence[str] = (),
         commit_message: str = "Upload crosscoder",
+        dashboard: str | Path | None = None,
+        dashboard_space: str = "",
         token: str | bool | None = None,
     ) -> str:
         """Upload to the Hub in one commit, on a branch or as a pull request if asked; returns its URL.
 
-        `licence`, `datasets` and `base_models` go into the card's head.
+        `licence`, `datasets` and `base_models` go into the card's head. `dashboard` is a folder that `write_dashboard`
+        wrote: it goes into the repository's folder `dashboard`, or into the static Space `dashboard_space`, which is
+        made if it is missing, and the card links to it. `CheckpointError` says what is wrong with a folder, and what
+        the Hub refuses.
         """
         from ..checkpoints.pretrained import Publication, push_pretrained
 
@@ -96,5 +101,7 @@ class Shareable:
             datasets=datasets,
             base_models=base_models,
             commit_message=commit_message,
+            dashboard=None if dashboard is None else Path(dashboard),
+            dashboard_space=dashboard_space,
         )
         return push_pretrained(cast("Crosscoder", self), repo_id, publication, token=token)

@@ -17,6 +17,7 @@ from ..analysis.running import analyse
 from ..analysis.study import Study
 from ..crosscoder.module import Crosscoder
 from ..errors import ConfigError
+from ..explorer.dashboard import write_dashboard
 from ..models.adapter import ModelAdapter
 from ..plugins.choices import ModelChoice, structure
 from ..plugins.registry import Registry
@@ -33,6 +34,8 @@ class DemoResult:
     crosscoder: Crosscoder
     reports: list[Report]
     page: Path
+    dashboard: Path
+    """The page of all latents."""
     seconds: float
 
 
@@ -68,19 +71,22 @@ def demo(
     )
     reports = analyse(crosscoder, analyses(config), study=study, registry=registry)
     found = findings(config, reports)
+    title = f"{config.base} against {config.chat}"
     page = save_page(
         reports,
         config.output,
-        title=f"{config.base} against {config.chat}",
+        title=title,
         head=[*found, f"A crosscoder over {', '.join(run.sites)}. {quality}"],
     )
+    dashboard = write_dashboard(study, config.output / "dashboard", results=reports, title=title)
     for line in [*found, *(chat_leaning(reports) if config.full else []), quality]:
         say(line)
     seconds = time.monotonic() - started
     say(f"Crosscoder, in hub layout: {config.output / 'crosscoder'}")
     say(f"Report, with the latents behind this: {page}")
+    say(f"Dashboard of all latents, to search and sort: {dashboard}")
     say(f"Done in {seconds:.0f} s.")
-    return DemoResult(crosscoder, reports, page, seconds)
+    return DemoResult(crosscoder, reports, page, dashboard, seconds)
 
 
 def analyses(config: DemoConfig) -> list[Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from attrs import field, frozen
 
-from .documents import Document
+from .documents import Chat, Document
 from .tokens import TokenBatch, Tokenized
 
 if TYPE_CHECKING:
@@ -122,6 +122,17 @@ class ReadsText(Protocol):
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of a sequence, without special tokens."""
+
+
+@runtime_checkable
+class MarksRoles(Protocol):
+    """What an adapter that reads text may offer besides: whose the tokens of a conversation are."""
+
+    def tokens_of(self, chat: Chat, roles: Sequence[str]) -> Sequence[bool]:
+        """For each token of `tokenize(chat)`, whether it is part of what one of `roles` says.
+
+        `DocumentError` where the chat template does not let that be told exactly.
+        """
 
 
 @runtime_checkable

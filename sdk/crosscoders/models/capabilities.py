@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..errors import ConfigError
-from .adapter import Generates, GivesLogits, LanguageModel, ModelAdapter, ReadsText
-from .documents import Document, TokenIds
+from attrs import evolve
+
+from ..errors import ConfigError, DocumentError
+from .adapter import Generates, GivesLogits, LanguageModel, MarksRoles, ModelAdapter, ReadsText
+from .documents import Document, Text, TokenIds
 from .tokens import Tokenized
 
 
@@ -57,8 +59,23 @@ def lays_out_chats(adapter: ModelAdapter) -> bool:
     return isinstance(adapter, ReadsText) and adapter.has_chat_template()
 
 
-def tokenized(adapter: ModelAdapter, document: Document) -> Tokenized:
-    """A document as ids; a model that tokenizes nothing takes `TokenIds` as they are, and no other document."""
+def tokenized(adapter: ModelAdapter, document: Document, roles: Sequence[str] = ()) -> Tokenized:
+    """A document as ids; a model that tokenizes nothing takes `TokenIds` as they are, and no other document.
+
+    With `roles`, the tokens of a conversation say whether they are of one of these. Running text has no roles, and
+    counts; of ready ids they are not known, which is a `DocumentError`.
+    """
+    if not roles or isinstance(document, Text):
+        return _tokenized(adapter, document)
+    if isinstance(document, TokenIds):
+        raise DocumentError("of ready token ids it is not known whose they are; leave out activations.masks.roles")
+    tokens = _tokenized(adapter, document)
+    if not isinstance(adapter, MarksRoles):
+        raise _unable(adapter, MarksRoles, "knows whose the tokens of a conversation are", "activations.masks.roles")
+    return evolve(tokens, wanted=adapter.tokens_of(document, roles))
+
+
+def _tokenized(adapter: ModelAdapter, document: Document) -> Tokenized:
     if not isinstance(document, TokenIds):
         return reads_text(adapter, f"a document of the kind {type(document).__name__}").tokenize(document)
     if hasattr(adapter, "tokenize"):  # it knows which ids are special, whatever else it can or cannot do with text

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import ConfigError
@@ -31,6 +31,7 @@ def make_reader(
     split: Split = "train",
     held_out_share: float = 0.0,
     repeat: bool = True,
+    roles: Sequence[str] = (),
 ) -> SequenceReader:
     """A reader for all `adapters`: a plain one if their vocabularies agree, a `PairedReader` otherwise.
 
@@ -44,6 +45,7 @@ def make_reader(
         "split": split,
         "held_out_share": held_out_share,
         "repeat": repeat,
+        "roles": roles,
     }
     if others:
         return PairedReader(source, reading, others, **options)
@@ -68,6 +70,7 @@ class PairedReader(SequenceReader):
         split: Split = "train",
         held_out_share: float = 0.0,
         repeat: bool = True,
+        roles: Sequence[str] = (),
     ) -> None:
         if pack == "across":
             raise ConfigError(
@@ -86,6 +89,7 @@ class PairedReader(SequenceReader):
             split=split,
             held_out_share=held_out_share,
             repeat=repeat,
+            roles=roles,
         )
         self.num_matched = self.num_tokens = 0
 
@@ -104,7 +108,7 @@ class PairedReader(SequenceReader):
     def _tokenize(self, document: Document) -> Tokenized:
         if isinstance(document, TokenIds):
             raise ConfigError("models with different vocabularies can read texts and chats, but not token ids")
-        return self.text.tokenize(document)
+        return super()._tokenize(document)
 
     def _cut(self, opened: Opened) -> Piece:
         document, tokens = opened.document, opened.tokens

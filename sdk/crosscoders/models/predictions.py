@@ -44,9 +44,15 @@ class Piece:
         return loss_N.masked_fill(~inside_N, float("nan"))
 
     def divergence(self, logp_NV: Tensor, of: Tensor | None = None) -> Tensor:
-        """KL(clean ‖ changed) in nats, (N,); with `of`, KL(of ‖ changed)."""
-        clean_NV = self.clean_NV if of is None else of
-        p_NV = self._p_clean_NV if of is None else of.exp()
+        """KL(clean ‖ changed) in nats, (N,); with `of`, KL(of ‖ changed).
+
+        Where another model's vocabulary is padded to another size, both are cut to the smaller one.
+        """
+        clean_NV, p_NV = (self.clean_NV, self._p_clean_NV) if of is None else (of, of.exp())
+        size = min(clean_NV.shape[1], logp_NV.shape[1])
+        if size < max(clean_NV.shape[1], logp_NV.shape[1]):
+            clean_NV, logp_NV = (each[:, :size].log_softmax(dim=-1) for each in (clean_NV, logp_NV))
+            p_NV = clean_NV.exp()
         # Tokens that both exclude, −∞ − −∞, add nothing.
         difference_NV = (clean_NV - logp_NV).masked_fill_(p_NV == 0, 0.0)
         kl_N: Tensor = torch.einsum("nv,nv->n", p_NV, difference_NV)

@@ -49,6 +49,7 @@ def batch_of(rows: Sequence[Row], length: int, partners: Sequence[str] = ()) -> 
         own.special,
         {key: _partner(rows, length, key) for key in partners},
         own.document,
+        own.wanted,
     )
 
 
@@ -70,6 +71,7 @@ def _tensors(rows: Sequence[Sequence[tuple[int, Tokenized]]], length: int) -> To
     shape = (len(rows), length)
     ids, document = torch.zeros(shape, dtype=torch.int64), torch.full(shape, -1, dtype=torch.int64)
     bos, special = (torch.zeros(shape, dtype=torch.bool) for _ in range(2))
+    wanted = torch.ones(shape, dtype=torch.bool)
     for number, row in enumerate(rows):
         start = 0
         for index, tokens in row:
@@ -78,8 +80,10 @@ def _tensors(rows: Sequence[Sequence[tuple[int, Tokenized]]], length: int) -> To
             bos[number, place] = _tensor(tokens.bos, torch.bool)
             special[number, place] = _tensor(tokens.special, torch.bool)
             document[number, place] = index
+            if tokens.wanted is not None:
+                wanted[number, place] = _tensor(tokens.wanted, torch.bool)
             start = place.stop
-    return TokenBatch(ids, document >= 0, bos, special, {}, document)
+    return TokenBatch(ids, document >= 0, bos, special, {}, document, None if bool(wanted.all()) else wanted)
 
 
 def _tensor(values: Sequence[int] | Sequence[bool], dtype: torch.dtype) -> Tensor:

@@ -6,10 +6,10 @@ again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from attrs import define
+from attrs import define, evolve
 
 from ..errors import ConfigError, DocumentError
 from .adapter import ModelAdapter
@@ -53,7 +53,8 @@ class SequenceReader:
     pieces wait for a row that has room for them; without, each document has a row of its own, padded on the right. In
     both, a document longer than a row is cut into several, each read as a document by itself that begins with the same
     beginning-of-sequence token. With `pack="across"`, documents follow each other as one text, cut wherever a row is
-    full. When the source ends, it is read again from its beginning; with `repeat=False` the last rows are fewer.
+    full. When the source ends, it is read again from its beginning; with `repeat=False` the last rows are fewer. With
+    `roles`, tokens of conversations say whether they are of one of these (`TokenBatch.wanted`).
     """
 
     def __init__(
@@ -66,7 +67,9 @@ class SequenceReader:
         split: Split = "train",
         held_out_share: float = 0.0,
         repeat: bool = True,
+        roles: Sequence[str] = (),
     ) -> None:
+        self.roles = tuple(roles)
         self.source, self.adapter, self.context_length, self.repeat = source, adapter, context_length, repeat
         self.packing: Packing = PACKINGS[pack]
         self.documents = SplitReader(source, split, held_out_share)
@@ -133,7 +136,7 @@ class SequenceReader:
     def _batch(self, rows: list[Row]) -> TokenBatch:
         tokens = batch_of(rows, self.context_length)
         if self.packing == "across":
-            return TokenBatch(tokens.ids, tokens.attention, tokens.bos, tokens.special)
+            return evolve(tokens, partners={}, document=None)
         return tokens
 
     def _next_row(self) -> Row:
@@ -220,7 +223,7 @@ class SequenceReader:
     # -- what a piece is, to be replaced by readers of several models ---------------------------------------------
 
     def _tokenize(self, document: Document) -> Tokenized:
-        return tokenized(self.adapter, document)
+        return tokenized(self.adapter, document, self.roles)
 
     def _cut(self, opened: Opened) -> Piece:
         """The piece at the document's offset."""

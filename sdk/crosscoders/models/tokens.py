@@ -53,6 +53,8 @@ class TokenBatch:
 
     Where a row has several, each is to be read as if it were alone. None: a row is read as one context.
     """
+    wanted: Tensor | None = None
+    """False at tokens of none of the roles that `MaskConfig.roles` asks for, in conversations; None: all count."""
 
     @property
     def is_packed(self) -> bool:
@@ -76,9 +78,9 @@ class TokenBatch:
             key: Partner(partner.tokens.mapped(change), change(partner.position_BT))
             for key, partner in self.partners.items()
         }
-        document = None if self.document is None else change(self.document)
+        document, wanted = (None if each is None else change(each) for each in (self.document, self.wanted))
         return TokenBatch(
-            change(self.ids), change(self.attention), change(self.bos), change(self.special), partners, document
+            change(self.ids), change(self.attention), change(self.bos), change(self.special), partners, document, wanted
         )
 
 
@@ -89,6 +91,8 @@ class Tokenized:
     ids: Sequence[int]
     bos: Sequence[bool]
     special: Sequence[bool]
+    wanted: Sequence[bool] | None = None
+    """False at tokens of none of the roles asked for; None: all count."""
 
     def cut(self, start: int, room: int) -> tuple[Tokenized, int]:
         """At most `room` tokens from place `start` on, and the place after them.
@@ -98,12 +102,14 @@ class Tokenized:
         again = 1 if start and self.bos[0] and room > 1 else 0
         stop = min(start + room - again, len(self.ids))
         first, part = self.part(0, again), self.part(start, stop)
-        joined = Tokenized([*first.ids, *part.ids], [*first.bos, *part.bos], [*first.special, *part.special])
+        wanted = None if self.wanted is None else [*(first.wanted or ()), *(part.wanted or ())]
+        joined = Tokenized([*first.ids, *part.ids], [*first.bos, *part.bos], [*first.special, *part.special], wanted)
         return joined, stop
 
     def part(self, start: int, stop: int) -> Tokenized:
         """The tokens from place `start` to `stop`."""
-        return Tokenized(self.ids[start:stop], self.bos[start:stop], self.special[start:stop])
+        wanted = None if self.wanted is None else self.wanted[start:stop]
+        return Tokenized(self.ids[start:stop], self.bos[start:stop], self.special[start:stop], wanted)
 
 
 @runtime_checkable

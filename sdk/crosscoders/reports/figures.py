@@ -1,4 +1,7 @@
-"""Drawings as SVG or PNG, made with matplotlib but without its global state."""
+"""Drawings as SVG or PNG, made with matplotlib but without its global state.
+
+Matplotlib is imported by the first drawing: whoever draws none spares its 30 MB.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,16 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import matplotlib.image
 import numpy as np
 from attrs import frozen
-from matplotlib.figure import Figure
 
 from .svg import image_svg
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 DPI = 160
 """Pixels per inch of drawings as images."""
@@ -27,8 +33,10 @@ class Drawing:
 
     def svg(self) -> str:
         """The drawing as SVG text; equal drawings give equal text."""
+        from matplotlib import rc_context
+
         buffer = io.BytesIO()
-        with matplotlib.rc_context({"svg.hashsalt": "crosscoders", "svg.fonttype": "none"}):
+        with rc_context({"svg.hashsalt": "crosscoders", "svg.fonttype": "none"}):
             self.figure.savefig(buffer, format="svg", metadata={"Date": None})
         return buffer.getvalue().decode()[len('<?xml version="1.0" encoding="utf-8" standalone="no"?>') :].strip()
 
@@ -50,12 +58,20 @@ class Drawing:
 
     def pixels(self) -> np.ndarray:
         """The drawing as an image: (height, width, 3) of uint8, red, green and blue."""
-        image = matplotlib.image.imread(io.BytesIO(self.png()), format="png")
+        from matplotlib.image import imread
+
+        image = imread(io.BytesIO(self.png()), format="png")
         return (255 * image[..., :3]).round().astype(np.uint8)
 
 
-def _axes(xlabel: str, ylabel: str) -> tuple[Figure, matplotlib.axes.Axes]:
-    figure = Figure(figsize=(6.4, 3.4), layout="constrained")
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _axes(xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
+    figure = _figure(6.4, 3.4)
     axes = figure.add_subplot()
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
@@ -116,6 +132,7 @@ def curves(
     ylabel: str,
     bands: Mapping[str, tuple[Sequence[float], Sequence[float]]] | None = None,
     log: bool = False,
+    log_x: bool = False,
 ) -> Drawing:
     """Draw named lines over x, each with an optional band from its low to its high values."""
     figure, axes = _axes(xlabel, ylabel)
@@ -126,6 +143,13 @@ def curves(
             axes.fill_between(xs, *bands[name], color=colour, alpha=0.18, linewidth=0)
     if log:
         axes.set_yscale("log")
+    if log_x:
+        from matplotlib.ticker import LogLocator, NullFormatter
+
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
     axes.legend(fontsize=8)
     return Drawing(figure)
 
@@ -158,7 +182,7 @@ def heatmap(
     table: Sequence[Sequence[float | None]], *, rows: Sequence[str], columns: Sequence[str], label: str
 ) -> Drawing:
     """Draw a table of numbers as colours, with each number in its cell; None leaves a cell empty."""
-    figure = Figure(figsize=(2.2 + 0.62 * len(columns), 1.4 + 0.42 * len(rows)), layout="constrained")
+    figure = _figure(2.2 + 0.62 * len(columns), 1.4 + 0.42 * len(rows))
     axes = figure.add_subplot()
     numbers = [[math.nan if value is None else value for value in row] for row in table]
     known = [value for row in numbers for value in row if math.isfinite(value)] or [0.0, 1.0]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -14,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 from attrs import field, frozen
-from jinja2 import Environment, PackageLoader
+from jinja2 import ChoiceLoader, Environment, PackageLoader, PrefixLoader
 from markupsafe import Markup
 
 from ..converters import as_tuple
 from ..errors import AnalysisError
 from ..files import disk_errors, write_whole
+from ..pages import asset, visible
 from .parts import Context, Figure, Part, Table
 
 if TYPE_CHECKING:
@@ -106,12 +108,12 @@ def page_of(reports: Sequence[Report], *, title: str, head: Sequence[str] = ()) 
     Before the reports the page explains the words that it uses: `TERMS`, and what reports add to them.
     """
     terms = TERMS | {word: text for report in reports for word, text in report.terms.items()}
-    return _environment().get_template("page.html").render(reports=reports, title=title, head=head, terms=terms)
+    return environment().get_template("page.html").render(reports=reports, title=title, head=head, terms=terms)
 
 
 def fragment_of(report: Report) -> str:
     """One report as a fragment of a page, with its own style."""
-    return _environment().get_template("fragment.html").render(report=report)
+    return environment().get_template("fragment.html").render(report=report)
 
 
 def save_page(reports: Sequence[Report], folder: Path, *, title: str, head: Sequence[str] = ()) -> Path:
@@ -126,13 +128,23 @@ def save_page(reports: Sequence[Report], folder: Path, *, title: str, head: Sequ
 
 
 @cache
-def _environment() -> Environment:
-    environment = Environment(loader=PackageLoader("crosscoders.reports"), autoescape=True, trim_blocks=True)
-    environment.filters["cell"] = cell
-    environment.filters["spans"] = _spans
-    environment.filters["kind"] = lambda part: type(part).__name__
-    environment.filters["svg"] = Markup  # `Figure` has made it safe
-    return environment
+def environment(package: str = "crosscoders.reports", folder: str = "templates") -> Environment:
+    """Templates of a package, which may include those of reports, as `reports/...`. They escape everything."""
+    own, shared = PackageLoader(package, folder), PackageLoader("crosscoders.reports")
+    made = Environment(loader=ChoiceLoader([own, PrefixLoader({"reports": shared})]), autoescape=True, trim_blocks=True)
+    made.globals["palette"] = palette
+    made.filters["cell"] = cell
+    made.filters["spans"] = _spans
+    made.filters["kind"] = lambda part: type(part).__name__
+    made.filters["svg"] = Markup  # `Figure` has made it safe
+    return made
+
+
+@cache
+def palette() -> Markup:
+    """The colours of all pages, for what is of the class `crosscoders`: a notebook's own parts stay as they are."""
+    scoped = re.sub(r"(?m)^\.", ".crosscoders .", asset("palette.css")).replace(":root", ".crosscoders")
+    return Markup(scoped)  # noqa: S704 - a file of ours
 
 
 def cell(value: Any) -> str:
@@ -147,9 +159,9 @@ def cell(value: Any) -> str:
 
 
 def _spans(context: Context, peak: float) -> list[tuple[str, float, float]]:
-    """Each token with newlines made visible, the strength of its colour, and its activation."""
+    """Each token with what is unseen made visible, the strength of its colour, and its activation."""
     return [
-        (token.replace("\n", "⏎"), max(0.0, value) / peak if peak > 0 else 0.0, value)
+        (visible(token), max(0.0, value) / peak if peak > 0 else 0.0, value)
         for token, value in zip(context.tokens, context.activations, strict=True)
     ]
 

@@ -15,6 +15,7 @@ from ..activations import ActivationConfig, HarvestConfig
 from ..converters import as_tuple
 from ..crosscoder.initialise import InitialisationConfig
 from ..errors import ConfigError
+from ..models.names import canonical_site
 from ..plugins.choices import (
     ArchitectureChoice,
     LossChoice,
@@ -162,6 +163,9 @@ class RunConfig:
     """Folder for the checkpoints and the trained crosscoder."""
 
     def __attrs_post_init__(self) -> None:
+        # One name for each point, so that a run and its cache are the same however their sites were called.
+        options = {key: choice.options for key, choice in self.models.items()}
+        object.__setattr__(self, "sites", tuple(canonical_site(name, options) for name in self.sites))
         if self.metrics and self.training.shards > 1:
             raise ConfigError("metrics need all latents in one process: set training.shards to 1, or leave them out")
 

@@ -17,6 +17,7 @@ from ..plugins.choices import set_value
 from ..plugins.registry import Registry
 from .config import RunConfig
 from .runner import Runner
+from .sweep_report import sweep_report, sweep_rows
 
 SUMMARY = "sweep.json"
 SHARED = (
@@ -86,7 +87,8 @@ def sweep(
 ) -> dict[Path, Crosscoder]:
     """Train a crosscoder for each combination of `values`, all from one harvest; by the folder that each is in.
 
-    `sweep.json` in the output folder has the values and metrics of each.
+    `sweep.json` in the output folder has the values and metrics of each, `report.html` draws explained variance against
+    L0 and against operations.
     """
     configs = sweep_configs(config, values, registry=registry)
     runner = Runner(*configs, registry=registry)
@@ -97,37 +99,8 @@ def sweep(
         with disk_errors(config.output):
             config.output.mkdir(parents=True, exist_ok=True)
         write_whole(config.output / SUMMARY, json.dumps(rows, indent=1) + "\n")
+        sweep_report(rows).save(config.output)
     return found
-
-
-def sweep_rows(found: Mapping[Path, Crosscoder], values: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    """Of each crosscoder its folder, the swept values, and its metrics."""
-    rows = []
-    for (folder, crosscoder), chosen in zip(found.items(), product(*values.values()), strict=True):
-        metrics = crosscoder.info.metrics if crosscoder.info else {}
-        rows.append({"folder": folder.name, "values": dict(zip(values, chosen, strict=True)), "metrics": metrics})
-    return rows
-
-
-def sweep_table(found: Mapping[Path, Crosscoder], values: Mapping[str, Sequence[Any]]) -> list[str]:
-    """The same as lines: swept values, explained variance at each site, L0, silent latents."""
-    rows = sweep_rows(found, values)
-    sites = list(dict.fromkeys(site for row in rows for site in row["metrics"]["explained_variance"]))
-    head = [*values, *(f"EV {site}" for site in sites), "L0", "silent", "folder"]
-    cells = [head]
-    for row in rows:
-        explained = (row["metrics"]["explained_variance"].get(site) for site in sites)
-        cells.append(
-            [
-                *(str(value) for value in row["values"].values()),
-                *("–" if value is None else f"{value:.4f}" for value in explained),
-                f"{row['metrics']['l0']:.2f}",
-                f"{row['metrics']['silent_share']:.1%}",
-                row["folder"],
-            ]
-        )
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
 
 
 def _short(value: Any) -> str:

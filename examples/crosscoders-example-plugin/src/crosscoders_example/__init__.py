@@ -9,6 +9,7 @@ from crosscoders import (
     MetricSpec,
     ModelAdapterSpec,
     ObserverSpec,
+    TokenSourceSpec,
     hookimpl,
 )
 
@@ -52,6 +53,22 @@ def crosscoders_model_adapters():
         config="crosscoders_example.waves:WavesConfig",
         build="crosscoders_example.waves:Waves",
         summary="Sine waves by number, for a model that reads no text.",
+    )
+    yield ModelAdapterSpec(
+        name="recorded",
+        config="crosscoders_example.recorded:RecordedConfig",
+        build="crosscoders_example.recorded:Recorded",
+        summary="Hidden states that an engine for inference has written to files.",
+    )
+
+
+@hookimpl
+def crosscoders_token_sources():
+    yield TokenSourceSpec(
+        name="recorded_tokens",
+        config="crosscoders_example.recorded:RecordedTokensConfig",
+        build="crosscoders_example.recorded:RecordedTokens",
+        summary="The tokens of those files.",
     )
 
 

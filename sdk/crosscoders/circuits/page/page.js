@@ -23,24 +23,57 @@
   for (const node of nodes) node.from.sort((a, b) => Math.abs(b.weight) - Math.abs(a.weight));
 
   // -- what the reader has done, kept in this browser ------------------------------------------------------------
-  const kept = { labels: {}, pinned: [...(data.qParams.pinnedIds || [])], supernodes: [...(data.qParams.supernodes || [])], threshold: null };
+  const kept = { labels: {}, pinned: [...(data.qParams.pinnedIds || [])], supernodes: [...(data.qParams.supernodes || [])], folded: [], threshold: null };
   try { Object.assign(kept, JSON.parse(localStorage.getItem(KEY) || "{}")); } catch { /* nothing is kept, then */ }
   kept.pinned = kept.pinned.filter((id) => place.has(id));
+  // Groups that were changed in the model have their results in the page; they are there, whatever was kept.
+  const measured = data.metadata.crosscoders.measured || [];
+  for (const { label } of measured) if (!kept.supernodes.some((one) => one[0] === label))
+    kept.supernodes.push(data.qParams.supernodes.find((one) => one[0] === label));
   const keep = () => { try { localStorage.setItem(KEY, JSON.stringify(kept)); } catch { /* storage may be off */ } };
-  let chosen = null, hovered = null, query = "";
+  let chosen = null, hovered = null, opened = null, query = "";
   let threshold = kept.threshold ?? data.metadata.crosscoders.shown;
 
   const latentKey = (node) => node.raw.jsNodeId.replace(/-\d+$/, "");
   const token = (node) => data.metadata.prompt_tokens[node.position];
   function name(node) {
+    if (node.kind === "group") return `${node.label} (${node.members.length} nodes)`;
     if (node.kind === "embedding") return `token “${token(node)}”`;
     if (node.kind === "logit") return node.raw.clerp;
     const label = kept.labels[latentKey(node)] ?? node.raw.clerp;
     if (node.kind === "error") return `${node.raw.feature_type} of layer ${node.raw.layer}`;
     return `${node.raw.layer}/${node.id.split("_")[1]}${label ? ": " + label : ""}`;
   }
-  const where = (node) => `${name(node)} at ${node.position} “${token(node)}”`;
-  const shown = (node) => node.kind === "embedding" || node.kind === "logit" || (node.raw.influence <= threshold + 1e-9 && (node.kind !== "error" || byId("errors").checked));
+  const where = (node) => node.kind === "group" ? name(node) : `${name(node)} at ${node.position} “${token(node)}”`;
+  const shown = (node) => owner.has(node) ? false : node.kind === "group" || node.kind === "embedding" || node.kind === "logit" || (node.raw.influence <= threshold + 1e-9 && (node.kind !== "error" || byId("errors").checked));
+
+  // -- groups that are shown as one node: it takes the place of its members, and their edges are summed -----------
+  const membersOf = (supernode) => supernode.slice(1).map((id) => place.get(id)).filter(Boolean);
+  let owner = new Map(), drawn = edges, folded = [];
+  function fold() {
+    for (const node of folded) { node.shape.remove(); place.delete(node.id); nodes.splice(nodes.indexOf(node), 1); }
+    owner = new Map(); folded = [];
+    kept.supernodes.forEach((supernode) => {
+      const members = membersOf(supernode).filter((node) => !owner.has(node));
+      if (!kept.folded.includes(supernode[0]) || !members.length) return;
+      const mean = (key) => members.reduce((sum, node) => sum + node[key], 0) / members.length;
+      const node = { id: "group:" + supernode[0], label: supernode[0], members, kind: "group", position: members[0].position, layer: members[0].layer,
+        x: mean("x"), y: mean("y"), into: [], from: [], raw: { activation: null, influence: null, jsNodeId: "", clerp: "" } };
+      for (const member of members) owner.set(member, node);
+      folded.push(node);
+    });
+    for (const node of folded) { nodes.push(node); place.set(node.id, node); shape(node); }
+    drawn = [...edges.filter((edge) => !owner.has(edge.source) && !owner.has(edge.target)), ...cc.summed(edges, owner)];
+    for (const node of nodes) { node.ins = []; node.outs = []; }
+    for (const edge of drawn) { edge.source.outs.push(edge); edge.target.ins.push(edge); }
+    const large = (a, b) => Math.abs(b.weight) - Math.abs(a.weight);
+    for (const node of nodes) {
+      const total = node.kind === "group" ? node.ins.reduce((sum, edge) => sum + Math.abs(edge.weight), 0) : node.total;
+      for (const edge of node.ins) edge.share = total ? Math.abs(edge.weight) / total : 0;
+      node.ins.sort(large); node.outs.sort(large);
+    }
+    if (chosen && (owner.has(chosen) || !place.has(chosen.id))) chosen = owner.get(chosen) || place.get(chosen.id) || null;
+  }
 
   // -- layout: positions from left to right, layers from bottom to top -------------------------------------------
   const layers = [...new Set(nodes.map((node) => node.layer))].sort((a, b) => a - b);
@@ -107,15 +140,21 @@
     error: (g) => make("path", { class: "mark", d: "M0-6 6 0 0 6-6 0Z" }, g),
     embedding: (g) => make("rect", { class: "mark", x: -5, y: -5, width: 10, height: 10 }, g),
     logit: (g) => make("rect", { class: "mark", x: -5, y: -5, width: 10, height: 10, rx: 3 }, g),
+    group: (g) => make("circle", { class: "mark", r: 9 }, g),
   };
-  for (const node of nodes) {
+  function shape(node) {
     node.shape = make("g", { class: "node " + node.kind, transform: `translate(${node.x} ${node.y})`, tabindex: -1, role: "button", "data-id": node.id }, svg);
     SHAPES[node.kind](node.shape);
+    if (node.kind === "group") make("text", { class: "token", x: 12, y: 4 }, node.shape, node.label);
   }
+  nodes.forEach(shape);
 
   const visible = (edge) => edge.source.seen && edge.target.seen;
+  let colours = {};
+  const recolour = () => { colours = { more: cc.colour("--more"), less: cc.colour("--less") }; };
   function line(edge, alpha, thick) {
-    context.strokeStyle = edge.weight >= 0 ? "#1c7c84" : "#c4622d";
+    context.strokeStyle = edge.weight >= 0 ? colours.more : colours.less;
+    context.setLineDash(edge.weight >= 0 ? [] : [5, 3]);
     context.globalAlpha = alpha;
     context.lineWidth = thick;
     context.beginPath();
@@ -128,14 +167,14 @@
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     context.clearRect(0, 0, width, height);
     const focus = hovered || chosen;
-    for (const edge of edges) if (visible(edge)) line(edge, focus ? 0.03 : 0.05 + 0.3 * edge.share, focus ? 0.5 : 0.6 + edge.share);
-    if (focus) for (const edge of [...focus.into, ...focus.from]) if (visible(edge)) line(edge, 0.35 + 0.65 * edge.share, 0.8 + 4 * edge.share);
+    for (const edge of drawn) if (visible(edge)) line(edge, focus ? 0.03 : 0.05 + 0.3 * edge.share, focus ? 0.5 : 0.6 + edge.share);
+    if (focus) for (const edge of [...focus.ins, ...focus.outs]) if (visible(edge)) line(edge, 0.35 + 0.65 * edge.share, 0.8 + 4 * edge.share);
     context.globalAlpha = 1;
   }
   function draw() {
     const start = performance.now();
     const focus = hovered || chosen;
-    const near = focus && new Set([focus, ...focus.into.map((e) => e.source), ...focus.from.map((e) => e.target)]);
+    const near = focus && new Set([focus, ...focus.ins.map((e) => e.source), ...focus.outs.map((e) => e.target)]);
     for (const node of nodes) {
       node.seen = shown(node);
       node.shape.style.display = node.seen ? "" : "none";
@@ -172,6 +211,8 @@
   function panel() {
     const section = byId("chosen");
     section.replaceChildren();
+    const group = kept.supernodes.find((one) => one[0] === opened);
+    if (group) { section.append(...about(group)); return; }
     if (!chosen) {
       section.append(element("p", { className: "note", textContent: "Point at a node to see where it leads; choose one to see what makes it and what it makes." }));
       return;
@@ -186,18 +227,61 @@
     if (chosen.kind === "latent") section.append(element("label", {}, "Label ", element("input", { id: "label", value: kept.labels[latentKey(chosen)] ?? chosen.raw.clerp,
       on: { change: (event) => { kept.labels[latentKey(chosen)] = event.target.value; keep(); panel(); draw(); pins(); } } })));
     section.append(element("p", {}, element("button", { type: "button", id: "pin", textContent: kept.pinned.includes(chosen.id) ? "Unpin" : "Pin", on: { click: () => pin(chosen) } })));
-    section.append(listOf("made by", chosen.into, "source"), listOf("makes", chosen.from, "target"));
+    section.append(listOf("made by", chosen.ins, "source"), listOf("makes", chosen.outs, "target"));
     const known = chosen.kind === "latent" && (data.metadata.crosscoders.features || {})[chosen.raw.feature];
     if (known) section.append(...responds(known));
+  }
+  // A group: its edges summed, what the graph says that ablating it does, how to do it, and what it did.
+  function about(supernode) {
+    const members = membersOf(supernode), latents = members.filter((node) => node.kind === "latent");
+    const whole = { id: "", seen: true }, own = new Map(members.map((node) => [node, whole]));
+    const summed = cc.summed(edges, own).filter((edge) => edge.source === whole || edge.target === whole)
+      .sort((a, b) => Math.abs(b.weight) - Math.abs(a.weight));
+    const into = summed.filter((edge) => edge.target === whole), out = summed.filter((edge) => edge.source === whole);
+    const total = into.reduce((sum, edge) => sum + Math.abs(edge.weight), 0);
+    for (const edge of into) edge.share = Math.abs(edge.weight) / total;
+    for (const edge of out) edge.share = edge.target.total ? Math.abs(edge.weight) / edge.target.total : 0;
+    const one = element("input", { type: "checkbox", id: "as-one", checked: kept.folded.includes(supernode[0]), on: { change: (event) => {
+      kept.folded = kept.folded.filter((label) => label !== supernode[0]);
+      if (event.target.checked) kept.folded.push(supernode[0]);
+      changed(); } } });
+    const found = [element("h2", { textContent: `Group “${supernode[0]}”` }),
+      element("p", { className: "note", textContent: `${latents.length} latents among ${members.length} nodes: ${members.map(where).join(", ")}` }),
+      element("p", { className: "row" }, element("label", {}, one, " as one node"),
+        element("button", { type: "button", textContent: "Pin its nodes", on: { click: () => { kept.pinned = members.map((node) => node.id); changed(); } } }))];
+    const lists = [element("h2", { textContent: "Its edges, summed" }), listOf("made by", into, "source"), listOf("makes", out, "target")];
+    return latents.length ? [...found, ...said(members), ...seen(supernode), ...command(supernode), ...lists] : [...found, ...lists];
+  }
+  const grid = (heads, rows) => element("div", { className: "scroll" }, element("table", {}, element("thead", {}, element("tr", {}, ...heads.map((text) => element("th", { textContent: text })))),
+    element("tbody", {}, ...rows.map((row) => element("tr", {}, ...row.map((value) => element("td", typeof value === "string" ? { textContent: value } : { className: "number", textContent: cc.cell(value, 3) })))))));
+  function said(members) {
+    const rows = cc.ablated(members, data.nodes.map((raw) => place.get(raw.node_id))).map(({ node, direct, total }) => [name(node), direct, total]);
+    return [element("h2", { textContent: "What the graph says that ablating it does" }), grid(["logit", "its edges", "all paths"], rows),
+      element("p", { className: "note", textContent: "Changes of logits less the mean of all, by the edges in this page; all paths if gates stay as they are." })];
+  }
+  function seen(supernode) {
+    const ids = (list) => list.filter((id) => (place.get(id) || {}).kind === "latent").sort().join(" ");
+    return measured.filter(({ label }) => label === supernode[0]).flatMap((one) => [
+      element("h2", { textContent: `What it did in the model: ${one.change}` }),
+      ...ids(one.ids) === ids(supernode.slice(1)) ? [] : [element("p", { className: "note", textContent: "The group had other nodes then." })],
+      grid(["logit", "its edges", "all paths", "seen", "p before", "p after"], one.targets.map((row) => [cc.visible(row.target), row.direct, row.total, row.observed, row.before, row.after]))]);
+  }
+  function command(supernode) {
+    const text = `crosscoders intervene CROSSCODER --graph FOLDER --groups ${cc.quoted(data.metadata.slug + ".json")} --group ${cc.quoted(supernode[0])} --ablate`;
+    const box = element("pre", { className: "command", tabIndex: 0, textContent: text });
+    const copy = () => { getSelection().selectAllChildren(box); if (navigator.clipboard) navigator.clipboard.writeText(text).catch(() => {}); };
+    return [element("h2", { textContent: "Change it in the model" }), box, element("p", { className: "row" }, element("button", { type: "button", textContent: "Copy", on: { click: copy } }),
+      element("span", { className: "note", textContent: "CROSSCODER is what the graph was made with, FOLDER where this page is; the button JSON writes the file with the group. Or --scale 2, --clamp 5, --add 1. What happens is written into this page." }))];
   }
   function responds({ examples, promotes, suppresses }) {
     const peak = Math.max(1e-9, ...examples.flatMap(([, values]) => values));
     const context = ([tokens, values]) => element("p", { className: "context" }, ...tokens.map((text, i) => {
-      const span = element("span", { textContent: text.replaceAll("\n", "⏎") });
-      if (values[i] > 0) { span.style.background = `rgba(224, 122, 44, ${(values[i] / peak).toFixed(2)})`; span.title = values[i].toPrecision(3); }
+      const span = element("span", { className: "token", textContent: cc.visible(text) });
+      cc.heat(span, values[i] / peak);
+      if (values[i] > 0) span.title = cc.cell(values[i], 3);
       return span;
     }));
-    const words = (title, list) => list.length ? [element("p", { className: "note", textContent: `${title}: ${list.map((text) => JSON.stringify(text)).join(" ")}` })] : [];
+    const words = (title, list) => list.length ? [element("p", { className: "note", textContent: `${title}: ${list.map(cc.word).join("  ")}` })] : [];
     const body = examples.length ? examples.map(context) : [element("p", { className: "note", textContent: "Active nowhere in the text that examples come from." })];
     return [element("h2", { textContent: "Where it is most active" }), ...body, ...words("promotes", promotes), ...words("suppresses", suppresses)];
   }
@@ -208,11 +292,19 @@
       element("button", { type: "button", textContent: "×", ariaLabel: "Unpin", on: { click: () => pin(place.get(id)) } })));
     if (kept.pinned.length > 1) box.append(element("button", { type: "button", id: "group", textContent: "Group these", on: { click: group } }));
     kept.supernodes.forEach((supernode, i) => box.append(element("div", { className: "row" },
-      element("button", { type: "button", className: "link", textContent: `${supernode[0]} (${supernode.length - 1} nodes)`, on: { click: () => { kept.pinned = supernode.slice(1).filter((id) => place.has(id)); changed(); } } }),
-      element("button", { type: "button", textContent: "×", ariaLabel: "Remove group", on: { click: () => { kept.supernodes.splice(i, 1); changed(); } } }))));
+      element("button", { type: "button", className: "link", textContent: `${supernode[0]} (${supernode.length - 1} nodes)`, on: { click: () => open(supernode[0]) } }),
+      element("button", { type: "button", textContent: "×", ariaLabel: "Remove group", on: { click: () => { kept.supernodes.splice(i, 1); kept.folded = kept.folded.filter((label) => label !== supernode[0]); changed(); } } }))));
     if (!box.children.length) box.append(element("p", { className: "note", textContent: "Nothing yet." }));
   }
-  function changed() { keep(); pins(); panel(); draw(); }
+  function changed() { keep(); fold(); pins(); panel(); draw(); }
+  function open(label) {
+    opened = label;
+    chosen = hovered = null;
+    panel();
+    draw();
+    byId("chosen").scrollIntoView({ block: "nearest" });
+    history.replaceState(null, "", "#" + encodeURIComponent("group:" + label));
+  }
   function pin(node) {
     const at = kept.pinned.indexOf(node.id);
     if (at < 0) kept.pinned.push(node.id); else kept.pinned.splice(at, 1);
@@ -221,10 +313,16 @@
   function group() {
     if (kept.pinned.length < 2) return;
     const label = window.prompt("A name for these nodes", "group " + (kept.supernodes.length + 1));
-    if (label) { kept.supernodes.push([label, ...kept.pinned]); changed(); }
+    if (!label) return;
+    kept.supernodes = [...kept.supernodes.filter((one) => one[0] !== label), [label, ...kept.pinned]];
+    opened = label;
+    changed();
   }
   function choose(node, move) {
+    if (node && owner.has(node)) node = owner.get(node);
+    if (node && node.kind === "group") { open(node.label); node.shape.focus({ preventScroll: !move }); return; }
     chosen = node;
+    opened = null;
     hovered = null;
     panel();
     draw();
@@ -287,6 +385,9 @@
   });
   byId("slider").addEventListener("input", (event) => { threshold = kept.threshold = Number(event.target.value); keep(); panel(); draw(); });
   byId("errors").addEventListener("change", () => { panel(); draw(); });
+  const themed = () => { byId("theme").textContent = { auto: "◐ auto", light: "○ light", dark: "● dark" }[cc.theme()]; recolour(); drawEdges(); };
+  byId("theme").addEventListener("click", () => cc.nextTheme());
+  window.addEventListener("cc-theme", themed);
   byId("help").addEventListener("click", (event) => {
     const keys = byId("keys");
     keys.hidden = !keys.hidden;
@@ -299,31 +400,41 @@
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 1000);
   }
-  function current() {
+  const current = () => taken(data);
+  function taken(data) {
     const copy = { ...data, qParams: { ...data.qParams, pinnedIds: kept.pinned, supernodes: kept.supernodes } };
     copy.nodes = data.nodes.map((raw) => ({ ...raw, clerp: kept.labels[raw.jsNodeId.replace(/-\d+$/, "")] ?? raw.clerp }));
     return copy;
   }
   byId("json").addEventListener("click", () => give(JSON.stringify(current()), "application/json", ".json"));
+  if (byId("whole")) byId("whole-json").addEventListener("click", async () => {
+    const bytes = Uint8Array.from(atob(byId("whole").textContent), (letter) => letter.charCodeAt(0));
+    const text = await new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+    give(JSON.stringify(taken(JSON.parse(text))), "application/json", "-whole.json");
+  });
   byId("picture").addEventListener("click", () => {
     const picture = svg.cloneNode(true);
     picture.querySelectorAll(".node").forEach((shape) => { if (shape.style.display === "none") shape.remove(); });
-    make("style", {}, picture, document.querySelector("style").textContent);
+    // Other programs know neither the page's theme nor two colours in one: a picture is light.
+    make("style", {}, picture, document.querySelector("style").textContent.replace(/light-dark\(([^,()]+),[^()]+\)/g, "$1"));
     const under = make("g", { fill: "none" }, picture);
-    for (const edge of edges) if (visible(edge)) {
+    for (const edge of drawn) if (visible(edge)) {
       const bend = (edge.source.y - edge.target.y) * 0.4;
       make("path", { d: `M${edge.source.x} ${edge.source.y}C${edge.source.x} ${edge.source.y - bend} ${edge.target.x} ${edge.target.y + bend} ${edge.target.x} ${edge.target.y}`,
-        stroke: edge.weight >= 0 ? "#1c7c84" : "#c4622d", "stroke-opacity": (0.05 + 0.3 * edge.share).toFixed(3) }, under);
+        class: edge.weight >= 0 ? "plus" : "minus", "stroke-opacity": (0.05 + 0.3 * edge.share).toFixed(3) }, under);
     }
     picture.prepend(under);
     give(new XMLSerializer().serializeToString(picture), "image/svg+xml", ".svg");
   });
 
   byId("slider").value = threshold;
-  const asked = place.get(decodeURIComponent(location.hash.slice(1)));
-  if (asked) chosen = asked;
+  fold();
+  const asked = decodeURIComponent(location.hash.slice(1));
+  if (asked.startsWith("group:")) opened = asked.slice(6); else chosen = place.get(asked) || null;
   pins();
+  recolour();
   draw();
+  themed();
   panel();
   const first = nodes.find((node) => node.kind === "logit");
   if (first) first.shape.setAttribute("tabindex", 0);

@@ -161,7 +161,9 @@ class ModelAdapterSuite(LinearRules, Suite):
         rows = self._rows(adapter)
         plain = model.logits(rows)
         for point in adapter.points():
-            shift = torch.linspace(-2.0, 2.0, adapter.width(point))
+            # Another one at each position: keys that all move alike are attended to as before.
+            length, width = rows.ids.shape[1], adapter.width(point)
+            shift = torch.linspace(-2.0, 2.0, length * width).reshape(length, width)
             edited = model.logits(rows, [Edit.add(point, shift)])
             assert not torch.allclose(edited[rows.attention], plain[rows.attention]), point
         assert torch.equal(model.logits(rows), plain)
