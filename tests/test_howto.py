@@ -152,6 +152,7 @@ def test_the_recipes_on_lora_merge_it(tmp_path, monkeypatch):
     base.model.save_pretrained("base")
     base.tokenizer.save_pretrained("base")
     lora = peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    base = ModelChoice.of("transformers", model="base").build()  # an adapter says where its base was
     peft.get_peft_model(base.model, lora).save_pretrained("lora")
 
     def here(text):

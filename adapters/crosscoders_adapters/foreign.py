@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -31,12 +32,23 @@ class Place:
     is_folder: bool
     revision: str
     subfolder: str
+    gguf_file: str = ""
+    """The one file that holds config, weights and tokenizer; empty: each has its own."""
 
     @property
     def keywords(self) -> dict[str, Any]:
         """What every `from_pretrained` is told."""
         where = {} if self.is_folder else {"revision": self.revision}
-        return {**where, "subfolder": self.subfolder, "trust_remote_code": False}
+        # By its whole path: the library would take a file of that name in the current folder first.
+        gguf = {"gguf_file": str(Path(self.source, self.gguf_file).resolve())} if self.gguf_file else {}
+        return {**where, **gguf, "subfolder": self.subfolder, "trust_remote_code": False}
+
+    def here(self) -> Place:
+        """The same place on this machine, for a GGUF file, which is fetched if it is on the Hub."""
+        if self.is_folder or not self.gguf_file:
+            return self
+        path = Path(hf_hub_download(self.source, self.gguf_file, revision=self.revision))
+        return Place(str(path.parent), True, self.revision, "", path.name)
 
     def json(self, name: str) -> dict[str, Any] | None:
         """A JSON file of the repository; None where it has none, or none that can be read."""
@@ -58,7 +70,7 @@ class Place:
         return None
 
 
-def locate(model: str, *, revision: str = "main", subfolder: str = "") -> Place:
+def locate(model: str, *, revision: str = "main", subfolder: str = "", gguf_file: str = "") -> Place:
     """A shipped model, a folder of this machine or a Hub id; `ConfigError` for what can be none of them."""
     if model.startswith("tiny-pair/"):
         folder = TINY_PAIR / model.removeprefix("tiny-pair/")
@@ -69,13 +81,29 @@ def locate(model: str, *, revision: str = "main", subfolder: str = "") -> Place:
     if folder.is_dir():
         if not (folder / subfolder).is_dir():
             raise ConfigError(f"the folder '{model}' has no folder '{subfolder}'")
+        _check_gguf(folder / subfolder, gguf_file)
+        if gguf_file:
+            # The library looks for the tokenizer of such a file above the subfolder.
+            return Place(str(folder / subfolder), True, revision, "", gguf_file)
         return Place(str(folder), True, revision, subfolder)
     if folder.is_file():
-        raise ConfigError(f"'{model}' is a file; name the folder that it is in")
+        gguf = f" by `model` and '{folder.name}' by `gguf_file`" if folder.suffix == ".gguf" else ""
+        raise ConfigError(f"'{model}' is a file; name the folder that it is in{gguf}")
     # The Hub must never be asked for what was meant as a folder: somebody could have taken that name there.
     if not HUB_ID.fullmatch(model):
         raise ConfigError(f"there is no folder '{model}' on this machine, and it cannot be a Hub id")
+    if gguf_file:
+        return Place(model, False, revision, "", f"{subfolder}/{gguf_file}".lstrip("/"))
     return Place(model, False, revision, subfolder)
+
+
+def _check_gguf(folder: Path, gguf_file: str) -> None:
+    """A folder of GGUF files holds the same model several times, so that one of them has to be named."""
+    files = sorted(path.name for path in folder.glob("*.gguf"))
+    if gguf_file and gguf_file not in files:
+        raise ConfigError(f"the folder '{folder}' has no file '{gguf_file}'; it has {', '.join(files) or 'no .gguf'}")
+    if files and not gguf_file and not (folder / "config.json").is_file():
+        raise ConfigError(f"the folder '{folder}' holds GGUF files: name one by `gguf_file`: {', '.join(files[:9])}")
 
 
 def library() -> Any:
@@ -110,6 +138,20 @@ def silence() -> Iterator[None]:
             logging.enable_progress_bar()
         if not downloads:
             hub.disable_progress_bars()  # type: ignore[attr-defined]
+
+
+@contextmanager
+def without(module: str) -> Iterator[None]:
+    """Within, a module cannot be imported: by `kernels`, bitsandbytes would fetch code from the Hub and run it."""
+    found = sys.modules.get(module)
+    sys.modules[module] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if found is None:
+            del sys.modules[module]
+        else:
+            sys.modules[module] = found
 
 
 @contextmanager

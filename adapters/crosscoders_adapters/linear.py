@@ -14,6 +14,7 @@ from torch import Tensor
 from crosscoders import ConfigError, Edit, Readout, TokenBatch
 
 from .holding import Holder, Kept
+from .placement import has_offloaded, input_device
 
 if TYPE_CHECKING:
     from .transformers import TransformersAdapter
@@ -67,6 +68,7 @@ class Linearising:
 
     def readout(self) -> Readout:
         """See `Linearisable.readout`."""
+        self._refuse_offloaded()
         if self._readout is None:
             self._readout = self._find_readout()
         return self._readout
@@ -152,6 +154,8 @@ class Linearising:
         """
         if self._proved:
             return
+        self._refuse_offloaded()
+        self._refuse_quantised()
         adapter, name = self.adapter, self.adapter.options.model
         kind, row = type(adapter.model).__name__, adapter._row()
         mlps = [f"layers.{i}.mlp" for i in range(len(adapter.layers))]
@@ -175,6 +179,22 @@ class Linearising:
             )
         self._proved = True
 
+    def _refuse_offloaded(self) -> None:
+        if has_offloaded(self.adapter.model):
+            raise ConfigError(
+                f"model '{self.adapter.options.model}' cannot be linearised while parts of it are on disk, since its "
+                "weights have to be there between forward passes; give it devices for all of them"
+            )
+
+    def _refuse_quantised(self) -> None:
+        """Eight bits round activations too, and four have derivatives on GPUs alone: on CPUs they are silently 0."""
+        options, device = self.adapter.options, input_device(self.adapter.model)
+        if options.quantisation == "int8" or (options.quantisation and device.type == "cpu"):
+            raise ConfigError(
+                f"model '{options.model}' cannot be linearised with quantisation = '{options.quantisation}', which has "
+                f"no derivatives to go by{'' if options.quantisation == 'int8' else ' on CPUs'}; load it without"
+            )
+
     def _read_points(self) -> list[str]:
         return [point for point in self.adapter.points() if point.endswith(".mlp_input")]
 
@@ -183,7 +203,7 @@ class Linearising:
         generator = torch.Generator().manual_seed(0)
 
         def random(*shape: int) -> Tensor:
-            return torch.randn(*shape, generator=generator).to(self.adapter.model.device)
+            return torch.randn(*shape, generator=generator).to(input_device(self.adapter.model))
 
         moves = {p: random(*linear.values[p].shape) * linear.values[p].float().std() for p in moved}
         reads = [*self._read_points(), FINAL]

@@ -8,7 +8,9 @@ raises leaves this module as one `ConfigError`.
 from __future__ import annotations
 
 import warnings
+import weakref
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,8 +25,10 @@ from crosscoders.converters import as_tuple
 from .classes import ModelClass
 from .foreign import Place, foreign_errors, library, locate, silence
 from .lens_names import canonical_point
-from .lora import adapted
+from .lora import adapted, check_base
+from .placement import QUANTISATIONS, check_combination, check_device_map, has_offloaded, placed
 from .tokenising import parse_date
+from .twins import shared
 from .weights import WRAPPERS, misfits, unwrapped
 
 
@@ -34,24 +38,36 @@ class TransformersConfig:
 
     canonical_point: ClassVar[Callable[[str], str] | None] = staticmethod(canonical_point)
     """From names of TransformerLens to ours."""
+    changes_model: ClassVar[bool] = False
+    """Whether the adapter changes modules or weights where they are, which then cannot be another's."""
     model: str = field(validator=and_(instance_of(str), min_len(1)))
     """Hub id, local folder, or `tiny-pair/base` and `tiny-pair/chat` for the shipped pair."""
     revision: str = "main"
     """Branch, tag or commit on the Hub."""
     subfolder: str = ""
     """Folder within the repository or local folder."""
+    gguf_file: str = ""
+    """A GGUF file of the repository or folder, which holds config, weights and tokenizer; its weights are read as
+    `dtype`."""
     tokenizer: str = ""
     """Hub id or local folder of the tokenizer, for models that are stored without one; empty: the model's own."""
     dtype: str = field(default="float32", validator=in_(("float32", "bfloat16", "float16")))
     """Type of the weights in memory; activations are returned in fp32."""
     attention: str = field(default="auto", validator=in_(("auto", "eager", "sdpa", "flash_attention_2")))
     """Implementation of attention; `auto` leaves the choice to transformers."""
+    quantisation: str = field(default="", validator=in_(QUANTISATIONS))
+    """Weights of linear layers in 4 bits (`nf4`) or 8 (`int8`), by bitsandbytes; empty: as `dtype` says."""
+    device_map: Any = field(default="", validator=check_device_map)
+    """Where the parts of a model larger than one device go: `auto`, or a table such as
+    `{ "model.layers.0" = "cuda:0", "lm_head" = "disk" }`; empty: all of it where the run wants it."""
     lora: str = ""
     """Hub id or local folder of an adapter (LoRA and its relatives, by peft) of the model; empty: none."""
     lora_revision: str = "main"
     """Branch, tag or commit of the adapter on the Hub."""
+    lora_base: str = ""
+    """What the adapter calls its base, where that is `model` under another name; empty: it has to be `model`."""
     merge: bool = False
-    """Add the adapter to the weights: faster, and rounded to their type."""
+    """Add the adapter to the weights: faster, but rounded to their type, and not shared with the base model's."""
     template_date: str = field(default="2024-07-26", validator=lambda _, __, date: parse_date(date) and None)
     """The day that chat templates are told when they ask for today's, ISO 8601: the same tokens on every day."""
     template_variables: Mapping[str, Any] = field(factory=dict)
@@ -61,6 +77,9 @@ class TransformersConfig:
     )
     """Weights in the files that the model does not have and that may be passed over, as patterns: `v_head.*`. Any
     other such weight is an error."""
+
+    def __attrs_post_init__(self) -> None:
+        check_combination(self)
 
 
 @frozen(eq=False)
@@ -78,17 +97,50 @@ class Loaded:
 def load(options: TransformersConfig) -> Loaded:
     """The model and the tokenizer that `options` name, on the CPU."""
     transformers = library()
-    place = locate(options.model, revision=options.revision, subfolder=options.subfolder)
+    place = place_of(options)
     _refuse_adapter(options.model, place)
     with silence():
         with foreign_errors(f"the model '{options.model}'", place):
+            place = place.here()
             config = transformers.AutoConfig.from_pretrained(place.source, **place.keywords)
         kind = ModelClass.of(config)
-        model, notes = _load_weights(options, place, config, kind)
+
+        def weights() -> tuple[nn.Module, tuple[str, ...]]:
+            return _load_weights(options, place, config, kind)
+
+        alone = options.merge or options.changes_model
         if options.lora:
             adapter = locate(options.lora, revision=options.lora_revision)
+            check_base(options, place, adapter)
+            # What is merged changes the weights, which then are nobody else's.
+            model, notes = weights() if alone else shared(_identity(options, place), weights, whole=False)
+            if has_offloaded(model):
+                raise ConfigError(
+                    f"the model '{options.model}' does not fit into memory, and an adapter (`lora`) cannot be put on "
+                    "disk; merge it into a folder of its own and name that by `model`"
+                )
             model = adapted(model, options.lora, adapter, merge=options.merge)
+        else:
+            model, notes = weights() if alone else shared(_identity(options, place), weights, whole=True)
         return Loaded(model, _load_tokenizer(options, place), kind.causal, notes)
+
+
+def place_of(options: TransformersConfig) -> Place:
+    """Where the model's files are."""
+    if options.gguf_file:
+        try:
+            import gguf  # noqa: F401
+        except ImportError as error:
+            raise ConfigError(
+                "the option `gguf_file` needs the extra crosscoders[gguf]: pip install 'crosscoders[gguf]'"
+            ) from error
+    return locate(options.model, revision=options.revision, subfolder=options.subfolder, gguf_file=options.gguf_file)
+
+
+def _identity(options: TransformersConfig, place: Place) -> str:
+    """Equal for options that load the same weights in the same form."""
+    form = (options.dtype, options.attention, options.quantisation, options.device_map, options.ignore_weights)
+    return repr((place, form))
 
 
 def _refuse_adapter(model: str, place: Place) -> None:
@@ -112,7 +164,7 @@ def _load_weights(
     options: TransformersConfig, place: Place, config: Any, kind: ModelClass
 ) -> tuple[nn.Module, tuple[str, ...]]:
     def attempt(**more: Any) -> tuple[Any, dict[str, Any]]:
-        with foreign_errors(f"the model '{options.model}'", place):
+        with foreign_errors(f"the model '{options.model}'", place), ExitStack() as offloaded:
             model, info = kind.auto.from_pretrained(
                 place.source,
                 config=config,
@@ -122,8 +174,11 @@ def _load_weights(
                 ignore_mismatched_sizes=True,  # so that they are reported; they are refused below
                 output_loading_info=True,
                 **place.keywords,
+                **placed(options, config, offloaded),
                 **more,
             )
+            # What is on disk is there for as long as what is used of the model.
+            weakref.finalize(kind.part(model), offloaded.pop_all().close)
         return model, info
 
     model, info = attempt()
@@ -149,9 +204,13 @@ def _load_tokenizer(options: TransformersConfig, model_place: Place) -> Any:
         f"'{named}' has no tokenizer; name one, usually the base model's, by the option `tokenizer` (a Hub id or a "
         "folder)"
     )
-    if place.is_folder and not any(
-        path.name.startswith(("tokenizer", "vocab")) or path.suffix in (".model", ".tiktoken")
-        for path in Path(place.source, place.subfolder).iterdir()
+    if (
+        place.is_folder
+        and not place.gguf_file
+        and not any(
+            path.name.startswith(("tokenizer", "vocab")) or path.suffix in (".model", ".tiktoken")
+            for path in Path(place.source, place.subfolder).iterdir()
+        )
     ):
         raise none
     with foreign_errors(f"the tokenizer of '{named}' (the option `tokenizer` names another)", place):

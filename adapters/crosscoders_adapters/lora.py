@@ -4,23 +4,58 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from crosscoders import ConfigError
 
-from .foreign import Place, foreign_errors
+from .foreign import HUB_ID, Place, foreign_errors, without
 from .weights import listed
+
+if TYPE_CHECKING:
+    from .loading import TransformersConfig
+
+
+def check_base(options: TransformersConfig, base: Place, adapter: Place) -> None:
+    """`ConfigError` where the adapter names another base than the model that it is put on.
+
+    What an adapter adds means something on the weights that it was trained with alone, and fits all of their shape.
+    """
+    config = adapter.json("adapter_config.json") or {}
+    named, revision = config.get("base_model_name_or_path"), config.get("revision") or "main"
+    if isinstance(named, str) and named and not _is_base(named, str(revision), options, base):
+        at = "" if revision == "main" else f" at revision '{revision}'"
+        raise ConfigError(
+            f"the adapter '{options.lora}' was made for the model '{named}'{at}, not for "
+            f"'{options.lora_base or options.model}': name that as `model`, or, if it is the same model under another "
+            f"name, say lora_base = '{named}'"
+        )
+
+
+def _is_base(named: str, revision: str, options: TransformersConfig, base: Place) -> bool:
+    if options.lora_base:
+        return named == options.lora_base
+    if base.is_folder and Path(named).is_dir():
+        return Path(named).resolve() == Path(base.source, base.subfolder).resolve()
+    if not base.is_folder and HUB_ID.fullmatch(named):
+        return named.casefold() == options.model.casefold() and revision in ("main", options.revision)
+    # Of a folder of another machine, or of the Hub's copy in a folder, only the last part of the name can be compared.
+    ours = PurePath(base.source, base.subfolder)
+    return PurePath(named.replace("\\", "/")).name.casefold() == ours.name.casefold()
 
 
 def adapted(model: nn.Module, named: str, place: Place, *, merge: bool) -> nn.Module:
     """The model with the adapter at `place` in its layers, or, with `merge`, added to its weights."""
     try:
-        import peft
+        with without("kernels"):  # it imports bitsandbytes, where that is installed
+            import peft
         from peft.utils import load_peft_weights
     except ImportError as error:
-        raise ConfigError("the option `lora` needs the extra crosscoders[lora]") from error
+        raise ConfigError(
+            "the option `lora` needs the extra crosscoders[lora]: pip install 'crosscoders[lora]'"
+        ) from error
     config = place.json("adapter_config.json")
     if config is None:
         raise ConfigError(f"'{named}' is not an adapter: it has no adapter_config.json that can be read")

@@ -20,6 +20,7 @@ from crosscoders import ConfigError, Edit
 
 from .by_name import ByName, Change, by_token, shape_of
 from .loading import Loaded, TransformersConfig, load
+from .placement import is_spread
 from .reads import Context
 
 VERSIONS = "nnsight>=0.8,<0.9"
@@ -50,7 +51,8 @@ class NnsightAdapter(ByName):
         return {**super().describe(), "nnsight": nnsight_library().__version__}
 
     def to(self, device: torch.device) -> Self:
-        self.model.to(device)
+        if not is_spread(self.model):
+            self.model.to(device)
         return self
 
     def decoder(self, edits: Sequence[Edit] = ()) -> NnsightDecoder:

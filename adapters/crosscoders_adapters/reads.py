@@ -20,10 +20,13 @@ from crosscoders import Chat, ConfigError, Document, DocumentError, TokenBatch, 
 
 from .anatomy import is_causal
 from .context import longest_context
-from .foreign import locate
-from .loading import Loaded, TransformersConfig
+from .loading import Loaded, TransformersConfig, place_of
 from .packing import Apart, positions_within
+from .placement import input_device
 from .tokenising import Tokenising
+
+HELD = ("subfolder", "gguf_file", "quantisation", "lora", "merge")
+"""Options that make another model of one name, and are part of its description where they are set."""
 
 
 class Reads:
@@ -72,7 +75,8 @@ class Reads:
             "revision": _commit(self.options) or self.options.revision,
             "class": type(self.model).__name__,
             "dtype": self.options.dtype,
-            **({"lora": self.options.lora, "lora_revision": self.options.lora_revision} if self.options.lora else {}),
+            **{name: value for name in HELD if (value := getattr(self.options, name))},
+            **({"lora_revision": self.options.lora_revision} if self.options.lora else {}),
             **({"notes": list(self.notes)} if self.notes else {}),
         }
 
@@ -133,7 +137,7 @@ class Reads:
     def _keywords(self, tokens: TokenBatch) -> dict[str, Any]:
         """What the model's forward pass takes. Made before any hook is set, since it may run the model to find out."""
         keywords: dict[str, Any] = {"use_cache": False} if "use_cache" in self._forward_names else {}
-        tokens = tokens.to(self.model.device)
+        tokens = tokens.to(input_device(self.model))
         if tokens.is_packed:
             assert tokens.document is not None
             self._check_length(int(positions_within(tokens.document).amax()) + 1)
@@ -190,7 +194,7 @@ class Context:
 
     def read_on(self, ids: Tensor, attention: Tensor) -> dict[str, Any]:
         """The keywords of a forward pass over the next tokens (B, T), left-padded where `attention` is False."""
-        adapter, device = self.adapter, self.adapter.model.device
+        adapter, device = self.adapter, input_device(self.adapter.model)
         attention = attention.to(device)
         self._attention = attention if self._attention is None else torch.cat([self._attention, attention], dim=1)
         adapter._check_length(self._attention.shape[1])
@@ -209,11 +213,11 @@ class Context:
 def _commit(options: TransformersConfig) -> str | None:
     """The commit that the Hub client's cache has for the revision; None for folders and models in memory."""
     try:
-        place = locate(options.model, revision=options.revision, subfolder=options.subfolder)
+        place = place_of(options)
     except ConfigError:
         return None  # a model in memory may have any name
     if place.is_folder:
         return None
-    name = f"{place.subfolder}/config.json".lstrip("/")
+    name = f"{place.subfolder}/{place.gguf_file or 'config.json'}".lstrip("/")
     cached = try_to_load_from_cache(place.source, name, revision=place.revision)
     return Path(cached[: -len(name) - 1]).name if isinstance(cached, str) else None

@@ -18,7 +18,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from crosscoders import ConfigError, Edit, SiteError, TokenBatch
 
@@ -29,6 +29,8 @@ from .linear import FINAL, Linearises
 from .loading import Loaded, TransformersConfig, load
 from .lora import scaled
 from .parts import LayerParts, Part, find_parts, residual_of
+from .placement import input_device, is_spread
+from .read_out import direct_effect
 from .reads import Context, Reads
 
 __all__ = ["TransformersAdapter", "TransformersConfig", "TransformersDecoder"]
@@ -53,7 +55,9 @@ class TransformersAdapter(Reads, Linearises):
         self._shape: tuple[int, int] = (0, 0)
 
     def to(self, device: torch.device) -> TransformersAdapter:
-        self.model.to(device)
+        """Move the model, unless its parts have places of their own (`device_map`)."""
+        if not is_spread(self.model):
+            self.model.to(device)
         return self
 
     # -- points -------------------------------------------------------------------------------------------------
@@ -201,7 +205,7 @@ class TransformersAdapter(Reads, Linearises):
 
     @torch.no_grad()
     def activations(self, tokens: TokenBatch, points: Sequence[str]) -> dict[str, Tensor]:
-        wanted, found = set(points), dict[str, Tensor]()
+        wanted, found, device = set(points), dict[str, Tensor](), input_device(self.model)
         order = [point for point in self.points() if point in wanted]
         for point in points:
             self._parse(point)
@@ -209,7 +213,7 @@ class TransformersAdapter(Reads, Linearises):
         def record(point: str) -> Callable[[Tensor], None]:
             def keep(activation: Tensor) -> None:
                 # A copy, because the model may go on to write into it: Falcon adds attention to its MLP's output.
-                found[point] = activation.detach().clone()
+                found[point] = activation.detach().clone().to(device)
                 if len(found) == len(wanted):
                     raise _AllFoundError
 
@@ -243,20 +247,8 @@ class TransformersAdapter(Reads, Linearises):
         self._check_causal()
         if self._parse(point)[1] == "mlp_input":
             raise SiteError(f"'{point}' is what an MLP reads and no part of the residual stream")
-        unembedding = self.model.get_output_embeddings().weight
-        direction_KD = direction_KD.to(unembedding.device, torch.float32)
         norm = None if point == FINAL else last_norm(self.model, self.layers)
-        if norm is not None:
-            # Norms take away the length: give it back. What a norm makes of zero, its bias, does not count.
-            # Directions go in long, so that the norm's epsilon does not count.
-            rms_K1 = direction_KD.square().mean(dim=-1, keepdim=True).sqrt()
-            if isinstance(norm, nn.LayerNorm):
-                centred_KD = direction_KD - direction_KD.mean(dim=-1, keepdim=True)
-                rms_K1 = centred_KD.square().mean(dim=-1, keepdim=True).sqrt()
-            long_KD = (1e3 * direction_KD / rms_K1.clamp_min(1e-30)).to(unembedding.dtype)
-            direction_KD = (norm(long_KD) - norm(torch.zeros_like(long_KD))).float() * rms_K1
-        effect_KV: Tensor = direction_KD @ unembedding.float().T
-        return effect_KV
+        return direct_effect(self.model.get_output_embeddings(), norm, direction_KD)
 
     def _run(self, tokens: TokenBatch, keywords: dict[str, Any] | None = None) -> Any:
         keywords = self._keywords(tokens) if keywords is None else keywords

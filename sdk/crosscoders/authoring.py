@@ -28,6 +28,7 @@ from .models.capabilities import (
     vocabulary_of,
 )
 from .models.context import longest_context
+from .models.in_common import in_common
 from .models.predictions import Piece, pieces, puts
 from .processes import Processes
 
@@ -65,6 +66,7 @@ __all__ = [
     "find_candidates_by_bf16",
     "generates",
     "gives_logits",
+    "in_common",
     "language_model",
     "lays_out_chats",
     "left_padded",

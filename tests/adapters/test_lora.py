@@ -8,15 +8,19 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from crosscoders import ConfigError, ModelChoice
+from crosscoders import AnalysisError, ConfigError, Crosscoder, ModelChoice, RunConfig, Study, train
+from crosscoders.models.in_common import built_together
 from crosscoders.testing import ModelAdapterSuite
+from crosscoders_adapters.foreign import locate
+from crosscoders_adapters.loading import TransformersConfig
+from crosscoders_adapters.lora import check_base
 
 BASE = "tiny-pair/base"
 
 
 def test_without_the_library_the_extra_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(ConfigError, match=r"`lora` needs the extra crosscoders\[lora\]"):
+    with pytest.raises(ConfigError, match=r"`lora` needs the extra .*: pip install 'crosscoders\[lora\]'"):
         ModelChoice.of("transformers", model=BASE, lora=str(tmp_path)).build()
 
 
@@ -77,6 +81,115 @@ def test_an_adapter_that_does_not_fit_is_refused_by_name(adapter_folder, tmp_pat
     (folder / "adapter_config.json").unlink()
     with pytest.raises(ConfigError, match="is not an adapter"):
         build(folder)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_adapter_of_another_base_is_refused(adapter_folder, tmp_path):
+    folder = shutil.copytree(adapter_folder, tmp_path / "copy")
+
+    def made_for(base, **more):
+        config = json.loads((adapter_folder / "adapter_config.json").read_text())
+        (folder / "adapter_config.json").write_text(
+            json.dumps({**config, "base_model_name_or_path": base, "revision": None, **more})
+        )
+
+    with pytest.raises(ConfigError, match="made for the model '.*base', not for 'tiny-pair/chat': .* say lora_base = "):
+        ModelChoice.of("transformers", model="tiny-pair/chat", lora=str(folder)).build()
+    made_for("somebody/other")
+    with pytest.raises(ConfigError, match="was made for the model 'somebody/other', not for 'tiny-pair/base'"):
+        build(folder)
+    assert build(folder, lora_base="somebody/other").causal
+    with pytest.raises(ConfigError, match="was made for the model 'somebody/other', not for 'somebody/else'"):
+        build(folder, lora_base="somebody/else")
+    # The same model in another place, as far as its name can say.
+    for same in (None, "", "/home/somebody/models/base", "C:\\models\\base", "somebody/Base"):
+        made_for(same)
+        assert build(folder).causal, same
+
+
+@pytest.mark.parametrize(
+    ("named", "revision", "options"),
+    [
+        ("org/Model", None, {"model": "org/model"}),
+        ("org/model", "main", {"model": "org/model", "revision": "v2"}),
+        ("org/model", "v2", {"model": "org/model", "revision": "v2"}),
+    ],
+)
+def test_names_on_the_hub_are_compared_whole(named, revision, options, tmp_path):
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": named, "revision": revision}))
+    adapter = locate(str(tmp_path))
+
+    def check(**changed):
+        chosen = TransformersConfig(**{**options, **changed}, lora=str(tmp_path))
+        check_base(chosen, locate(chosen.model, revision=chosen.revision), adapter)
+
+    check()
+    with pytest.raises(ConfigError, match="was made for the model"):
+        check(model="other/model")
+    with pytest.raises(ConfigError, match="was made for the model"):
+        check(model="org/model-2")
+    if revision == "v2":
+        with pytest.raises(ConfigError, match="at revision 'v2'"):
+            check(revision="main")
+
+
+@pytest.mark.parametrize("order", [("base", "tuned"), ("tuned", "base")])
+def test_base_and_adapter_share_one_set_of_weights(adapter_folder, order):
+    """Whichever is loaded first; each gives what it gives alone."""
+    rows = ModelAdapterSuite()._rows(None)
+    tables = {"base": {"model": BASE}, "tuned": {"model": BASE, "lora": str(adapter_folder)}}
+    alone = {key: ModelChoice.of("transformers", **table).build() for key, table in tables.items()}
+    with built_together():
+        both = {key: ModelChoice.of("transformers", **tables[key]).build().to(torch.device("cpu")) for key in order}
+        merged = build(adapter_folder, merge=True)
+        third = ModelChoice.of("transformers", model=BASE).build()
+        half = ModelChoice.of("transformers", model=BASE, dtype="bfloat16").build()
+
+    def weights(adapter):
+        return {parameter.data_ptr() for parameter in adapter.model.parameters()}
+
+    own = weights(both["base"])
+    assert own < weights(both["tuned"]) and own == weights(third)
+    assert not own & weights(merged) and not own & weights(half)
+    assert not weights(alone["base"]) & weights(alone["tuned"])
+    for key in ("base", "tuned", "base"):
+        assert torch.equal(both[key].logits(rows), alone[key].logits(rows))
+    assert third.model is not both["base"].model and torch.equal(third.logits(rows), alone["base"].logits(rows))
+    with both["tuned"].scaled(0.0):
+        assert torch.equal(both["tuned"].logits(rows), alone["base"].logits(rows))
+
+
+def test_a_pair_by_toml_shares_weights_and_an_analysis_loads_it_again(adapter_folder, tmp_path):
+    (tmp_path / "text.txt").write_text("A list is returned. " * 300)
+    texts = {"name": "text_files", "paths": [str(tmp_path / "text.txt")]}
+    (tmp_path / "run.toml").write_text(
+        f"""
+        sites = ["base/layers.1", "tuned/layers.1"]
+        output = "{tmp_path}/out"
+        device = "cpu"
+        models.base = {{ name = "transformers", model = "{BASE}" }}
+        models.tuned = {{ name = "transformers", model = "{BASE}", lora = "{adapter_folder}" }}
+        tokens = {{ name = "text_files", paths = ["{tmp_path}/text.txt"] }}
+        architecture = {{ name = "acausal", num_latents = 32 }}
+        loss = {{ name = "batchtopk", k = 4 }}
+        activations = {{ context_length = 32, block_tokens = 256, calibration_tokens = 128, held_out_share = 0.0 }}
+        training = {{ num_tokens = 256, batch_size = 128, evaluation_tokens = 128 }}
+        """
+    )
+    train(RunConfig.from_toml(tmp_path / "run.toml"), quiet=True)
+    crosscoder = Crosscoder.from_pretrained(str(tmp_path / "out" / "crosscoder"))
+    # Where the adapter lies is nobody else's business; that there is one is on record.
+    published = (tmp_path / "out" / "crosscoder" / "config.json").read_text()
+    assert str(adapter_folder) not in published and '"lora": "local folder (sha256' in published
+    study = Study.of(crosscoder, num_tokens=64)
+    base, tuned = study.adapter("base").model, study.adapter("tuned").model
+    assert {p.data_ptr() for p in base.parameters()} < {p.data_ptr() for p in tuned.parameters()}
+    rows = ModelAdapterSuite()._rows(None)
+    before, after = (study.adapter(key).activations(rows, ["layers.1"])["layers.1"] for key in ("base", "tuned"))
+    assert not torch.allclose(before, after, atol=0.1)
+    # A name alone would quietly take the adapter away.
+    with pytest.raises(AnalysisError, match="the model 'tuned' of this crosscoder has an adapter"):
+        Study.of(crosscoder, models={"tuned": BASE}, tokens=texts)
 
 
 class Product(torch.nn.Module):

@@ -152,11 +152,20 @@ def test_init_of_other_models_and_texts(hub, tmp_path, monkeypatch):
     assert two.sites[0] == "base/layers.4"
     assert (two.tokens.options.path, two.tokens.options.data_files) == ("parquet", ("texts/**/*.parquet",))
     assert written("--layer", 1, "--tokens", "owner/dataset").tokens.options.path == "owner/dataset"
+    lora = written("--base", "base", "--lora", "me/lora").models
+    assert {key: (choice.options.model, choice.options.lora) for key, choice in lora.items()} == {
+        "base": ("base", ""),
+        "tuned": ("base", "me/lora"),
+    }
+    (tmp_path / "lora").mkdir()
+    (tmp_path / "lora" / "adapter_config.json").write_text("{}")
     (tmp_path / "base" / "config.json").write_text("{}")
     for arguments, said in (
         (("--base", "base"), "name a layer with --layer"),
         (("--base", "alice/none"), "name a layer with --layer"),
         (("--base", "./none"), "there is no folder ./none"),
+        (("--tuned", "lora"), "lora is an adapter, not a whole model: name it by --lora"),
+        (("--tuned", "x/y", "--lora", "lora"), "give one of them"),
         (("--tokens", "none.txt"), "there is no file or folder none.txt"),
         (("--tokens", "base"), "has no .txt, .jsonl or .parquet files"),
     ):

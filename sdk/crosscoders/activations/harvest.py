@@ -80,7 +80,9 @@ class Harvester:
             points = self.layout.points_by_model[key]
             partner = tokens.partners.get(key)
             for point, activation in adapter.activations(partner.tokens if partner else tokens, points).items():
-                by_site[f"{key}/{point}"] = (partner.gather(activation) if partner else activation).float()
+                paired = partner.gather(activation) if partner else activation
+                # A model whose parts have devices of their own (`device_map`) may begin on another.
+                by_site[f"{key}/{point}"] = paired.to(self.device, torch.float32)
         x_BTX = self.layout.pack(by_site)
         self._check_finite(x_BTX, tokens)
         return nn.functional.pad(x_BTX, (0, 0, 0, length - x_BTX.shape[1]))

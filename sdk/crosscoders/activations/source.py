@@ -15,6 +15,7 @@ from ..crosscoder.sites import SiteLayout
 from ..errors import ConfigError
 from ..models.adapter import ModelAdapter
 from ..models.choice import choose_pack
+from ..models.in_common import built_together
 from ..models.packing import Packing
 from ..models.paired import make_reader
 from ..models.sample import sample
@@ -79,10 +80,11 @@ class LiveActivations:
         self.config, self.processes = config, processes
         # Models in memory take the place of those that the config names, which are then not loaded.
         given = models or {}
-        self.adapters: dict[str, ModelAdapter] = {
-            key: (given[key] if key in given else config.models[key].build(registry=registry)).to(device)
-            for key in dict.fromkeys([*config.models, *given])
-        }
+        with built_together():
+            self.adapters: dict[str, ModelAdapter] = {
+                key: (given[key] if key in given else config.models[key].build(registry=registry)).to(device)
+                for key in dict.fromkeys([*config.models, *given])
+            }
         self.layout = resolve_sites(self.adapters, config.sites)
         self.models: Mapping[str, Any] = {key: adapter.describe() for key, adapter in self.adapters.items()}
         self.reading = reading_adapter(self.adapters, config.tokenizer)

@@ -19,7 +19,7 @@ from ..plugins.registry import Registry
 from ..privacy.local import addresses, local_strings, recorded_strings
 from ..training.metric import Metric, build_metrics
 
-KEPT = ("name", "dtype", "attention")
+KEPT = ("name", "dtype", "attention", "quantisation")
 """Options that stay where another model takes a recorded one's place by its name alone."""
 SHOWN = 200
 
@@ -55,7 +55,7 @@ class StudyRecipe:
                 f"there is no model '{sorted(unknown)[0]}' in this crosscoder; there are "
                 f"{', '.join(sorted({site.model for site in crosscoder.sites}))}"
             )
-        ours = {key: _in_place_of(theirs.get(key), model) for key, model in (models or {}).items()}
+        ours = {key: _in_place_of(key, theirs.get(key), model) for key, model in (models or {}).items()}
         missing = {site.model for site in crosscoder.sites} - set(theirs) - set(ours)
         tokens_used = tokens or their_tokens
         if missing or tokens_used is None:
@@ -149,10 +149,17 @@ def _recorded_metrics(crosscoder: Crosscoder) -> list[Mapping[str, Any]]:
     return list(tables)
 
 
-def _in_place_of(recorded: Any, model: Any) -> Any:
+def _in_place_of(key: str, recorded: Any, model: Any) -> Any:
     if not isinstance(model, str):
         return model
-    kept = {key: recorded[key] for key in KEPT if key in recorded} if isinstance(recorded, Mapping) else {}
+    recorded = recorded if isinstance(recorded, Mapping) else {}
+    if recorded.get("lora"):
+        # The name of a base alone would take away the very thing that was trained on.
+        raise AnalysisError(
+            f"the model '{key}' of this crosscoder has an adapter ({_shown({'lora': recorded['lora']})}), which a name "
+            f'alone does not: give it a table with both, {{"name": "transformers", "model": ..., "lora": ...}}'
+        )
+    kept = {option: recorded[option] for option in KEPT if option in recorded}
     return {"name": "transformers", **kept, "model": model}
 
 

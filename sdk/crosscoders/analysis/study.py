@@ -20,6 +20,7 @@ from ..devices import accumulator, precise
 from ..errors import AnalysisError
 from ..models.adapter import ModelAdapter
 from ..models.choice import choose_pack
+from ..models.in_common import built_together
 from ..models.packing import Packing
 from ..models.paired import make_reader
 from ..models.sequences import PACKINGS, reading_adapter
@@ -115,12 +116,13 @@ class Study:
         if say is not None:
             for line in chosen.lines():
                 say(line)
-        adapters = {
-            key: structure(choice, ModelChoice, registry=registry).build(registry=registry)
-            if isinstance(choice, Mapping | ModelChoice)
-            else choice
-            for key, choice in chosen.models.items()
-        }
+        with built_together():
+            adapters = {
+                key: structure(choice, ModelChoice, registry=registry).build(registry=registry)
+                if isinstance(choice, Mapping | ModelChoice)
+                else choice
+                for key, choice in chosen.models.items()
+            }
         source = chosen.tokens
         if isinstance(source, Mapping | TokenSourceChoice):
             source = structure(source, TokenSourceChoice, registry=registry).build(registry=registry)

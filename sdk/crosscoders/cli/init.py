@@ -20,7 +20,8 @@ DEPTHS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 @click.command()
 @click.argument("file", default="run.toml", type=click.Path(path_type=Path))
 @click.option("--base", default=TINY_BASE, show_default=True, help="Model before fine-tuning: Hub id or folder.")
-@click.option("--tuned", default=TINY_CHAT, show_default=True, help="Model after fine-tuning: Hub id or folder.")
+@click.option("--tuned", help=f"Model after fine-tuning: Hub id or folder.  [default: {TINY_CHAT}]")
+@click.option("--lora", help="Instead of --tuned: an adapter (LoRA) of the base, which then is held once for both.")
 @click.option("--layer", type=int, help="Layer whose output is compared, from 0 [default: the middle one].")
 @click.option("--latents", default=4096, show_default=True, help="Width of the crosscoder.")
 @click.option("--k", default=32, show_default=True, help="Active latents per token.")
@@ -36,7 +37,8 @@ DEPTHS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 def init(
     file: Path,
     base: str,
-    tuned: str,
+    tuned: str | None,
+    lora: str | None,
     layer: int | None,
     latents: int,
     k: int,
@@ -56,12 +58,18 @@ def init(
     with user_errors():
         if file.exists() and not force:
             raise ConfigError(f"{file} exists already; name another file, or replace it with --force")
+        if lora and tuned:
+            raise ConfigError("--tuned and --lora both say what the model after fine-tuning is; give one of them")
+        if tuned and Path(tuned, "adapter_config.json").is_file() and not Path(tuned, "config.json").is_file():
+            raise ConfigError(f"{tuned} is an adapter, not a whole model: name it by --lora")
         layer = _middle_layer(base) if layer is None else layer
+        after = {"model": base, "lora": lora} if lora else {"model": tuned or TINY_CHAT}
         data = {
             "sites": [f"base/layers.{layer}", f"tuned/layers.{layer}"],
             "output": output,
             "models": {
-                key: {"name": "transformers", "model": name} for key, name in (("base", base), ("tuned", tuned))
+                "base": {"name": "transformers", "model": base},
+                "tuned": {"name": "transformers", **after},
             },
             "tokens": _source(tokens),
             "architecture": {"name": "acausal", "num_latents": latents},

@@ -17,9 +17,13 @@ from typing import Any
 PART = 64 * 1024
 MAX_FILES = 10_000
 NEVER_PATHS = frozenset(
-    ("adapter", "attention", "chat_column", "class", "column", "dtype", "name", "revision", "split", "subset")
+    (
+        *("adapter", "attention", "chat_column", "class", "column", "device_map", "dtype", "gguf_file", "name"),
+        *("quantisation", "revision", "split", "subfolder", "subset"),
+    )
 )
-"""Options that name no file, so that a folder which happens to be called `main` or `train` changes nothing."""
+"""Options that name no file by themselves, so that a folder which happens to be called `main` or `train`, or a file of
+the name that one has elsewhere, changes nothing."""
 NAMING_FILES = ("models", "tokens", "observers", "metrics", "initialisation")
 """Parts of a run's config whose strings may name files."""
 _RECORDED = re.compile(r"local (folder|file|path)( \(sha256 [0-9a-f]{16}\))?")
