@@ -349,13 +349,13 @@ def test_cards_say_what_the_checkpoint_measured(tmp_path):
     study.crosscoder.info = evolve(
         study.crosscoder.info,
         metrics=metrics,
-        recipe={"training": {"num_tokens": 700}, "tokens": {"name": "text_files"}},
+        recipe={"training": {"num_tokens": 700}, "tokens": {"name": "another"}},
     )
     write_dashboard(study, tmp_path / "x", latents=[0], detail=SMALL)
     cards = {card["title"]: dict(map(tuple, card["rows"])) for card in put(tmp_path / "x", "facts")["cards"]}
     assert cards["Training, held-out text"]["Tokens"] == 700
     assert cards["Training, held-out text"]["Explained variance, chat/layers.2"] == 0.75
-    assert cards["Text read here"]["Source"] == "text_files"
+    assert cards["Text read here"]["Source"] == "Short Texts"
     told = cards["Fidelity, nats per token"]
     assert (told["base: KL, spliced"], told["chat: KL, spliced"]) == (0.25, 1.0) and len(told) == 8
 
