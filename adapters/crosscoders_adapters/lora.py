@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePath
@@ -64,7 +65,8 @@ def adapted(model: nn.Module, named: str, place: Place, *, merge: bool) -> nn.Mo
     where: dict[str, Any] = {} if place.is_folder else {"revision": place.revision}
     if place.subfolder:
         where["subfolder"] = place.subfolder
-    with foreign_errors(f"the adapter '{named}'"):
+    with foreign_errors(f"the adapter '{named}'"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # between peft and transformers
         wrapped = peft.PeftModel.from_pretrained(model, place.source, is_trainable=False, **where)
         if wrapped.active_peft_config.is_prompt_learning:
             raise ConfigError(f"'{named}' changes prompts ({config.get('peft_type')}), not the layers of a model")
