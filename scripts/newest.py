@@ -48,7 +48,7 @@ def _run(folder: Path, options: argparse.Namespace) -> int:
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     python = str(folder / ("Scripts" if os.name == "nt" else "bin") / "python")
     pip = [python, "-m", "pip", "install", "-q", "--upgrade", *(["--pre"] if options.pre else [])]
-    for wanted in ([options.torch], [options.torch, "-e", f"{ROOT}[{','.join(EXTRAS)}]"]):
+    for wanted in (["pip"], [options.torch], [options.torch, "-e", f"{ROOT}[{','.join(EXTRAS)}]"]):
         code = subprocess.run([*pip, *wanted], check=False).returncode
         if code:
             print(f"pip cannot install {' '.join(wanted)}", file=sys.stderr)

@@ -1,5 +1,7 @@
 """A finished dashboard of the shared study, written once for all tests of a process; tests copy it to change it."""
 
+import atexit
+import shutil
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -7,9 +9,9 @@ from pathlib import Path
 from crosscoders.explorer.dashboard import write_dashboard
 from study_of_texts import shared_study
 
-_folder = tempfile.TemporaryDirectory(prefix="crosscoders-dashboard-")
-
 
 @cache
 def small_dashboard():
-    return write_dashboard(shared_study(), Path(_folder.name) / "dashboard", title="A small one").parent
+    folder = tempfile.mkdtemp(prefix="crosscoders-dashboard-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return write_dashboard(shared_study(), Path(folder) / "dashboard", title="A small one").parent

@@ -39,6 +39,8 @@ def test_the_rare_phrase_comes_out_tenfold_where_the_text_is_coherent(tmp_path):
         # Twenty to forty times what a latent that knows nothing of them has; wider ones reach 0.98.
         assert behaviours["recall"][name][0] > 0.9 and behaviours["precision"][name][0] > 0.15
     assert any(line.startswith("Dashboard of all latents") for line in said)
+    live = f"crosscoders serve {tmp_path}/one/crosscoder --dashboard {tmp_path}/one/dashboard"
+    assert f"To try texts and steer in a browser: {live}" in said
     labels = json.loads(packed(tmp_path / "one" / "dashboard", "search"))["labels"]
     assert all(name in labels[str(behaviours["latents"][name][0])] for name in names), "they are found by search"
     page = (tmp_path / "one" / "report.html").read_text()

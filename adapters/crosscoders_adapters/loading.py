@@ -38,6 +38,8 @@ class TransformersConfig:
 
     canonical_point: ClassVar[Callable[[str], str] | None] = staticmethod(canonical_point)
     """From names of TransformerLens to ours."""
+    changes_model: ClassVar[bool] = False
+    """Whether the adapter changes modules or weights where they are, which then cannot be another's."""
     model: str = field(validator=and_(instance_of(str), min_len(1)))
     """Hub id, local folder, or `tiny-pair/base` and `tiny-pair/chat` for the shipped pair."""
     revision: str = "main"
@@ -106,8 +108,7 @@ def load(options: TransformersConfig) -> Loaded:
         def weights() -> tuple[nn.Module, tuple[str, ...]]:
             return _load_weights(options, place, config, kind)
 
-        # TransformerLens may change weights where they are.
-        alone = options.merge or getattr(options, "compatibility_mode", False)
+        alone = options.merge or options.changes_model
         if options.lora:
             adapter = locate(options.lora, revision=options.lora_revision)
             check_base(options, place, adapter)

@@ -28,6 +28,7 @@ class TransformerLensConfig(TransformersConfig):
     """A model of the transformers library, run by TransformerLens."""
 
     canonical_point: ClassVar[Callable[[str], str] | None] = None
+    changes_model: ClassVar[bool] = True  # it puts modules of its own into the model
     compatibility_mode: bool = False
     """Change weights as TransformerLens once did for every model (norms folded in, writing weights and unembedding
     centred): the activations are other numbers, and a crosscoder of the one does not fit the other."""

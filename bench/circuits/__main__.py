@@ -30,6 +30,8 @@ RESULTS = HERE.parent / "results"
 PEER = ("circuit-tracer==0.5.0", "nnsight==0.6.1")
 LAYERS, WIDTH, VOCABULARY, LATENTS = 6, 128, 128, 256
 TURNS = 3
+COMPARED = ((16, 16), (16, 32), (16, 64), (16, 256), (32, 32), (32, 64))
+"""Tokens and batch size of graphs made by both."""
 
 
 def main() -> None:
@@ -49,17 +51,16 @@ def main() -> None:
             rows.append(run(sys.executable, "own.py", folder, 32, budget, 64))
         if not python.exists():
             print("circuit-tracer is not installed (--install does it), skipped")
-        for tokens in (16, 32) if python.exists() else ():
-            for batch in (16, 32, 64, 256):
-                # By turns, since other work on the machine slows both; the least of each counts.
-                found = [
-                    (
-                        run(sys.executable, "own.py", folder, tokens, 0, batch),
-                        run(str(python), "circuit_tracer_graph.py", folder, tokens, 0, batch),
-                    )
-                    for _ in range(TURNS)
-                ]
-                rows += [min(one, key=lambda row: row.get("cpu_seconds", 1e9)) for one in zip(*found, strict=True)]
+        for tokens, batch in COMPARED if python.exists() else ():
+            # By turns, since other work on the machine slows both; the least of each counts.
+            found = [
+                (
+                    run(sys.executable, "own.py", folder, tokens, 0, batch),
+                    run(str(python), "circuit_tracer_graph.py", folder, tokens, 0, batch),
+                )
+                for _ in range(TURNS)
+            ]
+            rows += [min(one, key=lambda row: row.get("cpu_seconds", 1e9)) for one in zip(*found, strict=True)]
     write(rows)
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from crosscoders import ConfigError, Edit, ModelChoice, ReadsText, RunConfig, SiteError, train
+from crosscoders.models.in_common import built_together
 from crosscoders.models.linear import one_row
 from crosscoders.testing import ModelAdapterSuite
 from letters import Tokenizer
@@ -89,6 +90,20 @@ def test_what_is_not_a_point_is_refused_with_what_is():
         adapter_of(llama).width("model.layers.7.mlp")
     with pytest.raises(SiteError, match=r"and \d+ more"):
         adapter_of(llama).width("nothing")
+
+
+@needs_nnsight
+def test_models_of_the_same_files_share_their_weights_and_not_their_edits():
+    files = {"model": "tiny-pair/base"}
+    with built_together():
+        first, second = (ModelChoice.of("nnsight", **files).build() for _ in range(2))
+        beside = ModelChoice.of("transformers", **files).build()
+    rows = one_row([5, 9, 7])
+    assert first.model.lm_head.weight is second.model.lm_head.weight is beside.model.lm_head.weight
+    plain = beside.logits(rows)
+    edited = first.logits(rows, [Edit.replace("model.layers.1", torch.zeros(192))])
+    assert not torch.allclose(edited, plain)
+    assert torch.equal(second.logits(rows), plain) and torch.equal(beside.logits(rows), plain)
 
 
 @needs_nnsight

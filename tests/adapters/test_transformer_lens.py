@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from crosscoders import ConfigError, Edit, ModelChoice
+from crosscoders.models.in_common import built_together
 from crosscoders.models.linear import one_row
 from crosscoders.testing import ModelAdapterSuite
 from crosscoders_adapters.transformers import TransformersAdapter
@@ -83,6 +84,20 @@ def test_compatibility_mode_is_part_of_the_description_and_of_the_numbers():
     torch.testing.assert_close(left, right, rtol=1e-3, atol=1e-3)
     for name in ("blocks.1.ln2.hook_out",):
         assert not torch.allclose(values(folded, name), values(plain, name), rtol=0.01, atol=1e-3)
+
+
+def test_a_model_of_the_same_files_beside_it_stays_as_it_is():
+    """Models that are built together share their weights, but not with one that changes them."""
+    files = {"model": "tiny-pair/base"}
+    plain = ModelChoice.of("transformers", **files).build().logits(one_row([5, 9, 7]))
+    with built_together():
+        folded = ModelChoice.of("transformer_lens", **files, compatibility_mode=True).build()
+        bridged = ModelChoice.of("transformer_lens", **files).build()
+        beside = ModelChoice.of("transformers", **files).build()
+    assert torch.equal(beside.logits(one_row([5, 9, 7])), plain)
+    assert folded.model is not bridged.model and bridged.model is not beside.model
+    modules = {type(module).__module__.split(".")[0] for module in beside.model.modules()}
+    assert "transformer_lens" not in modules
 
 
 def test_a_decoder_sees_the_new_tokens_only_and_keeps_what_it_changed():

@@ -8,6 +8,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from attrs import evolve
 from click.testing import CliRunner
 
 from crosscoders import AnalysisError, LatentDetail, LatentError, Study, Table, analyse, write_dashboard
@@ -331,6 +332,32 @@ def test_results_of_analyses_become_columns_facts_and_views(tmp_path):
     assert facts["views"] == ["diff", "layers"]
     assert json.loads(packed(tmp_path / "x", "search"))["labels"] == {"3": "sums of lists"}
     assert ["Diff", reports[2].summary] in next(card for card in facts["cards"] if card["title"] == "Analyses")["rows"]
+
+
+def test_cards_say_what_the_checkpoint_measured(tmp_path):
+    study = random_study("acausal", ["base/layers.1", "chat/layers.1", "chat/layers.2"], 12)
+    losses = {"ce_clean": 3.0, "ce_spliced": 3.5, "kl_spliced": 0.25, "1-kl_spliced/kl_mean": 0.9}
+    metrics = {
+        "explained_variance": {"base/layers.1": 0.5, "chat/layers.1": 0.25, "chat/layers.2": 0.75},
+        "l0": 4.5,
+        "spliced": {
+            "base/layers.1": losses,
+            "chat/layers.1": losses,
+            "chat (all sites)": {**losses, "kl_spliced": 1.0},
+        },
+    }
+    study.crosscoder.info = evolve(
+        study.crosscoder.info,
+        metrics=metrics,
+        recipe={"training": {"num_tokens": 700}, "tokens": {"name": "text_files"}},
+    )
+    write_dashboard(study, tmp_path / "x", latents=[0], detail=SMALL)
+    cards = {card["title"]: dict(map(tuple, card["rows"])) for card in put(tmp_path / "x", "facts")["cards"]}
+    assert cards["Training, held-out text"]["Tokens"] == 700
+    assert cards["Training, held-out text"]["Explained variance, chat/layers.2"] == 0.75
+    assert cards["Text read here"]["Source"] == "text_files"
+    told = cards["Fidelity, nats per token"]
+    assert (told["base: KL, spliced"], told["chat: KL, spliced"]) == (0.25, 1.0) and len(told) == 8
 
 
 def test_numbers_of_any_analysis_join(tmp_path):

@@ -281,6 +281,7 @@ def test_it_fits_a_phone_and_the_dark(tab):
         for route in ("#/", "#/table", "#/scatter", "#/latent/7", "#/diff", "#/layers", "#/snapshots", "#/graphs"):
             go(tab, route)
             tab.wait("!document.querySelector('.loading')")
+            assert tab.eval("document.documentElement.scrollHeight") <= 844, route
             for what in ("html", "main"):
                 assert tab.wait(f"document.querySelector('{what}').scrollWidth <= 390", seconds=5), route
         paper = "getComputedStyle(document.body).backgroundColor"

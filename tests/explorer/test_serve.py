@@ -488,6 +488,7 @@ def test_without_the_extra_the_command_to_install_it_is_said(monkeypatch):
         serve(shared_study(), browser=False)
 
 
+@pytest.mark.slow
 def test_the_command_serves_and_ends_with_ctrl_c(tmp_path):
     crosscoder = tmp_path / "crosscoder"
     shared_study().crosscoder.save_pretrained(crosscoder)

@@ -30,7 +30,7 @@ def test_examples_are_frames():
         "token": [" b", "c"],
         "text": ["a b", "c"],
     }
-    assert "rgba" in found._repr_html_() and repr(found) == "Examples('E', latent 3, latent 4)"
+    assert 'class="token on"' in found._repr_html_() and repr(found) == "Examples('E', latent 3, latent 4)"
 
 
 def test_reports_are_short_and_have_their_frame():

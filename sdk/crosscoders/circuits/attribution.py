@@ -135,7 +135,7 @@ class _Visit:
             vector_RD = vectors_KD[start : start + self.batch_size].to(self.explained.values[FINAL])
             position_R = torch.full((len(vector_RD),), self.position, device=vector_RD.device)
             node_R = torch.arange(columns + start, columns + start + len(vector_RD))
-            parts.append(Rows.of(node_R, self.explained.bring(FINAL, vector_RD, position_R)))
+            parts.append(Rows.of(node_R, self.explained.bring(FINAL, vector_RD, position_R), columns))
         self.store.add(Rows.joined(parts))
 
     def _most_important(self, count: int) -> Tensor:
@@ -165,7 +165,8 @@ class _Visit:
         latents = self.explained.latents
         at = node_R.to(latents.set_N.device)
         point = self.explained.read_of(int(node_R[0]))
-        return Rows.of(node_R, self.explained.bring(point, self.explained.encoder_rows(at), latents.position_N[at]))
+        brought = self.explained.bring(point, self.explained.encoder_rows(at), latents.position_N[at])
+        return Rows.of(node_R, brought, self.explained.num_columns)
 
 
 def _assembled(
@@ -184,17 +185,20 @@ def _assembled(
     kept = torch.cat([selected, torch.arange(active, columns + len(targets))])
     place[kept] = torch.arange(len(kept))
     # Columns keep their order, so rows stay sorted.
-    order_R = np.argsort(place[rows.node_R].numpy(), kind="stable")
-    edges_RC = rows.edges_RC[order_R]
-    column_E = place.numpy()[edges_RC.indices]
-    row_E = np.repeat(place[rows.node_R].numpy()[order_R], np.diff(edges_RC.indptr))
-    left_out_M = np.zeros(len(kept))
-    inside = column_E >= 0
+    row_R = place[rows.node_R].numpy()
+    order_R = np.argsort(row_R, kind="stable")
+    edges_RC, row_R = rows.edges_RC[order_R], row_R[order_R]
+    column_E, count_R = place.numpy().astype(np.int32)[edges_RC.indices], np.diff(edges_RC.indptr)
+    inside, left_out_M, values_E = column_E >= 0, np.zeros(len(kept)), edges_RC.data
     if not inside.all():
-        np.add.at(left_out_M, row_E[~inside], edges_RC.data[~inside].astype(np.float64))
-        row_E, column_E = row_E[inside], column_E[inside]
-    start_M = np.concatenate([[0], np.cumsum(np.bincount(row_E, minlength=len(kept)))])
-    edges_MM = sparse.csr_matrix((edges_RC.data[inside], column_E, start_M), shape=(len(kept),) * 2)
+        row_E = np.repeat(np.arange(len(row_R)), count_R)
+        np.add.at(left_out_M, row_R[row_E[~inside]], values_E[~inside].astype(np.float64))
+        count_R = np.bincount(row_E[inside], minlength=len(row_R))
+        column_E, values_E = column_E[inside], values_E[inside]
+    count_M = np.zeros(len(kept), np.int64)
+    count_M[row_R] = count_R
+    start_M = np.concatenate([[0], np.cumsum(count_M)])
+    edges_MM = sparse.csr_matrix((values_E, column_E, start_M), shape=(len(kept),) * 2)
     constant_M, total_M = torch.zeros(len(kept)), torch.zeros(len(kept))
     constant_M[place[rows.node_R]], total_M[place[rows.node_R]] = rows.constant_R, rows.total_R
     first = len(kept) - len(targets)

@@ -53,7 +53,9 @@ class Brought:
     """What R directions at places of a prompt are brought by everything before."""
 
     columns_RC: Tensor
-    """By column: latents, errors (cut by cut), embeddings."""
+    """By column: latents, errors (cut by cut), embeddings, as far as they come before."""
+    number_C: Tensor
+    """Which of all columns these are, ascending; the others bring nothing."""
     constant_R: Tensor
     total_R: Tensor
     """⟨w, x⟩ itself: the sum of all of these, computed forwards."""
@@ -89,6 +91,9 @@ class ExplainedPrompt:
         # In this order the latents that write at a cut are next to each other, for one position.
         self._place_N = torch.empty_like(by_position)
         self._place_N[by_position] = torch.arange(len(by_position), device=by_position.device)
+        order = model.points
+        first = torch.tensor([min(map(order.index, one.writes)) for one in model.sets], device=by_position.device)
+        self._first_write_N = first[self.latents.set_N]
         self._writes: dict[str, _Writes] = {}
         self.errors: dict[str, Tensor] = {}
         self._decode()
@@ -132,30 +137,33 @@ class ExplainedPrompt:
         """What all that lies before brings to directions at positions of a point."""
         pulled = self.prefixes.pull(point, vector_RD, position_R)
         active, length = len(self.latents), self.num_tokens
-        columns_RC = vector_RD.new_zeros(len(vector_RD), self.num_columns)
+        count = int(position_R.max()) + 1  # what comes later in the prompt brings nothing
         latents_RN = vector_RD.new_zeros(len(vector_RD), active)
         constant_R = (vector_RD * self._zero[point][position_R]).sum(dim=1)
-        count = int(position_R.max()) + 1  # what comes later in the prompt brings nothing
+        at_T = torch.arange(count, device=vector_RD.device)
+        source_N = (self._first_write_N < self.model.points.index(point)) & (self.latents.position_N < count)
+        source_n = source_N.nonzero()[:, 0]
+        columns, numbers = list[Tensor](), [source_n]
         for number, cut in enumerate(self.model.cuts):
             if cut not in pulled:
                 continue
             writes, back_TRD = self._writes[cut], pulled[cut][:, :count].transpose(0, 1)
             rest_TR2 = back_TRD @ writes.rest_TD2[:count]
-            columns_RC[:, active + number * length :][:, :count] = rest_TR2[:, :, 0].T
+            columns.append(rest_TR2[:, :, 0].T)
+            numbers.append(active + number * length + at_T)
             constant_R += rest_TR2[:, :, 1].sum(dim=0)
             for at, back_RD, rows_Dn in zip(writes.at_P, back_TRD.unbind(), writes.rows_P):  # noqa: B905  the first
                 if isinstance(at, slice):
                     latents_RN[:, at].addmm_(back_RD, rows_Dn)
                 else:
                     latents_RN[:, at] += back_RD @ rows_Dn
-        columns_RC[:, :active] = latents_RN[:, self._place_N]
         if EMBEDDING in pulled:
             back_TRD = pulled[EMBEDDING][:, :count].transpose(0, 1)
-            columns_RC[:, active + len(self.model.cuts) * length :][:, :count] = (
-                back_TRD @ self.values[EMBEDDING][:count, :, None]
-            )[:, :, 0].T
+            columns.append((back_TRD @ self.values[EMBEDDING][:count, :, None])[:, :, 0].T)
+            numbers.append(active + len(self.model.cuts) * length + at_T)
+        columns_RC = torch.cat([latents_RN[:, self._place_N[source_n]], *columns], dim=1)
         total_R = (vector_RD * self.values[point][position_R]).sum(dim=1)
-        return Brought(columns_RC, constant_R, total_R)
+        return Brought(columns_RC, torch.cat(numbers), constant_R, total_R)
 
     # -- private ------------------------------------------------------------------------------------------------
 

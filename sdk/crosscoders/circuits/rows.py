@@ -33,10 +33,13 @@ class Rows:
     total_R: Tensor
 
     @classmethod
-    def of(cls, node_R: Tensor, brought: Brought) -> Rows:
+    def of(cls, node_R: Tensor, brought: Brought, num_columns: int) -> Rows:
         """Rows as they were computed."""
         return cls(
-            node_R.cpu(), _csr(brought.columns_RC.cpu().numpy()), brought.constant_R.cpu(), brought.total_R.cpu()
+            node_R.cpu(),
+            _csr(brought.columns_RC.cpu().numpy(), brought.number_C.cpu().numpy().astype(np.int32), num_columns),
+            brought.constant_R.cpu(),
+            brought.total_R.cpu(),
         )
 
     @classmethod
@@ -57,13 +60,16 @@ class Rows:
         }
 
 
-def _csr(dense_RC: Any) -> Any:
-    """A dense matrix as scipy CSR: like scipy's own way, which goes by another form, at a third of its cost."""
+def _csr(dense_RC: Any, number_C: Any, num_columns: int) -> Any:
+    """Some columns of a matrix as scipy CSR, and no more entries than are not zero.
+
+    Like scipy's own way, which goes by another form, at a third of its cost.
+    """
     rows, columns = dense_RC.shape
     at = np.flatnonzero(dense_RC)
     indptr = np.searchsorted(at, np.arange(rows + 1) * columns)
-    column = (at - np.repeat(np.arange(rows) * columns, np.diff(indptr))).astype(np.int32)
-    return sparse.csr_matrix((dense_RC.ravel()[at], column, indptr), shape=dense_RC.shape)
+    column = number_C[at - np.repeat(np.arange(rows) * columns, np.diff(indptr))]
+    return sparse.csr_matrix((dense_RC.ravel()[at], column, indptr), shape=(rows, num_columns))
 
 
 def csr_tensors(matrix: Any) -> dict[str, Tensor]:

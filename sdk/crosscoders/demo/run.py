@@ -5,6 +5,7 @@ It works for any two models that share a tokenizer.
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -85,6 +86,14 @@ def demo(
     say(f"Crosscoder, in hub layout: {config.output / 'crosscoder'}")
     say(f"Report, with the latents behind this: {page}")
     say(f"Dashboard of all latents, to search and sort: {dashboard}")
+    command = [
+        "crosscoders",
+        "serve",
+        str(config.output / "crosscoder"),
+        "--dashboard",
+        str(config.output / "dashboard"),
+    ]
+    say(f"To try texts and steer in a browser: {shlex.join(command)}")
     say(f"Done in {seconds:.0f} s.")
     return DemoResult(crosscoder, reports, page, dashboard, seconds)
 

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 Card = dict[str, Any]
 _LOSSES = {
-    "cross-entropy": ("ce_clean",),
-    "cross-entropy, spliced": ("ce_spliced",),
-    "KL, spliced": ("kl_spliced",),
-    "KL, mean-ablated": ("kl_mean",),
+    "cross-entropy": "ce_clean",
+    "cross-entropy, spliced": "ce_spliced",
+    "KL, spliced": "kl_spliced",
+    "KL recovered, of mean-ablated": "1-kl_spliced/kl_mean",
 }
 
 
@@ -95,10 +95,12 @@ def _training(study: Study) -> Card:
 
 
 def _fidelity(study: Study) -> Card:
+    """What each model loses with the reconstruction in the place of its activations, at all its sites together."""
     info, rows = study.crosscoder.info, []
-    for model in study.crosscoder.written.points_by_model if info is not None else ():
-        for title, keys in _LOSSES.items():
-            value = number_at(info.metrics, "spliced", f"{model} (all sites)", *keys) if info is not None else None
+    for model, points in study.crosscoder.written.points_by_model.items() if info is not None else ():
+        place = f"{model}/{points[0]}" if len(points) == 1 else f"{model} (all sites)"
+        for title, key in _LOSSES.items():
+            value = number_at(info.metrics, "spliced", place, key) if info is not None else None
             if value is not None:
                 rows.append([f"{model}: {title}", rounded(value)])
     return {"title": "Fidelity, nats per token", "rows": rows}

@@ -20,7 +20,7 @@ from .firings import Firings, chunks_of, collect
 from .neighbours import Together, nearest_rows
 from .records import ExampleRecord, Extremes, Histogram, Interval, LatentRecord
 from .vocabulary import Vocabulary
-from .windows import ModelShares, Windows, measure_shares, sequence_of, values_in
+from .windows import ModelShares, Windows, joined, measure_shares, values_in
 
 if TYPE_CHECKING:
     from ..analysis.study import Study
@@ -82,7 +82,7 @@ class Gatherer:
                 places = self._top(fired(latent))[: detail.shares]
                 latent_I.append(np.full(len(places), latent))
                 place_I.append(places)
-        latent_K, place_K = sequence_of(latent_I), sequence_of(place_I)
+        latent_K, place_K = joined(latent_I), joined(place_I)
         return measure_shares(self.study, self.firings, latent_K, place_K, detail, self.folder)
 
     @cached_property

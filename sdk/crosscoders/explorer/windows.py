@@ -136,6 +136,6 @@ def values_in(windows: Windows, place_N: np.ndarray, value_N: np.ndarray, length
         yield values_W
 
 
-def sequence_of(items: Sequence[np.ndarray]) -> np.ndarray:
+def joined(items: Sequence[np.ndarray]) -> np.ndarray:
     """Arrays joined, also where there are none."""
     return np.concatenate(items) if items else np.zeros(0, np.int64)

@@ -8,7 +8,7 @@ from .adapter import ModelAdapter
 from .capabilities import reads_text, tokenized, vocabulary_of
 from .documents import Text
 from .packing import keeps_documents_apart
-from .sequences import SequenceReader
+from .paired import make_reader
 from .tokens import Tokenized, TokenSource
 
 SHARES = (0.1, 0.2, 0.3, 0.4)
@@ -31,8 +31,8 @@ def choose_pack(
     """
     if pack is not True:
         return pack
-    rows = SequenceReader(
-        source, reading, context_length=context_length, pack=False, held_out_share=held_out_share
+    rows = make_reader(
+        source, adapters, reading, context_length=context_length, pack=False, held_out_share=held_out_share
     ).read(len(SHARES))
     documents = []
     for row, share in enumerate(SHARES):

@@ -174,6 +174,7 @@
   function draw() {
     const start = performance.now();
     const focus = hovered || chosen;
+    const group = kept.supernodes.find((one) => one[0] === opened), mine = new Set(group ? membersOf(group) : []);
     const near = focus && new Set([focus, ...focus.ins.map((e) => e.source), ...focus.outs.map((e) => e.target)]);
     for (const node of nodes) {
       node.seen = shown(node);
@@ -182,7 +183,7 @@
       list.toggle("dim", Boolean((near && !near.has(node)) || (query && !matches(node))));
       list.toggle("found", Boolean(query) && matches(node));
       list.toggle("pinned", kept.pinned.includes(node.id));
-      list.toggle("chosen", node === chosen);
+      list.toggle("chosen", node === chosen || mine.has(node) || (node.kind === "group" && node.label === opened));
       node.shape.setAttribute("aria-label", where(node));
     }
     drawEdges();

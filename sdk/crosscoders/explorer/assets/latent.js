@@ -6,19 +6,31 @@
   const fact = (latent, name) =>
     ((latent && latent.facts) || []).find(([label]) => String(label).toLowerCase() === name)?.[1];
 
+  // One line for each point, with a bar for each model that is written there.
   function Norms({ norms }) {
     const sites = cc.written,
-      largest = Math.max(1e-12, ...norms.filter(Number.isFinite)),
-      total = norms.reduce((sum, norm) => sum + (norm || 0), 0);
-    const models = cc.facts.models.map((model) => model.key);
+      models = [...new Set(sites.map((site) => site.model))],
+      points = [...new Set(sites.map((site) => site.point))];
+    const largest = Math.max(1e-12, ...norms.filter(Number.isFinite));
+    const colour = (model) => `var(${cc.classColour(Math.max(0, models.indexOf(model)))})`;
+    const line = (name, members) => html`<tr key=${name}><th scope="row">${cc.visible(name)}</th>
+      <td class=${"bar-line" + (members.length > 1 ? " thin" : "")}>${members.map(
+        (i) =>
+          html`<i style=${{ width: (100 * (norms[i] || 0)) / largest + "%", background: colour(sites[i].model) }}></i>`,
+      )}</td>
+      ${members.map((i) => html`<td class="number">${cc.cell(norms[i], 3)}</td>`)}</tr>`;
+    const at = (point) => models.map((model) => sites.findIndex((one) => one.model === model && one.point === point));
+    const paired = models.length > 1 && points.length > 1 && points.every((point) => at(point).every((i) => i >= 0));
     return html`<table class="profile"><caption class="hidden">Norm of the latent's decoder row at each site</caption>
-      <tbody>${sites.map(
-        (site, i) => html`<tr key=${site.name}><th scope="row">${cc.visible(site.name)}</th>
-      <td class="bar-line">
-        <i style=${{ width: (100 * (norms[i] || 0)) / largest + "%", background: `var(${cc.classColour(Math.max(0, models.indexOf(site.model)))})` }}></i></td>
-      <td class="number" title=${total ? cc.cell((100 * norms[i]) / total, 3) + " % of all sites" : ""}>
-        ${cc.cell(norms[i], 3)}</td></tr>`,
-      )}</tbody></table>`;
+      ${
+        paired &&
+        html`<thead><tr><td></td><td></td>${models.map(
+          (model) => html`<th scope="col" class="number"><i style=${{ background: colour(model) }}></i>
+          ${cc.visible(model)}</th>`,
+        )}</tr></thead>`
+      }
+      <tbody>${paired ? points.map((point) => line(point, at(point))) : sites.map((site, i) => line(site.name, [i]))}
+      </tbody></table>`;
   }
 
   function Logits({ logits }) {

@@ -19,6 +19,8 @@
       setAt(null);
       cc.replace(cc.link("layers", copy));
     };
+    // How deep a site is: its layer, where sites have one, so that two models' layers are counted alike.
+    const depth = cc.written.map((site, s) => (cc.written.every((one) => Number.isFinite(one.layer)) ? site.layer : s));
     const order = useMemo(() => {
       const keys = new Float64Array(F);
       for (let row = 0; row < F; row++) {
@@ -29,7 +31,7 @@
           const value = share[row * S + s];
           if (value > share[row * S + best]) best = s;
           sum += value;
-          centre += s * value;
+          centre += depth[s] * value;
         }
         keys[row] =
           by === "latent"
@@ -39,13 +41,13 @@
               : by === "centre"
                 ? sum
                   ? centre / sum
-                  : S
+                  : Infinity
                 : -share[row * S + sites.indexOf(by)];
       }
       return Uint32Array.from({ length: F }, (_, row) => row).sort((a, b) => keys[a] - keys[b] || a - b);
     }, [share, by]);
     const tight = width / S < 120,
-      room = Math.max(S * 6, width - LEFT - (tight ? 48 : 8)),
+      room = width - LEFT - (tight ? 48 : 8),
       cell = room / S,
       TOP = tight ? 76 : 26;
     const lines = Math.min(MOST_ROWS, F),
@@ -70,13 +72,15 @@
         context.fillText(cc.visible(name).slice(-18), 0, 0);
         context.restore();
       });
+      // Wide cells, and models, are a little apart.
+      const gap = (s) => (s + 1 < S && cc.written[s + 1].model !== cc.written[s].model ? 3 : cell > 24 ? 1 : 0);
       for (let line = 0; line < lines; line++) {
         const rows = rowsOf(line);
         for (let s = 0; s < S; s++) {
           let sum = 0;
           for (const row of rows) sum += share[row * S + s];
           context.fillStyle = `rgb(${cc.cividis(sum / rows.length / 255).join(",")})`;
-          context.fillRect(LEFT + s * cell, TOP + line * tall, Math.ceil(cell) - (cell > 12 ? 1 : 0), tall);
+          context.fillRect(LEFT + s * cell, TOP + line * tall, Math.ceil(cell) - gap(s), tall);
         }
       }
     };
@@ -97,11 +101,11 @@
     };
     const listed = at === null ? [] : rowsOf(at).slice(0, 40);
     return html`<div class="bar"><label>Order <select value=${by} onChange=${(event) => change(event.target.value)}>
-      <option value="top">by the site with most</option><option value="centre">by the centre over sites</option>
+      <option value="top">by the site with most</option><option value="centre">by the centre over layers</option>
       <option value="latent">by number</option>
       ${sites.map((name) => html`<option value=${name}>by ${cc.visible(name)}</option>`)}</select></label>
         <span class="quiet">
-          ${each > 1 ? `each line is the mean of about ${cc.cell(Math.round(each))} latents` : "each line is a latent"}; 0 <i class="scale" aria-hidden="true"></i> the latent's largest</span></div>
+          ${each <= 1 ? "each line is a latent" : each < 2 ? "each line is one or two latents" : `each line is the mean of about ${cc.cell(Math.round(each))} latents`}; 0 <i class="scale" aria-hidden="true"></i> the latent's largest</span></div>
       <div class="two"><div class="plot" ref=${ref}>
         <${cc.chart.Canvas} width=${width} height=${height} draw=${draw} keys=${[order, S]} tabindex="0"
           role="application"
