@@ -1,12 +1,13 @@
 """The recipes and the how-to on one's own tensors run as they stand, at a smaller size."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 import torch
 
-from crosscoders import ConfigError, RunConfig, Text, train
+from crosscoders import AnalysisChoice, ConfigError, RunConfig, Text, train
 from study_of_texts import Texts, adapters
 
 ROOT = Path(__file__).parent.parent
@@ -111,7 +112,6 @@ def test_the_how_to_on_own_tensors_runs(trained, monkeypatch):
 
 
 def test_the_recipes_on_data_read_it(tmp_path, monkeypatch):
-    import json
     import tomllib
 
     import pyarrow
@@ -165,3 +165,35 @@ def test_the_recipes_on_lora_merge_it(tmp_path, monkeypatch):
     merged = ModelChoice.of("transformers", model="merged").build()
     ids = torch.tensor([adapter.tokenize(Text("Return the sum")).ids])
     torch.testing.assert_close(merged.model(ids).logits, adapter.model(ids).logits, rtol=1e-3, atol=1e-3)
+
+
+def test_a_lora_is_made_and_its_pair_written(tmp_path, monkeypatch):
+    """The page on diffing a LoRA: its first block, with fewer steps and rows, and the config that it shows."""
+    import tomllib
+
+    from click.testing import CliRunner
+
+    from crosscoders.cli import main
+
+    pytest.importorskip("peft")
+    monkeypatch.chdir(tmp_path)
+    make, look = blocks("diff-a-lora.md")
+    small = make.replace("8000", "60").replace("steps = 150", "steps = 2").replace("(16,)", "(2,)")
+    assert small.count("60)") == 1 and "steps = 2\n" in small
+    exec(compile(small, "diff-a-lora.md", "exec"), names := {})
+    page = (ROOT / "docs" / "howto" / "diff-a-lora.md").read_text()
+    adapted = sum(p.numel() for n, p in names["model"].named_parameters() if "lora_" in n)
+    whole = sum(p.numel() for n, p in names["model"].named_parameters() if "lora_" not in n)
+    assert f"{adapted:,} parameters beside the base's {whole:,}" in page
+    (command,) = re.findall(r"crosscoders (init .*?)\ncrosscoders train", page, re.DOTALL)
+    done = CliRunner().invoke(main, command.replace("\\\n", " ").split())
+    assert done.exit_code == 0, done.output
+    shown = tomllib.loads(blocks("diff-a-lora.md", "toml")[0])["models"]
+    config = RunConfig.from_toml("diff.toml", settings={"training.batch_size": 1024, "training.lr": 2e-3})
+    assert {key: (choice.options.model, choice.options.lora) for key, choice in config.models.items()} == {
+        key: (table["model"], table.get("lora", "")) for key, table in shown.items()
+    }
+    assert 'analyse(crosscoder, ["latent_scaling"], study=study)' in look
+    (amplified,) = re.findall(r"--analysis '(\{.*?\})'", page, re.DOTALL)
+    options = json.loads(amplified)
+    assert AnalysisChoice.of(options.pop("name"), **options).options.form == "weights"

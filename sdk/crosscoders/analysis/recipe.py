@@ -70,7 +70,7 @@ class StudyRecipe:
     def lines(self) -> list[str]:
         """What is going to be read, a line for each model and the tokens."""
         parts = [(f"model {key}", model) for key, model in self.models.items()]
-        return [f"{what}: {_shown(choice)}" for what, choice in [*parts, ("tokens", self.tokens)]]
+        return [f"{what}: {_shown(_set(choice))}" for what, choice in [*parts, ("tokens", self.tokens)]]
 
     def check(self, *, trusted: bool, registry: Registry) -> None:
         """`AnalysisError` where the checkpoint names what is not here, or what needs the user's word."""
@@ -161,6 +161,13 @@ def _in_place_of(key: str, recorded: Any, model: Any) -> Any:
         )
     kept = {option: recorded[option] for option in KEPT if option in recorded}
     return {"name": "transformers", **kept, "model": model}
+
+
+def _set(choice: Any) -> Any:
+    """A table without options that are empty, so that what is said of it has room for the others."""
+    if not isinstance(choice, Mapping):
+        return choice
+    return {key: value for key, value in choice.items() if value is not False and value not in ("", [], {}, ())}
 
 
 def _shown(choice: Any) -> str:
