@@ -30,7 +30,7 @@ RESULTS = HERE.parent / "results"
 PEER = ("circuit-tracer==0.5.0", "nnsight==0.6.1")
 LAYERS, WIDTH, VOCABULARY, LATENTS = 6, 128, 128, 256
 TURNS = 3
-COMPARED = ((16, 16), (16, 32), (16, 64), (16, 256), (32, 32), (32, 64))
+COMPARED = ((16, 16), (16, 32), (16, 64), (16, 256))
 """Tokens and batch size of graphs made by both."""
 
 
