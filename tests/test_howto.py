@@ -72,12 +72,11 @@ def test_every_recipe_runs_and_is_short(trained, monkeypatch):
 
 def test_the_how_to_on_dashboards_runs(trained, monkeypatch, capsys):
     monkeypatch.chdir(trained)
-    (code,) = blocks("explore.md")
-    code = code.replace('"my-crosscoder"', '"my-crosscoder/crosscoder"')
-    exec(
-        compile(code.replace("num_tokens=100_000", "num_tokens=360, tokens=texts"), "explore.md", "exec"),
-        {"texts": Texts()},
-    )
+    names = {"texts": Texts()}
+    for block in blocks("explore.md"):
+        code = block.replace('"my-crosscoder"', '"my-crosscoder/crosscoder"')
+        code = code.replace("num_tokens=100_000", "num_tokens=360, tokens=texts")
+        exec(compile(code, "explore.md", "exec"), names)
     assert capsys.readouterr().out.strip().endswith("index.html") and Path("dashboard/data/latents-0000.js").is_file()
 
 

@@ -156,7 +156,7 @@ class _EndedError(Exception):
 def transformer_lens_library() -> ModuleType:
     """The TransformerLens library; `ConfigError` names the extra where it is not installed or of another version."""
     try:
-        from transformer_lens.model_bridge import sources
+        import transformer_lens.model_bridge.sources
     except ImportError as error:
         raise ConfigError(
             "the model adapter 'transformer_lens' needs the extra crosscoders[transformer-lens]: "
@@ -164,7 +164,7 @@ def transformer_lens_library() -> ModuleType:
         ) from error
     if not _version().startswith("4."):
         raise ConfigError(f"the model adapter 'transformer_lens' is for {VERSIONS}, and {_version()} is here")
-    found: ModuleType = sources
+    found: ModuleType = transformer_lens.model_bridge.sources
     return found
 
 

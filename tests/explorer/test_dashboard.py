@@ -181,6 +181,24 @@ def test_what_another_run_left_is_not_gone_on_from(dashboard, tmp_path, monkeypa
     assert files(tmp_path / "x") == files(dashboard)
 
 
+def test_other_text_is_another_run(tmp_path, monkeypatch):
+    from crosscoders import TokenSourceChoice
+
+    def die(*_, **__):
+        raise Killed
+
+    own, shown = several_chunks(), []
+    for word in ("apple", "orange"):
+        (tmp_path / f"{word}.txt").write_text(f"{word} list " * 60)
+        source = TokenSourceChoice.of("text_files", paths=[str(tmp_path / f"{word}.txt")]).build()
+        study = Study(own.crosscoder, own.adapters, source, activations=own.activations, num_tokens=96)
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr("crosscoders.explorer.dashboard.write_shell", die)
+            write_dashboard(study, tmp_path / "x", latents=[0], detail=SMALL)
+        shown.append(packed(tmp_path / "x.unfinished", "corpus-000"))
+    assert shown[0] != shown[1]
+
+
 def test_a_dashboard_is_replaced_whole_and_nothing_else_is(dashboard, tmp_path, monkeypatch):
     study, folder = several_chunks(), tmp_path / "x"
     write_dashboard(study, folder, latents=[1, 2], detail=SMALL)
@@ -349,13 +367,13 @@ def test_cards_say_what_the_checkpoint_measured(tmp_path):
     study.crosscoder.info = evolve(
         study.crosscoder.info,
         metrics=metrics,
-        recipe={"training": {"num_tokens": 700}, "tokens": {"name": "text_files"}},
+        recipe={"training": {"num_tokens": 700}, "tokens": {"name": "another"}},
     )
     write_dashboard(study, tmp_path / "x", latents=[0], detail=SMALL)
     cards = {card["title"]: dict(map(tuple, card["rows"])) for card in put(tmp_path / "x", "facts")["cards"]}
     assert cards["Training, held-out text"]["Tokens"] == 700
     assert cards["Training, held-out text"]["Explained variance, chat/layers.2"] == 0.75
-    assert cards["Text read here"]["Source"] == "text_files"
+    assert cards["Text read here"]["Source"] == "Short Texts"
     told = cards["Fidelity, nats per token"]
     assert (told["base: KL, spliced"], told["chat: KL, spliced"]) == (0.25, 1.0) and len(told) == 8
 

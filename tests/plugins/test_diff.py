@@ -58,8 +58,8 @@ def test_the_null_pair_is_run_and_holds_verdicts_back():
         "home": ["b/x", "b/x", "a/x"],
         "relative_strength_interval": {"a/x": [[0.0, 0.05], [0.0, 0.15], [1, 1]], "b/x": [[1, 1], [1, 1], [0.9, 1.1]]},
     }
-    assert held_against(Null(10, 1, 0.1), scaling)[0] == ["specific to b/x", "undecided", "shared"]
-    assert held_against(Null(10, 0, None), scaling)[0] == scaling["verdict"]
+    assert held_against(Null(10, 1, 1, 1, 0.1), scaling)[0] == ["specific to b/x", "undecided", "shared"]
+    assert held_against(Null(10, 0, 0, 0, None), scaling)[0] == scaling["verdict"]
 
 
 def test_other_crosscoders_say_whether_they_have_it():

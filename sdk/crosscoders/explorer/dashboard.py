@@ -59,10 +59,11 @@ def write_dashboard(
     """Write a dashboard of a crosscoder over a study's tokens into `folder`, and return its page, `index.html`.
 
     It shows all latents, or `latents` only; `results` are reports, or folders or JSON files of them, whose numbers
-    become columns and facts; `graphs` folders that `save_graph` wrote. The tokens are read twice at most, and memory
-    holds what 256 latents need. A run that was stopped goes on with the same call, unless `resume` is false, and ends
-    with the same files. `AnalysisError` where `folder` is something else, or a report is of another crosscoder;
-    `DiskError` where the disk does not take it.
+    become columns and facts; `graphs` folders that `save_graph` wrote. The tokens are read twice at most; beside what
+    the study keeps, memory holds what 256 latents need. A run that was stopped goes on with the same call and ends with
+    the same files; `resume=False` begins anew, for a token source of your own that gives other text by now.
+    `AnalysisError` where `folder` is something else, or a report is of another crosscoder; `DiskError` where the disk
+    does not take it.
     """
     folder = Path(folder).absolute()
     check_target(folder)
@@ -206,7 +207,7 @@ def _identity(
 ) -> dict[str, str]:
     """What a run that goes on must share with the one that began, as checksums: it is about files of the user."""
     crosscoder = study.crosscoder
-    recipe = crosscoder.info.recipe if crosscoder.info else {}
+    options = getattr(study.source, "config", None)
     state = {name: tensor.detach().cpu() for name, tensor in crosscoder.state_dict().items()}
     parts = {
         "version": [version("crosscoders"), FORMAT],
@@ -215,7 +216,7 @@ def _identity(
         "models": {key: adapter.describe() for key, adapter in study.adapters.items()},
         "tokens": [
             study.num_tokens, study.seed, study.split, unstructure(study.activations), type(study.source).__name__,
-            recipe.get("tokens"),
+            unstructure(options) if attrs.has(type(options)) else None,
         ],
         "results": [results.summaries, [results.facts(j) for j in gatherer.latents]],
         "pages": [title, [[page.name, page.html] for page in graphs]],

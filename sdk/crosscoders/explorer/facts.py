@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoints.description import number_at
@@ -107,19 +106,20 @@ def _fidelity(study: Study) -> Card:
 
 
 def _text(study: Study, firings: Firings) -> Card:
-    recipe: Mapping[str, Any] = study.crosscoder.info.recipe if study.crosscoder.info else {}
-    source = recipe.get("tokens")
-    names = [str(source[key]) for key in ("name", "dataset") if source.get(key)] if isinstance(source, Mapping) else []
-    told, _ = published({"tokens": {"source": " ".join(names)}}, {})
+    # The source itself, since the recipe may name another one than was read.
+    path = getattr(getattr(study.source, "config", None), "path", "")
+    told, _ = published({"tokens": {"path": path if isinstance(path, str) else ""}}, {})
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(study.source).__name__)
     silent = int((firings.count_F == 0).sum())
     rows = [
+        ["Source", f"{words} {told['tokens']['path']}".strip()],
         ["Tokens", firings.num_tokens],
         ["Sequences", firings.sequences],
         ["Split", study.split.replace("_", "-")],
         ["Active latents per token (L0)", rounded(float(firings.count_F.sum()) / firings.num_tokens)],
         ["Silent latents", silent],
     ]
-    return {"title": "Text read here", "rows": [*([["Source", told["tokens"]["source"]]] if names else []), *rows]}
+    return {"title": "Text read here", "rows": rows}
 
 
 def _analyses(results: Results) -> Card:

@@ -317,6 +317,7 @@
     if (!label) return;
     kept.supernodes = [...kept.supernodes.filter((one) => one[0] !== label), [label, ...kept.pinned]];
     opened = label;
+    chosen = hovered = null;
     changed();
   }
   function choose(node, move) {

@@ -17,6 +17,8 @@
   const name = (node) => node.kind === "embedding" ? `token “${token(node)}”` : node.kind === "logit" ? node.raw.clerp
     : node.kind === "error" ? `${node.raw.feature_type.replace(" reconstruction", "")}, layer ${node.raw.layer}`
     : `${node.raw.layer}/${node.raw.node_id.split("_")[1]}${node.raw.clerp ? ": " + node.raw.clerp : ""}`;
+  const brief = (node) => node.kind === "embedding" ? `“${token(node)}” at ${node.position}` : node.kind === "logit" ? node.raw.clerp.replace(/^Output | \(p=[^)]*\)$/g, "")
+    : node.kind === "error" ? `error ${node.raw.layer}${node.raw.feature_type.startsWith("lorsa") ? " attention" : ""} at ${node.position}` : `${name(node)} at ${node.position}`;
   const where = (node) => `${name(node)} at ${node.position} “${token(node)}”`;
   const there = (node, side) => node.kind !== "latent" || node.raw.in[side][0] !== null;
 
@@ -60,8 +62,11 @@
   };
   document.querySelectorAll("svg[data-side]").forEach((svg) => {
     const side = Number(svg.dataset.side);
-    svg.setAttribute("width", width);
-    svg.setAttribute("height", height);
+    // A graph that is wider than its side is drawn smaller, as far as it stays legible.
+    const room = svg.closest(".side").clientWidth - 4, scale = Math.max(0.55, Math.min(1, room / width));
+    svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
+    svg.setAttribute("width", width * scale);
+    svg.setAttribute("height", height * scale);
     for (const layer of layers) {
       make("line", { class: "rule", x1: 0, x2: width, y1: tops.get(layer) - 8, y2: tops.get(layer) - 8 }, svg);
       make("text", { x: 6, y: tops.get(layer) + 12 }, svg, layer < 0 ? "tokens" : layer === Infinity ? "logits" : "layer " + layer);
@@ -103,7 +108,7 @@
     made.append(...children);
     return made;
   }
-  const link = (node) => element("button", { type: "button", className: "link", textContent: where(node), on: { click: () => choose(node) } });
+  const link = (node) => element("button", { type: "button", className: "link", textContent: brief(node), title: where(node), on: { click: () => choose(node) } });
   function listed(heads, list, cellsOf) {
     const rows = list.sort((a, b) => Math.abs(b.change) - Math.abs(a.change)).slice(0, 30).map((edge) => element("tr", {}, ...cellsOf(edge).map((node) => element("td", {}, link(node))),
       ...[...edge.weights, edge.change].map((value, i) => element("td", { className: "number" + (i === 2 ? (value >= 0 ? " more" : " less") : ""), textContent: cc.cell(value, 3) }))));
