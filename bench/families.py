@@ -225,8 +225,10 @@ def _alone(tokens: TokenBatch) -> TokenBatch:
 def _reads_padding(adapter: Any, tokens: TokenBatch) -> bool:
     """Whether the model itself, without us, gives something else for a row with padding."""
     outputs = []
+    # A cache of states alone does not tell the library's masks how long it is.
+    keywords = {"use_cache": False} if "use_cache" in inspect.signature(adapter.model.forward).parameters else {}
     for each in (tokens, _alone(tokens)):
-        given = adapter.model(input_ids=each.ids, attention_mask=each.attention.long())[0]
+        given = adapter.model(input_ids=each.ids, attention_mask=each.attention.long(), **keywords)[0]
         outputs.append(given[-1:, : int(tokens.attention[1].sum())])
     return not _close(outputs[0], outputs[1], _alone(tokens).attention, 1e-3)
 
