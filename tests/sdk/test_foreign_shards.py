@@ -62,7 +62,8 @@ def test_each_process_reads_its_own_rows(name, read_bytes):
             assert torch.equal(split, getattr(whole, weights)[number]), (group.name, weights)
         latents = whole.wiring.latent_slices[group.name]
         of_parts = [part.b_enc_F[part.wiring.latent_slices[group.name]] for part in parts]
-        assert torch.equal(torch.cat(of_parts), whole.b_enc_F[latents])
+        # A bias that is folded in is a product, and how that rounds depends on the number of rows.
+        torch.testing.assert_close(torch.cat(of_parts), whole.b_enc_F[latents], rtol=1e-6, atol=1e-6)
         if whole.gate.name == "jumprelu":
             of_parts = [part.gate.threshold_F[part.wiring.latent_slices[group.name]] for part in parts]
             assert torch.equal(torch.cat(of_parts), whole.gate.threshold_F[latents])

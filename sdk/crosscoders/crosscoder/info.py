@@ -44,7 +44,7 @@ class CheckpointInfo:
 
     own: bool = field(default=False, validator=instance_of(bool))
     """Whether the recipe is that of a run of this user, so that it may name local files; never written into a file."""
-    folder: Path | None = None
+    folder: Path | None = field(default=None, eq=False)
     """The folder of this machine that the crosscoder was loaded from; never written into a file."""
     explanations: Explanations = field(factory=dict, validator=instance_of(dict))
     """What latents respond to, from `explanations.json`, which stands beside the weights: by latent its `explanation`
