@@ -94,7 +94,7 @@ def sweep_report(rows: Sequence[Mapping[str, Any]]) -> Report:
         columns=columns,
         rows=[
             (
-                *(value if _is_number(value) else str(value) for value in row["values"].values()),
+                *(value if _is_number(value) else _named("", value) for value in row["values"].values()),
                 row["num_latents"],
                 row["mean_explained_variance"],
                 row["metrics"]["l0"],
@@ -106,7 +106,9 @@ def sweep_report(rows: Sequence[Mapping[str, Any]]) -> Report:
         ],
         note="Explained variance: mean over sites, on held-out text with the inference gate.",
     )
-    best = ", ".join(row["folder"] for row in rows if row["front"]["l0"])
+    best = "; ".join(
+        ", ".join(_named(key, value) for key, value in row["values"].items()) for row in rows if row["front"]["l0"]
+    )
     return Report(
         title="Sweep",
         summary=f"Of {len(rows)} crosscoders these explain most for the latents that they have active: {best}."
@@ -143,4 +145,4 @@ def _named(key: str, value: Any) -> str:
     if isinstance(value, Mapping):
         options = [f"{name} {option}" for name, option in value.items() if name != "name"]
         return " ".join([str(value.get("name", key)), *options])
-    return f"{key.rpartition('.')[2]} {value}"
+    return f"{key.rpartition('.')[2]} {value}".strip()
