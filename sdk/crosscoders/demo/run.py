@@ -79,13 +79,14 @@ def demo(
         title=title,
         head=[*found, f"A crosscoder over {', '.join(run.sites)}. {quality}"],
     )
-    write_dashboard(study, config.output / "dashboard", results=reports, title=title)
+    dashboard = config.output / "dashboard" / "index.html"
+    write_dashboard(study, dashboard.parent, results=reports, title=title)
     for line in [*found, *(chat_leaning(reports) if config.full else []), quality]:
         say(line)
     seconds = time.monotonic() - started
     say(f"Crosscoder, in hub layout: {config.output / 'crosscoder'}")
     say(f"Report, with the latents behind this: {page}")
-    say(f"Dashboard of all latents, to search and sort: {config.output / 'dashboard' / 'index.html'}")
+    say(f"Dashboard of all latents, to search and sort: {dashboard}")
     command = [
         "crosscoders",
         "serve",
