@@ -52,10 +52,17 @@ def at_step(monkeypatch):
     return arrange
 
 
+def unless_ignored(number):
+    """Whoever starts the tests by `nohup` has them ignore a signal, and then runs ignore it too."""
+    if signal.getsignal(number) is signal.SIG_IGN:
+        pytest.skip(f"{signal.Signals(number).name} is ignored here")
+
+
 @pytest.mark.parametrize(
     ("number", "save_every"), [(signal.SIGINT, 0), (signal.SIGINT, 30), (signal.SIGTERM, 0), (signal.SIGHUP, 0)]
 )
 def test_a_signal_finishes_the_step_and_saves(planted_run, tmp_path, at_step, number, save_every, capfd):
+    unless_ignored(number)
     before = signal.getsignal(number)
     undo = at_step(40, lambda: os.kill(os.getpid(), number))
     config = config_of(tmp_path, training={"save_every": save_every})
@@ -75,6 +82,7 @@ def test_a_signal_finishes_the_step_and_saves(planted_run, tmp_path, at_step, nu
 
 def test_a_terminal_that_has_gone_does_not_keep_a_run_from_being_saved(tmp_path, at_step, monkeypatch):
     """As its window is closed: the signal comes, and nothing can be written to the terminal from then on."""
+    unless_ignored(signal.SIGHUP)
     reading, gone = os.pipe()
     os.close(reading)  # whoever writes to the other end fails, as with a terminal that is not there
     at_step(40, lambda: os.kill(os.getpid(), signal.SIGHUP))
