@@ -33,7 +33,7 @@ def pair_page(
     that seems to be missing in one is not only pruned there. `names` are those of the models.
     """
     content = _content(compared, names, labels or {}, node_threshold, edge_threshold)
-    script = asset("show.js") + page_text("pair.js")
+    script = asset("show.js") + page_text("drawing.js") + page_text("pair.js")
     style = asset("palette.css") + page_text("page.css") + page_text("pair.css")
     edges = content["edges"]
     return (

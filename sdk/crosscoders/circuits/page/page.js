@@ -4,13 +4,10 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const byId = (id) => document.getElementById(id);
   const KEY = "crosscoders-graph:" + data.metadata.slug + ":" + data.metadata.crosscoders.key;
-  const SVG = "http://www.w3.org/2000/svg";
-  const STEP = 15, LEFT = 64, PER_LINE = 6;
+  const { make } = cc;
 
   // -- nodes and edges -------------------------------------------------------------------------------------------
-  const kindOf = (type) => (type.includes("error") ? "error" : type === "embedding" || type === "logit" ? type : "latent");
-  const nodes = data.nodes.map((raw, at) => ({ raw, at, id: raw.node_id, kind: kindOf(raw.feature_type), position: raw.ctx_idx,
-    layer: raw.feature_type === "embedding" ? -1 : raw.feature_type === "logit" ? Infinity : Number(raw.layer), into: [], from: [] }));
+  const nodes = data.nodes.map((raw, at) => ({ ...cc.nodeOf(raw), at, id: raw.node_id }));
   const place = new Map(nodes.map((node) => [node.id, node]));
   const edges = data.links.map((link) => ({ source: place.get(link.source), target: place.get(link.target), weight: link.weight }));
   for (const edge of edges) { edge.source.from.push(edge); edge.target.into.push(edge); }
@@ -18,7 +15,6 @@
     node.total = node.into.reduce((sum, edge) => sum + Math.abs(edge.weight), 0);
     for (const edge of node.into) edge.share = node.total ? Math.abs(edge.weight) / node.total : 0;
     node.into.sort((a, b) => Math.abs(b.weight) - Math.abs(a.weight));
-    node.from.sort((a, b) => b.share - a.share);
   }
   for (const node of nodes) node.from.sort((a, b) => Math.abs(b.weight) - Math.abs(a.weight));
 
@@ -76,45 +72,13 @@
   }
 
   // -- layout: positions from left to right, layers from bottom to top -------------------------------------------
-  const layers = [...new Set(nodes.map((node) => node.layer))].sort((a, b) => a - b);
-  const cells = new Map();
-  for (const node of nodes) {
-    const key = node.layer + ":" + node.position;
-    if (!cells.has(key)) cells.set(key, []);
-    cells.get(key).push(node);
-  }
-  const length = data.metadata.prompt_tokens.length;
-  const widest = Array(length).fill(1), tallest = new Map(layers.map((layer) => [layer, 1]));
-  for (const cell of cells.values()) {
-    const { layer, position } = cell[0];
-    widest[position] = Math.max(widest[position], Math.min(cell.length, PER_LINE));
-    tallest.set(layer, Math.max(tallest.get(layer), Math.ceil(cell.length / PER_LINE)));
-  }
   // Small graphs are spread over the room there is.
   const room = byId("graph").getBoundingClientRect();
-  const cell = (p) => Math.max(widest[p] * STEP, 10 + 7 * Math.min(14, data.metadata.prompt_tokens[p].length));
-  const lines = layers.reduce((sum, layer) => sum + tallest.get(layer), 0);
   const spread = (free, count, least, most) => Math.max(least, Math.min(most, Math.floor(free / count)));
-  const GAP = spread(room.width - LEFT - 20 - widest.reduce((sum, _, p) => sum + cell(p), 0), length, 12, 60);
-  const RISE = spread(room.height - 60 - lines * STEP, layers.length, 14, 70);
-  const columns = [];
-  let width = LEFT;
-  for (let p = 0; p < length; p++) {
-    columns.push(width);
-    width += cell(p) + GAP;
-  }
-  const tops = new Map();
-  let height = 16;
-  for (const layer of [...layers].reverse()) { tops.set(layer, height); height += tallest.get(layer) * STEP + RISE; }
-  const below = height - RISE + 20;
-  height = below + 12;
-  for (const cell of cells.values()) {
-    cell.sort((a, b) => (a.raw.influence ?? 0) - (b.raw.influence ?? 0));
-    cell.forEach((node, i) => {
-      node.x = columns[node.position] + 8 + (i % PER_LINE) * STEP;
-      node.y = tops.get(node.layer) + 8 + Math.floor(i / PER_LINE) * STEP;
-    });
-  }
+  const plan = cc.layout(nodes, data.metadata.prompt_tokens,
+    (wide, high, positions, layers) => [spread(room.width - 20 - wide, positions, 12, 60), spread(room.height - 60 - high, layers, 14, 70)],
+    (a, b) => (a.raw.influence ?? 0) - (b.raw.influence ?? 0));
+  const { width, height } = plan;
 
   // -- drawing ---------------------------------------------------------------------------------------------------
   const svg = byId("nodes"), canvas = byId("edges"), context = canvas.getContext("2d");
@@ -122,29 +86,10 @@
   for (const [what, size] of [["width", width], ["height", height]]) svg.setAttribute(what, size);
   canvas.width = width * ratio; canvas.height = height * ratio;
   canvas.style.width = width + "px"; canvas.style.height = height + "px";
-  function make(tag, attributes, parent, text) {
-    const made = document.createElementNS(SVG, tag);
-    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-    if (text !== undefined) made.textContent = text;
-    parent.append(made);
-    return made;
-  }
-  for (const layer of layers) {
-    const y = tops.get(layer);
-    make("line", { class: "rule", x1: 0, x2: width, y1: y - 8, y2: y - 8 }, svg);
-    make("text", { x: 6, y: y + 12 }, svg, layer < 0 ? "tokens" : layer === Infinity ? "logits" : "layer " + layer);
-  }
-  data.metadata.prompt_tokens.forEach((text, p) => make("text", { class: "token", x: columns[p] + 2, y: below }, svg, text.length > 14 ? text.slice(0, 13) + "…" : text));
-  const SHAPES = {
-    latent: (g) => make("circle", { class: "mark", r: 5.5 }, g),
-    error: (g) => make("path", { class: "mark", d: "M0-6 6 0 0 6-6 0Z" }, g),
-    embedding: (g) => make("rect", { class: "mark", x: -5, y: -5, width: 10, height: 10 }, g),
-    logit: (g) => make("rect", { class: "mark", x: -5, y: -5, width: 10, height: 10, rx: 3 }, g),
-    group: (g) => make("circle", { class: "mark", r: 9 }, g),
-  };
+  cc.drawFrame(svg, plan, data.metadata.prompt_tokens);
   function shape(node) {
     node.shape = make("g", { class: "node " + node.kind, transform: `translate(${node.x} ${node.y})`, tabindex: -1, role: "button", "data-id": node.id }, svg);
-    SHAPES[node.kind](node.shape);
+    cc.drawMark(node.kind, node.shape);
     if (node.kind === "group") make("text", { class: "token", x: 12, y: 4 }, node.shape, node.label);
   }
   nodes.forEach(shape);

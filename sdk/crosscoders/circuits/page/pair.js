@@ -3,12 +3,10 @@
   const began = performance.now();
   const data = JSON.parse(document.getElementById("data").textContent);
   const byId = (id) => document.getElementById(id);
-  const SVG = "http://www.w3.org/2000/svg", STEP = 15, LEFT = 64, PER_LINE = 6, RISE = 34;
+  const { make } = cc;
 
   // -- nodes and edges: one list for both graphs -----------------------------------------------------------------
-  const kindOf = (type) => (type.includes("error") ? "error" : type === "embedding" || type === "logit" ? type : "latent");
-  const nodes = data.nodes.map((raw) => ({ raw, kind: kindOf(raw.feature_type), position: raw.ctx_idx, into: [], from: [], shapes: [],
-    layer: raw.feature_type === "embedding" ? -1 : raw.feature_type === "logit" ? Infinity : Number(raw.layer) }));
+  const nodes = data.nodes.map((raw) => ({ ...cc.nodeOf(raw), shapes: [] }));
   const edges = data.edges.map(([source, target, first, second]) => ({ source: nodes[source], target: nodes[target], weights: [first, second],
     change: (second || 0) - (first || 0), size: Math.max(Math.abs(first || 0), Math.abs(second || 0)), paths: [] }));
   const largest = Math.max(1e-9, ...edges.map((edge) => Math.abs(edge.change)));
@@ -23,43 +21,10 @@
   const there = (node, side) => node.kind !== "latent" || node.raw.in[side][0] !== null;
 
   // -- the same layout on both sides -----------------------------------------------------------------------------
-  const layers = [...new Set(nodes.map((node) => node.layer))].sort((a, b) => a - b);
-  const cells = new Map();
-  for (const node of nodes) {
-    const key = node.layer + ":" + node.position;
-    if (!cells.has(key)) cells.set(key, []);
-    cells.get(key).push(node);
-  }
-  const widest = Array(data.tokens.length).fill(1), tallest = new Map(layers.map((layer) => [layer, 1]));
-  for (const cell of cells.values()) {
-    widest[cell[0].position] = Math.max(widest[cell[0].position], Math.min(cell.length, PER_LINE));
-    tallest.set(cell[0].layer, Math.max(tallest.get(cell[0].layer), Math.ceil(cell.length / PER_LINE)));
-  }
-  const columns = [];
-  let width = LEFT, height = 16;
-  data.tokens.forEach((text, p) => { columns.push(width); width += Math.max(widest[p] * STEP, 10 + 7 * Math.min(14, text.length)) + 14; });
-  const tops = new Map();
-  for (const layer of [...layers].reverse()) { tops.set(layer, height); height += tallest.get(layer) * STEP + RISE; }
-  const below = height - RISE + 20;
-  height = below + 12;
-  for (const cell of cells.values()) cell.forEach((node, i) => {
-    node.x = columns[node.position] + 8 + (i % PER_LINE) * STEP;
-    node.y = tops.get(node.layer) + 8 + Math.floor(i / PER_LINE) * STEP;
-  });
+  const plan = cc.layout(nodes, data.tokens, () => [14, 34]);
+  const { width, height } = plan;
 
   // -- drawing ---------------------------------------------------------------------------------------------------
-  function make(tag, attributes, parent, text) {
-    const made = document.createElementNS(SVG, tag);
-    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-    if (text !== undefined) made.textContent = text;
-    parent.append(made);
-    return made;
-  }
-  const MARKS = {
-    latent: (g) => make("circle", { class: "mark", r: 5.5 }, g), error: (g) => make("path", { class: "mark", d: "M0-6 6 0 0 6-6 0Z" }, g),
-    embedding: (g) => make("rect", { class: "mark", x: -5, y: -5, width: 10, height: 10 }, g),
-    logit: (g) => make("rect", { class: "mark", x: -5, y: -5, width: 10, height: 10, rx: 3 }, g),
-  };
   document.querySelectorAll("svg[data-side]").forEach((svg) => {
     const side = Number(svg.dataset.side);
     // A graph that is wider than its side is drawn smaller, as far as it stays legible.
@@ -67,11 +32,7 @@
     svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     svg.setAttribute("width", width * scale);
     svg.setAttribute("height", height * scale);
-    for (const layer of layers) {
-      make("line", { class: "rule", x1: 0, x2: width, y1: tops.get(layer) - 8, y2: tops.get(layer) - 8 }, svg);
-      make("text", { x: 6, y: tops.get(layer) + 12 }, svg, layer < 0 ? "tokens" : layer === Infinity ? "logits" : "layer " + layer);
-    }
-    data.tokens.forEach((text, p) => make("text", { class: "token", x: columns[p] + 2, y: below }, svg, text.length > 14 ? text.slice(0, 13) + "…" : text));
+    cc.drawFrame(svg, plan, data.tokens);
     for (const edge of [...edges].reverse()) {
       const { source, target } = edge, bend = (source.y - target.y) * 0.4;
       edge.paths[side] = make("path", { class: "edge", d: `M${source.x} ${source.y}C${source.x} ${source.y - bend} ${target.x} ${target.y + bend} ${target.x} ${target.y}` }, svg);
@@ -79,7 +40,7 @@
     for (const node of nodes) {
       node.shapes[side] = make("g", { class: `node ${node.kind}${there(node, side) ? "" : " missing"}`, transform: `translate(${node.x} ${node.y})`, tabindex: side ? -1 : 0, role: "button",
         "aria-label": where(node) + (there(node, side) ? "" : ", not active"), "data-at": nodes.indexOf(node) }, svg);
-      MARKS[node.kind](node.shapes[side]);
+      cc.drawMark(node.kind, node.shapes[side]);
     }
   });
 
