@@ -12,6 +12,7 @@ from .analysis.patching import Amplified, Arm, PatchedTokens, Patching, patched
 from .checkpoints.blueprint import Answers, Blueprint, GatePlan, GroupPlan, Question, Rows, Slot, Vector
 from .checkpoints.source import Source
 from .checkpoints.stored import StoredTensor, TensorFile, View
+from .crosscoder.explanations import write_explanations
 from .crosscoder.sparse_encoder import Candidates, find_candidates, find_candidates_by_bf16
 from .devices import accumulator, precise
 from .kernels import batch_topk, row_dots
@@ -80,4 +81,5 @@ __all__ = [
     "token_texts",
     "tokenized",
     "vocabulary_of",
+    "write_explanations",
 ]

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -89,3 +91,14 @@ def checksum(data: Any) -> str:
 
 def _first_line(problem: Exception) -> str:
     return str(problem).partition("\n")[0]
+
+
+def finite(value: Any) -> Any:
+    """A value as JSON has it: null for numbers that are not finite, lists for tuples, texts for keys."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return value

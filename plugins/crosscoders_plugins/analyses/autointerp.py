@@ -8,7 +8,6 @@ right tokens marked. Scores are balanced accuracy and the area under the ROC cur
 
 from __future__ import annotations
 
-import json
 import random
 import re
 from collections.abc import Callable, Sequence
@@ -20,7 +19,7 @@ from attrs import asdict, field, frozen
 from attrs.validators import ge, gt
 
 from crosscoders import AnalysisError, Example, Examples, Note, Part, Report, Study, Table
-from crosscoders.authoring import activity
+from crosscoders.authoring import activity, write_explanations
 
 from .answers import loaded
 from .windows import Sampled, Window, sampled
@@ -109,7 +108,8 @@ class Autointerp:
             found[j] = self._one(model, windows[j], random.Random(study.seed * 1_000_003 + j))
         study.explain({j: _plain(each) for j, each in found.items() if each["explanation"]})
         if self.options.save:
-            self._write(study, found)
+            entries = {j: _plain(each) for j, each in found.items()}
+            write_explanations(Path(self.options.save), entries, study.crosscoder.written.names)
         return self._report(study, found)
 
     def _drawn(self, study: Study) -> list[int]:
@@ -158,10 +158,6 @@ class Autointerp:
             answer = likelihoods(model(template.format(explanation=explanation, contexts=contexts)), len(part))
             said += [(value, truth) for value, (_, truth) in zip(answer, part, strict=True) if value is not None]
         return score_of(said, len(asked))
-
-    def _write(self, study: Study, found: dict[int, dict[str, Any]]) -> None:
-        data = {"sites": list(study.crosscoder.written.names), "latents": {str(j): _plain(f) for j, f in found.items()}}
-        Path(self.options.save).write_text(json.dumps(data, indent=1, ensure_ascii=False), encoding="utf-8")
 
     def _report(self, study: Study, found: dict[int, dict[str, Any]]) -> Report:
         rows = [

@@ -141,8 +141,12 @@ class LatentAmplification:
         asked = [model.prompt(q) for q in questions for _ in range(options.samples_per_prompt)]
         plain = self._answers(patching, asked, logit_alpha=0.0)
         shown = self._answers(patching, asked, logit_alpha=options.logit_alpha) if options.logit_alpha else plain
-        every = range(study.crosscoder.num_latents)
-        none = self._answers(patching, asked, logit_alpha=options.logit_alpha, latents=every, latent_alpha=-1.0)
+
+        def without(latents: Sequence[int]) -> list[list[int]]:
+            alpha = options.logit_alpha
+            return self._answers(patching, asked, logit_alpha=alpha, latents=latents, latent_alpha=-1.0)
+
+        none = without(range(study.crosscoder.num_latents))
         behaviours = {}
         for name, pattern in self.patterns.items():
             numbers: dict[str, Any] = {"plain": self._rate(patching, pattern, plain)}
@@ -151,16 +155,11 @@ class LatentAmplification:
             numbers |= self._carried(study, patching, name, asked, shown)
             latents = numbers["latents"][: options.named]
             if latents:
-                without = self._answers(
-                    patching, asked, logit_alpha=options.logit_alpha, latents=latents, latent_alpha=-1.0
-                )
-                numbers["without"] = self._rate(patching, pattern, without)
+                numbers["without"] = self._rate(patching, pattern, without(latents))
                 others = self._others(study.seed, numbers["latents"], len(latents))
                 if others:
-                    without = self._answers(
-                        patching, asked, logit_alpha=options.logit_alpha, latents=others, latent_alpha=-1.0
-                    )
-                    numbers["random"], numbers["without_random"] = others, self._rate(patching, pattern, without)
+                    numbers["random"] = others
+                    numbers["without_random"] = self._rate(patching, pattern, without(others))
                 numbers["amplified_latents"] = {
                     alpha: self._rate(
                         patching,

@@ -19,6 +19,7 @@ from ..plugins.choices import LossChoice, structure
 from ..plugins.registry import Registry
 from ..reports import Note, Report, Table
 from ..training import RunConfig, train
+from ..training.sweep_report import mean_explained_variance
 from .running import analyse
 from .study import Study
 
@@ -90,9 +91,8 @@ def _row(name: str, crosscoder: Crosscoder, counts: Sequence[int]) -> tuple[Any,
     """A row of the table on one crosscoder."""
     exclusive, confirmed, specific = counts
     metrics = crosscoder.info.metrics if crosscoder.info else {}
-    explained = [value for value in metrics.get("explained_variance", {}).values() if value is not None]
-    mean = sum(explained) / len(explained) if explained else None
-    return (name, exclusive, confirmed, exclusive - confirmed, specific, metrics.get("l0"), mean)
+    explained = mean_explained_variance(metrics)
+    return (name, exclusive, confirmed, exclusive - confirmed, specific, metrics.get("l0"), explained)
 
 
 def _report(rows: Sequence[tuple[Any, ...]]) -> Report:

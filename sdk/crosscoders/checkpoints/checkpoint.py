@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from ..plugins.choices import ArchitectureChoice, structure
 from ..plugins.registry import Registry, get_registry
 from ..privacy.local import published
 from ..processes import ALONE, Processes
+from ..reading import finite
 from .description import CONFIG, FORMAT, check_unchanged, description_checksum, read_config, sites_of
 from .own import forget, recall, remember
 from .tensors import StoredTensors, link_tensors, save_tensors, shared_folder
@@ -90,7 +90,7 @@ def describe(crosscoder: Crosscoder, *, registry: Registry | None = None) -> dic
         "sites": [{"name": site.name, "width": site.width} for site in crosscoder.sites],
         "models": models,
         "num_latents": crosscoder.num_latents * crosscoder.processes.num_shards,
-        "metrics": _without_nan(info.metrics),
+        "metrics": finite(info.metrics),
         "recipe": recipe,
         "reading": info.reading,
         **({"needs": needs} if (needs := _needs(crosscoder, registry or get_registry())) else {}),
@@ -117,13 +117,6 @@ def _needs(crosscoder: Crosscoder, registry: Registry) -> list[dict[str, str]]:
     ours = architecture["distribution"] == "crosscoders"
     entries = [*([] if ours else [architecture]), *gates, *info.needs]
     return list({(each["component"], each["plugin"]): each for each in entries}.values())
-
-
-def _without_nan(value: Any) -> Any:
-    """JSON has no word for what is not a number; null stands for it."""
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _scaled(gate: dict[str, Any], *, times: int = 1, over: int = 1) -> dict[str, Any]:

@@ -25,14 +25,8 @@ from .studies import json_value, study_of, study_options
 def analyse(
     name: str,
     analyses: tuple[str, ...],
-    models: tuple[str, ...],
-    trust_recipe: bool,
-    device: str,
-    tokens: tuple[str, ...],
-    seed: int,
     explanations: Path | None,
     output: Path,
-    quiet: bool,
     **options: Any,
 ) -> None:
     """Analyse a crosscoder (folder or Hub id, of any known format) and write report.html and report.json.
@@ -46,16 +40,7 @@ def analyse(
     from ..reports import save_page
 
     with user_errors():
-        study = study_of(
-            name,
-            options,
-            models=models,
-            trust_recipe=trust_recipe,
-            device=device,
-            tokens=tokens,
-            seed=seed,
-            quiet=quiet,
-        )
+        study = study_of(name, options)
         if explanations is not None:
             study.read_explanations(explanations)
         chosen = [json_value(text) if text.lstrip().startswith("{") else text for text in analyses]

@@ -12,20 +12,13 @@ from .boundary import quiet_libraries, user_errors
 from .options import quiet_option
 from .output import say
 from .places import source_options
-from .studies import study_of, study_options
+from .studies import latents_option, study_of, study_options
 
 
 @click.command()
 @click.argument("name")
 @click.option("--output", default="dashboard", show_default=True, type=click.Path(path_type=Path))
-@click.option(
-    "--latents",
-    "chosen",
-    default="all",
-    show_default=True,
-    metavar="all|1,5,7-9|specific:N",
-    help="Which latents: by number, or the N whose decoder norms lie most at one model or site.",
-)
+@latents_option
 @click.option(
     "--results",
     multiple=True,
@@ -58,12 +51,6 @@ def dashboard(
     top: int | None,
     per_range: int | None,
     fresh: bool,
-    models: tuple[str, ...],
-    trust_recipe: bool,
-    device: str,
-    tokens: tuple[str, ...],
-    seed: int,
-    quiet: bool,
     **options: Any,
 ) -> None:
     """Write a folder of pages with every latent of a crosscoder (folder or Hub id): open its index.html in a browser.
@@ -77,16 +64,7 @@ def dashboard(
 
     with user_errors():
         check_target(output)  # before models are loaded
-        study = study_of(
-            name,
-            options,
-            models=models,
-            trust_recipe=trust_recipe,
-            device=device,
-            tokens=tokens,
-            seed=seed,
-            quiet=quiet,
-        )
+        study = study_of(name, options)
         latents = selected_latents(study.crosscoder, chosen)
         detail = LatentDetail.for_count(study.crosscoder.num_latents if latents is None else len(latents))
         asked = {"top": top, "per_range": per_range}

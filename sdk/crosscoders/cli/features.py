@@ -11,7 +11,7 @@ from .boundary import quiet_libraries, user_errors
 from .options import quiet_option
 from .output import say
 from .places import source_options
-from .studies import study_of, study_options
+from .studies import latents_option, study_of, study_options
 
 
 @click.command()
@@ -38,14 +38,7 @@ from .studies import study_of, study_options
 @click.option("--dataset", default="", help="What the tokens are from.")
 @click.option("--explained-by", default="", help="The kind of explanations, by a name that the site knows.")
 @click.option("--explaining-model", default="", help="Who wrote the explanations, by a name that the site knows.")
-@click.option(
-    "--latents",
-    "chosen",
-    default="all",
-    show_default=True,
-    metavar="all|1,5,7-9|specific:N",
-    help="Which latents: by number, or the N whose decoder norms lie most at one model or site.",
-)
+@latents_option
 @click.option("--explanations", type=click.Path(path_type=Path), help="Export these too, from the analysis autointerp.")
 @click.option("--vectors", is_flag=True, help="With decoder rows, to steer by.")
 @click.option("--output", default="neuronpedia", show_default=True, type=click.Path(path_type=Path))
@@ -59,12 +52,6 @@ def export_features(
     explanations: Path | None,
     vectors: bool,
     output: Path,
-    models: tuple[str, ...],
-    trust_recipe: bool,
-    device: str,
-    tokens: tuple[str, ...],
-    seed: int,
-    quiet: bool,
     model_id: str,
     source_set: str,
     creator_id: str,
@@ -109,16 +96,7 @@ def export_features(
             explaining_model=explaining_model,
         )
         check_target(output, layout, listing)  # before models are loaded
-        study = study_of(
-            name,
-            options,
-            models=models,
-            trust_recipe=trust_recipe,
-            device=device,
-            tokens=tokens,
-            seed=seed,
-            quiet=quiet,
-        )
+        study = study_of(name, options)
         if explanations is not None:
             study.read_explanations(explanations)
         latents = selected_latents(study.crosscoder, chosen)

@@ -31,9 +31,6 @@ def serve(
     port: int,
     no_browser: bool,
     explanations: Path | None,
-    models: tuple[str, ...],
-    trust_recipe: bool,
-    device: str,
     **options: Any,
 ) -> None:
     """Try texts and steer models in a browser on this machine, with the models of a crosscoder (folder or Hub id).
@@ -48,9 +45,7 @@ def serve(
     with user_errors():
         if dashboard is not None:
             finished_facts(dashboard)  # before models are loaded
-        study = study_of(
-            name, options, models=models, trust_recipe=trust_recipe, device=device, tokens=None, quiet=True
-        )
+        study = study_of(name, {**options, "quiet": True}, reads_tokens=False)
         if explanations is not None:
             study.read_explanations(explanations)
         run(study, dashboard=dashboard, name=name, port=port, browser=not no_browser, say=say)

@@ -63,42 +63,44 @@ def _with(command: F, options: tuple[Callable[[F], F], ...]) -> F:
     return command
 
 
-def study_of(
-    name: str,
-    options: dict[str, Any],
-    *,
-    models: tuple[str, ...],
-    trust_recipe: bool,
-    device: str,
-    tokens: tuple[str, ...] | None = (),
-    seed: int = 0,
-    quiet: bool,
-) -> Study:
-    """The study that a command's options mean, which says first what it reads; `options` are those of `places`.
+latents_option = click.option(
+    "--latents",
+    "chosen",
+    default="all",
+    show_default=True,
+    metavar="all|1,5,7-9|specific:N",
+    help="Which latents: by number, or the N whose decoder norms lie most at one model or site.",
+)
 
-    With `tokens` None it has none, unless scales are estimated on them, and only looks at and acts on what it is given.
+
+def study_of(name: str, options: dict[str, Any], *, reads_tokens: bool = True) -> Study:
+    """The study that a command's options mean, which says first what it reads.
+
+    `options` are those of `source_options`, `quiet_option`, and `study_options` or `model_options`. A command with the
+    latter `reads_tokens` only where scales are estimated on them, and looks at and acts on what it is given.
     """
     from ..analysis.study import Study
     from ..devices import find_device
     from ..models.sample import Documents
 
-    crosscoder = opened(name, options, device=str(find_device(device, option="--device")))
-    numbers = [int(text) for text in tokens or () if text.isdigit()]
-    sources: list[Any] = [_source(text) for text in tokens or () if not text.isdigit()]
+    crosscoder = opened(name, options, device=str(find_device(options["device"], option="--device")))
+    tokens = options["tokens"] if reads_tokens else ()
+    numbers = [int(text) for text in tokens if text.isdigit()]
+    sources: list[Any] = [_source(text) for text in tokens if not text.isdigit()]
     if len(numbers) > 1 or len(sources) > 1:
         raise ConfigError("--tokens takes one number and one source at most")
     estimated = options["scales"] == ("estimate",)
-    without = tokens is None and not estimated
+    without = not reads_tokens and not estimated
     if without:
         sources = [Documents([])]
     study = Study.of(
         crosscoder,
-        models=dict(map(_model, models)),
+        models=dict(map(_model, options["models"])),
         tokens=sources[0] if sources else None,
         num_tokens=numbers[0] if numbers else DEFAULT_TOKENS,
-        seed=seed,
-        trust_recipe=trust_recipe,
-        quiet=quiet,
+        seed=options["seed"] if reads_tokens else 0,
+        trust_recipe=options["trust_recipe"],
+        quiet=options["quiet"],
         say=lambda line: None if without and line.startswith("tokens") else say(f"reads {line}"),
     )
     if estimated:

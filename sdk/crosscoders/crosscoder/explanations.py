@@ -33,7 +33,11 @@ def read_explanations(path: Path, num_latents: int, error: type[CrosscodersError
 
 
 def write_explanations(path: Path, found: Mapping[int, Mapping[str, Any]], sites: Sequence[str]) -> None:
-    """Write explanations of a crosscoder that writes `sites`, all at once."""
+    """Write explanations by latent, each a table with an `explanation`, whole or not at all; `DiskError` where the disk
+    does not take it.
+
+    `sites` are those that the crosscoder writes. `Study.read_explanations` reads the file.
+    """
     latents = {str(j): dict(found[j]) for j in sorted(found)}
     text = json.dumps({"sites": list(sites), "latents": latents}, indent=1, ensure_ascii=False)
     # What a model answers may hold half of a character.

@@ -8,15 +8,13 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-import math
 import re
 import zlib
-from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
 from ..errors import CrosscodersError
-from ..reading import parse_json
+from ..reading import finite, parse_json
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _UNSAFE = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"})
@@ -60,20 +58,9 @@ def script_json(value: Any) -> str:
     try:
         text = _dumped(value)
     except (TypeError, ValueError):
-        text = _dumped(_plain(value))
+        text = _dumped(finite(value))
     return _SURROGATE.sub("\ufffd", text).translate(_UNSAFE)
 
 
 def _dumped(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-
-
-def _plain(value: Any) -> Any:
-    """The value with null for numbers that are not finite, and as JSON's own kinds."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value

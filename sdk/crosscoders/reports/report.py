@@ -22,6 +22,7 @@ from ..converters import as_tuple
 from ..errors import AnalysisError
 from ..files import disk_errors, write_whole
 from ..pages import asset, visible
+from ..reading import finite
 from .parts import Context, Figure, Part, Table
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class Report:
             for part in self.parts
             if not isinstance(part, Figure)
         ]
-        plain: dict[str, Any] = _finite(
+        plain: dict[str, Any] = finite(
             {"title": self.title, "summary": self.summary, "data": dict(self.data), "parts": parts}
         )
         return plain
@@ -164,13 +165,3 @@ def _spans(context: Context, peak: float) -> list[tuple[str, float, float]]:
         (visible(token), max(0.0, value) / peak if peak > 0 else 0.0, value)
         for token, value in zip(context.tokens, context.activations, strict=True)
     ]
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value

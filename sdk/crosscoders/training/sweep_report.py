@@ -33,20 +33,25 @@ def sweep_rows(found: Mapping[Path, Crosscoder], values: Values) -> list[dict[st
     rows: list[dict[str, Any]] = []
     for (folder, crosscoder), chosen in zip(found.items(), product(*values.values()), strict=True):
         metrics = dict(crosscoder.info.metrics) if crosscoder.info else {}
-        explained = [value for value in metrics.get("explained_variance", {}).values() if value is not None]
         rows.append(
             {
                 "folder": folder.name,
                 "values": dict(zip(values, chosen, strict=True)),
                 "num_latents": crosscoder.num_latents,
                 "operations": crosscoder.wiring.training_flops_per_token(metrics.get("l0")),
-                "mean_explained_variance": mean(explained) if explained else None,
+                "mean_explained_variance": mean_explained_variance(metrics),
                 "metrics": metrics,
             }
         )
     for row in rows:
         row["front"] = {cost: _unbeaten(row, rows, cost) for cost in ("l0", "operations")}
     return rows
+
+
+def mean_explained_variance(metrics: Mapping[str, Any]) -> float | None:
+    """The mean over the sites where recorded metrics have it; None where none has."""
+    explained = [value for value in metrics.get("explained_variance", {}).values() if value is not None]
+    return mean(explained) if explained else None
 
 
 def sweep_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
