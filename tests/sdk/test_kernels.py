@@ -22,6 +22,7 @@ from crosscoders.kernels import (
     sparse_encode,
     sum_of_squares,
 )
+from crosscoders.kernels.topk import _without_waiting
 
 
 @st.composite
@@ -164,10 +165,26 @@ def test_other_kernels_agree_with_the_reference(kernels, seed, dtype):
         ("weighted_row_sums", (x.contiguous(), token, weight, torch.zeros(3, dtype=torch.int64, device=device))),
         ("row_dots", (x, W, token, latent)),
         ("sums_and_dots", (x.contiguous(), W, weight, latents)),
-        ("rounded", (x,)),
+        ("counted", (latent, num_latents)),
     ]:
         found, expected = (getattr(module, operation)(*arguments) for module in (kernels, reference))
         torch.testing.assert_close(found, expected, **close)
+
+
+@pytest.mark.parametrize("width", [1, 31, 32, 1500])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_tables_are_rounded_and_their_errors_known(kernels, width, dtype):
+    """To the nearest bf16; but Triton's interpreter, unlike GPUs, cuts digits off."""
+    kernels, device = kernels
+    table_RD = torch.randn(20, width + 3, generator=torch.Generator().manual_seed(width), dtype=dtype)[:, :width]
+    table_RD = table_RD.to(device)
+    rough_RD, norm_R, error_R = kernels.rounded(table_RD)
+    expected = reference.rounded(table_RD)
+    cuts = kernels.__name__.endswith("gpu") and device == "cpu"
+    torch.testing.assert_close(rough_RD, expected[0], rtol=2**-7 if cuts else 0, atol=0)
+    torch.testing.assert_close(norm_R, expected[1])
+    torch.testing.assert_close(error_R, (rough_RD[:, :width].to(dtype) - table_RD).norm(dim=1))
+    assert not bool(rough_RD[:, width:].any())
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -193,6 +210,19 @@ def test_entries_are_grouped_by_their_keys(kernels, number, num_keys):
     keys = key_N.tolist()
     assert order_N == sorted(range(number), key=keys.__getitem__)
     assert starts_K == [sum(key < start for key in keys) for start in range(num_keys)]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_selection_on_a_gpu_is_that_of_a_cpu(seed):
+    """Few values, so that many are at the cut, of any sign; more places than positive scores, and none."""
+    generator = torch.Generator().manual_seed(seed)
+    score_N = torch.randint(-3, 6, (200,), generator=generator).float()
+    if seed == 5:
+        score_N.neg_().clamp_max_(0)
+    for count in (1, 17, 60, 150, 200, 900):
+        for found, expected in zip(_without_waiting(score_N, count), batch_topk(score_N, count), strict=True):
+            assert torch.equal(found, expected), count
+    assert [part.numel() for part in _without_waiting(score_N[:0], 3)] == [0, 1]
 
 
 @NEEDS_NATIVE

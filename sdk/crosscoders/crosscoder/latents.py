@@ -113,12 +113,12 @@ class Latents:
     @cached_property
     def count_F(self) -> Tensor:
         """The number of tokens on which each latent is active."""
-        return torch.bincount(self.latent_N, minlength=self.num_latents)
+        return operations(self.latent_N).counted(self.latent_N, self.num_latents)
 
     @cached_property
     def token_starts_B(self) -> Tensor:
         """The offset at which each token's entries begin."""
-        counts_B = torch.bincount(self.token_N, minlength=self.num_tokens)
+        counts_B = operations(self.token_N).counted(self.token_N, self.num_tokens)
         return counts_B.cumsum(0) - counts_B
 
     @property

@@ -87,8 +87,8 @@ class Normaliser(nn.Module):
     def scale_X(self, names: tuple[str, ...] | None = None) -> Tensor:
         """The scale of each column, for all sites or for those in `names`."""
         chosen = [i for i, site in enumerate(self.layout.sites) if names is None or site.name in names]
-        repeats = torch.tensor([self._widths[i] for i in chosen], device=self.scale_S.device)
-        return self.scale_S[chosen].repeat_interleave(repeats, output_size=sum(self._widths[i] for i in chosen))
+        # By views alone: an index or a count that is copied to a GPU waits for it.
+        return torch.cat([self.scale_S[i].expand(self._widths[i]) for i in chosen])
 
     def forward(self, x_BX: Tensor) -> Tensor:
         """Raw activations to normalised ones, in fp32."""

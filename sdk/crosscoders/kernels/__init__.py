@@ -3,7 +3,7 @@
 from . import native, reference
 from .dispatch import operations
 from .processor import preselection
-from .sparse import gradients_in_place, row_dots, sparse_decode, sparse_encode
+from .sparse import gradients_in_place, row_dots, sparse_decode, sparse_encode, sums_by_latent
 from .square_sum import sum_of_squares
 from .topk import batch_topk
 
@@ -18,4 +18,5 @@ __all__ = [
     "sparse_decode",
     "sparse_encode",
     "sum_of_squares",
+    "sums_by_latent",
 ]

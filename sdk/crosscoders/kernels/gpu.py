@@ -12,12 +12,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .reference import grouped, rounded
+from .reference import padded
 
 if TYPE_CHECKING:
     from .entries import Entries
 
-__all__ = ["grouped", "rounded", "row_dots", "sums_and_dots", "survivors", "weighted_row_sums"]
+__all__ = ["counted", "grouped", "rounded", "row_dots", "sums_and_dots", "survivors", "weighted_row_sums"]
 
 MOST_COLUMNS = 1024
 """The largest number of columns that one program handles at a time."""
@@ -66,9 +66,9 @@ def weighted_row_sums(table_RD: Tensor, row_N: Tensor, weight_N: Tensor, starts_
 
 @triton.jit
 def _row_dots_kernel(
-    rows, table, token, latent, out, width, rows_stride, table_stride, SUM: tl.constexpr, BLOCK: tl.constexpr
+    rows, table, token, latent, order, out, width, rows_stride, table_stride, SUM: tl.constexpr, BLOCK: tl.constexpr
 ):
-    entry = tl.program_id(0).to(tl.int64)
+    entry = tl.load(order + tl.program_id(0))
     left = rows + tl.load(token + entry) * rows_stride
     right = table + tl.load(latent + entry) * table_stride
     total = tl.zeros((BLOCK,), dtype=SUM)
@@ -81,9 +81,13 @@ def _row_dots_kernel(
     tl.store(out + entry, tl.sum(total, axis=0).to(out.dtype.element_ty))
 
 
-def row_dots(rows_BD: Tensor, table_RD: Tensor, token_N: Tensor, latent_N: Tensor) -> Tensor:
-    """Like `reference.row_dots`; one program for each entry."""
+def row_dots(
+    rows_BD: Tensor, table_RD: Tensor, token_N: Tensor, latent_N: Tensor, order_N: Tensor | None = None
+) -> Tensor:
+    """Like `reference.row_dots`; one program for each entry, started in `order_N`."""
     rows_BD, table_RD, width = _rows(rows_BD), _rows(table_RD), rows_BD.shape[1]
+    if order_N is None:
+        order_N = torch.arange(len(token_N), device=token_N.device)
     out_N = torch.empty(len(token_N), dtype=table_RD.dtype, device=table_RD.device)
     if len(out_N):
         _row_dots_kernel[(len(out_N),)](
@@ -91,6 +95,7 @@ def row_dots(rows_BD: Tensor, table_RD: Tensor, token_N: Tensor, latent_N: Tenso
             table_RD,
             token_N,
             latent_N,
+            order_N,
             out_N,
             width,
             rows_BD.stride(0),
@@ -104,7 +109,9 @@ def row_dots(rows_BD: Tensor, table_RD: Tensor, token_N: Tensor, latent_N: Tenso
 def sums_and_dots(rows_BD: Tensor, table_FD: Tensor, weight_N: Tensor, latents: Entries) -> tuple[Tensor, Tensor]:
     """Like `reference.sums_and_dots`."""
     by_latent = latents.token_of_latent_N, weight_N[latents.by_latent], latents.latent_starts_F
-    return weighted_row_sums(rows_BD, *by_latent), row_dots(rows_BD, table_FD, latents.token_N, latents.latent_N)
+    # By latent, programs that run at one time read the same rows of the table, which is far larger than the cache.
+    dots_N = row_dots(rows_BD, table_FD, latents.token_N, latents.latent_N, latents.by_latent)
+    return weighted_row_sums(rows_BD, *by_latent), dots_N
 
 
 @triton.jit
@@ -118,7 +125,7 @@ def _count_kernel(score, floor, count, num_elements, num_columns, AS: tl.constex
     program = tl.program_id(0).to(tl.int64)
     place = program * BLOCK + tl.arange(0, BLOCK)
     above = _above(score, floor, place, place < num_elements, num_columns, AS)
-    tl.store(count + program, tl.sum(above.to(tl.int64), axis=0))
+    tl.store(count + program, tl.sum(above.to(tl.int32), axis=0).to(tl.int64))
 
 
 @triton.jit
@@ -129,9 +136,9 @@ def _compact_kernel(
     place = program * BLOCK + tl.arange(0, BLOCK)
     inside = place < num_elements
     above = _above(score, floor, place, inside, num_columns, AS)
-    number = above.to(tl.int64)
+    number = above.to(tl.int32)
     # An exclusive cumulative sum gives each survivor its place behind those of the programs before.
-    target = tl.load(offset + program) + tl.cumsum(number, axis=0) - number
+    target = tl.load(offset + program) + (tl.cumsum(number, axis=0) - number)
     tl.store(rows + target, place // num_columns, mask=above)
     tl.store(columns + target, place % num_columns, mask=above)
     tl.store(values + target, tl.load(score + place, mask=inside, other=0.0), mask=above)
@@ -154,6 +161,55 @@ def survivors(score_FB: Tensor, floor_F: Tensor) -> tuple[Tensor, Tensor, Tensor
             score_FB, floor_F, after - count, row_N, column_N, value_N, *shape, AS=_sum_type(score_FB), BLOCK=ELEMENTS
         )
     return row_N, column_N, value_N
+
+
+def counted(key_N: Tensor, num_keys: int) -> Tensor:
+    """Like `reference.counted`, which on a GPU waits twice: it asks for the smallest and the largest key."""
+    count_K = torch.zeros(num_keys, dtype=torch.int64, device=key_N.device)
+    return count_K.scatter_add_(0, key_N, torch.ones_like(key_N))
+
+
+def grouped(key_N: Tensor, num_keys: int) -> tuple[Tensor, Tensor]:
+    """Like `reference.grouped`, without waiting for the GPU."""
+    count_K = counted(key_N, num_keys)
+    return torch.argsort(key_N.int(), stable=True), count_K.cumsum(0) - count_K
+
+
+@triton.jit
+def _rounded_kernel(table, rough, norm, error, width, stride, rough_width, SUM: tl.constexpr, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    squares = tl.zeros((BLOCK,), dtype=SUM)
+    errors = tl.zeros((BLOCK,), dtype=SUM)
+    for begin in range(0, rough_width, BLOCK):
+        column = begin + tl.arange(0, BLOCK)
+        value = tl.load(table + row * stride + column, mask=column < width, other=0.0)
+        near = value.to(tl.float32).to(tl.bfloat16)
+        tl.store(rough + row * rough_width + column, near, mask=column < rough_width)
+        off = near.to(SUM) - value.to(SUM)
+        squares += value.to(SUM) * value.to(SUM)
+        errors += off * off
+    tl.store(norm + row, tl.sqrt(tl.sum(squares, axis=0)).to(norm.dtype.element_ty))
+    tl.store(error + row, tl.sqrt(tl.sum(errors, axis=0)).to(error.dtype.element_ty))
+
+
+def rounded(table_RD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Like `reference.rounded`, but in one pass over the table."""
+    table_RD, (rows, width) = _rows(table_RD), table_RD.shape
+    rough_RD = torch.empty(rows, padded(width), dtype=torch.bfloat16, device=table_RD.device)
+    norm_R, error_R = (torch.empty(rows, dtype=table_RD.dtype, device=table_RD.device) for _ in range(2))
+    if rows:
+        _rounded_kernel[(rows,)](
+            table_RD,
+            rough_RD,
+            norm_R,
+            error_R,
+            width,
+            table_RD.stride(0),
+            rough_RD.shape[1],
+            SUM=_sum_type(table_RD),
+            BLOCK=min(MOST_COLUMNS, triton.next_power_of_2(rough_RD.shape[1])),
+        )
+    return rough_RD, norm_R, error_R
 
 
 def _rows(table_RD: Tensor) -> Tensor:

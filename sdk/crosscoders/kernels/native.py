@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from . import compiler, reference
-from .reference import row_dots, weighted_row_sums
+from .reference import counted, row_dots, weighted_row_sums
 
 if TYPE_CHECKING:
     from .entries import Entries
 
-__all__ = ["available", "grouped", "rounded", "row_dots", "sums_and_dots", "survivors", "weighted_row_sums"]
+__all__ = ["available", "counted", "grouped", "rounded", "row_dots", "sums_and_dots", "survivors", "weighted_row_sums"]
 
 SURVIVORS = {torch.float32: "fp32_survivors", torch.bfloat16: "bf16_survivors"}
 ROOM = 32

@@ -74,9 +74,14 @@ def _exceeds(score_FB: Tensor, floor_F: Tensor) -> Tensor:
     return score_FB > floor_F[:, None]
 
 
+def counted(key_N: Tensor, num_keys: int) -> Tensor:
+    """How many of N entries have each key, (K,)."""
+    return torch.bincount(key_N, minlength=num_keys)
+
+
 def grouped(key_N: Tensor, num_keys: int) -> tuple[Tensor, Tensor]:
     """The stable permutation that sorts N entries by key, and the offset at which each key's entries begin, (K,)."""
-    counts_K = torch.bincount(key_N, minlength=num_keys)
+    counts_K = counted(key_N, num_keys)
     # Sorting int32 takes half the time of int64.
     return torch.argsort(key_N.int(), stable=True), counts_K.cumsum(0) - counts_K
 

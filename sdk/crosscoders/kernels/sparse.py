@@ -30,11 +30,20 @@ def row_dots(rows_BD: Tensor, table_RD: Tensor, latents: Entries) -> Tensor:
     return operations(table_RD).row_dots(rows_BD, table_RD, latents.token_N, latents.latent_N)
 
 
+def sums_by_latent(weight_N: Tensor, latents: Entries) -> Tensor:
+    """The sum of a number of each entry of `latents` over each latent, (F,), with gradient."""
+    sum_F = weight_N.new_zeros(latents.num_latents)
+    if weight_N.is_cpu:
+        return sum_F.index_add(0, latents.latent_N, weight_N)
+    # On a GPU, `index_add` adds in whatever order its threads come; this sorts first, so that bits stay the same.
+    return sum_F.index_put((latents.latent_N,), weight_N, accumulate=True)
+
+
 def _sums_by_token(table_RD: Tensor, weight_N: Tensor, latents: Entries) -> Tensor:
     return operations(table_RD).weighted_row_sums(table_RD, latents.latent_N, weight_N, latents.token_starts_B)
 
 
-def _sums_by_latent(rows_BD: Tensor, weight_N: Tensor, latents: Entries) -> Tensor:
+def _row_sums_by_latent(rows_BD: Tensor, weight_N: Tensor, latents: Entries) -> Tensor:
     return operations(rows_BD).weighted_row_sums(
         rows_BD.contiguous(), latents.token_of_latent_N, weight_N[latents.by_latent], latents.latent_starts_F
     )
@@ -63,7 +72,7 @@ def _weight_gradient(W: Tensor, rows_BD: Tensor, weight_N: Tensor, latents: Entr
     """Σ over tokens of weight · row for each latent; None if it was added in place to the gradient of `W`."""
     held = _held(W, in_place)
     if held is None:
-        return _sums_by_latent(rows_BD, weight_N, latents)
+        return _row_sums_by_latent(rows_BD, weight_N, latents)
     rows_BD, weight_N = rows_BD.contiguous(), weight_N[latents.by_latent]
     firsts = list(range(0, latents.num_latents, -(-latents.num_latents // GRADIENT_PIECES)))
     entries = latents.latent_starts_F[firsts].tolist()
@@ -116,8 +125,7 @@ class _SparseEncode(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             grad_W_FX = _weight_gradient(W_enc_FX, x_BX, grad_N, latents, ctx.in_place)
         if ctx.needs_input_grad[2]:
-            grad_b_F = torch.zeros(latents.num_latents, dtype=grad_N.dtype, device=grad_N.device)
-            grad_b_F = grad_b_F.index_add(0, latents.latent_N, grad_N)
+            grad_b_F = sums_by_latent(grad_N, latents)
         return grad_x_BX, grad_W_FX, grad_b_F, None
 
 

@@ -17,6 +17,8 @@ def batch_topk(score_N: Tensor, count: int, processes: Processes = ALONE) -> tup
     is the total over processes, and all of them learn the same cut. If there are fewer than `count` candidates, all are
     selected; if there are none, the cut is 0. On one process, ties at the cut go to the first entries.
     """
+    if processes.world == 1 and not score_N.is_cpu:
+        return _without_waiting(score_N, count)
     contenders_N = score_N[score_N > 0]
     if processes.world > 1:
         contenders_N = _gather_largest(contenders_N, count, processes)
@@ -29,6 +31,21 @@ def batch_topk(score_N: Tensor, count: int, processes: Processes = ALONE) -> tup
         if surplus > 0:
             keep_N[(score_N == cut).nonzero().squeeze(1)[-surplus:]] = False
     return keep_N, cut
+
+
+def _without_waiting(score_N: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The same on one GPU, where asking for a number or for the size of a selection would wait for all work so far."""
+    if not len(score_N):
+        return torch.zeros_like(score_N, dtype=torch.bool), score_N.new_zeros(())
+    positive_N = score_N > 0
+    cut = torch.where(positive_N, score_N, torch.inf).min()
+    if len(score_N) > count:
+        # Of fewer than `count` positive scores the k-th largest is not positive, and all of them are selected.
+        cut = cut.maximum(_kth_largest(score_N, count))
+    at_cut_N = score_N == cut
+    places = count - (score_N > cut).sum()
+    keep_N = positive_N & ((score_N > cut) | (at_cut_N & (at_cut_N.cumsum(0) <= places)))
+    return keep_N, torch.where(cut.isinf(), 0.0, cut)
 
 
 def _kth_largest(score_N: Tensor, k: int) -> Tensor:

@@ -19,7 +19,7 @@ from ..converters import as_tuple
 from ..crosscoder.gates import Gate
 from ..crosscoder.latents import Latents
 from ..crosscoder.module import Crosscoder
-from ..kernels import sum_of_squares
+from ..kernels import sum_of_squares, sums_by_latent
 from ..plugins.choices import LossTermChoice
 from .context import StepContext
 
@@ -54,7 +54,8 @@ class LossOutput:
         return cls(
             terms=terms,
             fired_F=latents.fired_F,
-            num_active=torch.tensor(len(latents.latent_N), device=residual_BX.device),
+            # Filled on the device: a number that is copied there waits for it.
+            num_active=latents.latent_N.new_full((), len(latents.latent_N)),
             residual_BX=residual_BX.detach(),
         )
 
@@ -127,7 +128,7 @@ class Activation:
         """The sum of f over tokens for each latent, with gradient, (F,)."""
         if self.f_BF is not None:
             return self.f_BF.sum(dim=0)
-        return self.value_N.new_zeros(self.latents.num_latents).index_add(0, self.latents.latent_N, self.value_N)
+        return sums_by_latent(self.value_N, self.latents)
 
     def decode(self, crosscoder: Crosscoder, read_BX: Tensor) -> Tensor:
         """The reconstruction in normalised units."""

@@ -148,6 +148,7 @@ class BatchSelectionLoss(SelectionLoss):
         self._margins = [MOST_MARGIN]
         self.repeats = 0
         """How often a guess of the cut was too high, so that the encoder product had to be repeated."""
+        self._read: tuple[int, int, list[float]] = (0, 0, [])
         self._set_buffers(1)
 
     def attach(self, crosscoder: Crosscoder) -> None:
@@ -183,10 +184,16 @@ class BatchSelectionLoss(SelectionLoss):
         for index, ((latents, _), count) in enumerate(zip(self._budgets, counts, strict=True)):
             mine = above.inside(latents)
             keep_N[mine], cut = batch_topk(score_N[mine], count, step.processes)
-            if self.training and cut > 0:
-                self._remember_cut(index, cut, full=not lacking[index])
+            if self.training:
+                self._remember_cut(index, float(cut), full=not lacking[index])
                 self._update_inference_threshold(index, cut, step)
         return above.select(keep_N)
+
+    def _cuts(self) -> list[float]:
+        """The buffer `cut`, read from the device only where something else has written into it."""
+        if self._read[:2] != (id(self.cut), self.cut._version):
+            self._read = (id(self.cut), self.cut._version, self.cut.tolist())
+        return self._read[2]
 
     def _candidates(
         self,
@@ -227,8 +234,9 @@ class BatchSelectionLoss(SelectionLoss):
 
         It must be equal on all processes, because each of them drops the entries below it.
         """
-        if float(self.cut[index]) > 0:
-            return (1 - self._margins[index]) * float(self.cut[index])
+        last = self._cuts()[index]
+        if last > 0:
+            return (1 - self._margins[index]) * last
         sample_BX = read_BX[:: max(1, len(read_BX) // SAMPLE_TOKENS)]
         score_N = (crosscoder.pre_activations(sample_BX).relu_() * norm_F)[:, self._budgets[index][0]].flatten()
         count = max(1, round(k * len(sample_BX)))
@@ -257,26 +265,34 @@ class BatchSelectionLoss(SelectionLoss):
         self.register_buffer("cut", torch.zeros(count, device=device))
         self.register_buffer("averaging", torch.zeros(count, dtype=torch.bool, device=device))
 
-    def _remember_cut(self, index: int, cut: Tensor, *, full: bool) -> None:
+    def _remember_cut(self, index: int, cut: float, *, full: bool) -> None:
         """Store the cut of a budget, the smallest selected score, for the next guess."""
-        if full and self.cut[index] > 0:
+        if not cut > 0:  # nothing was selected
+            return
+        cuts = self._cuts()
+        if full and cuts[index] > 0:
             # The steadier the cut, the closer the guess and the fewer the candidates. Three times the last change
             # failed on none of 440 steps of the demo, twice on one in sixty.
-            change = abs(float(cut / self.cut[index]) - 1)
+            change = abs(cut / cuts[index] - 1)
             self._margins[index] = min(MOST_MARGIN, max(LEAST_MARGIN, 3 * change, 0.9 * self._margins[index]))
         # If fewer latents were positive than there are places, the smallest score says nothing about the next cut.
-        self.cut[index] = cut if full else 0.0
+        cuts[index] = cut if full else 0.0
+        self.cut[index] = cuts[index]
+        self._read = (id(self.cut), self.cut._version, cuts)
 
     def _update_inference_threshold(self, index: int, cut: Tensor, step: StepContext) -> None:
         """Update the threshold of a budget, which the inference gate compares scores with, from the cut of this step.
 
-        The threshold is a moving average of the smallest selected score (Minder et al. 2025, §3.2).
+        The threshold is a moving average of the smallest selected score (Minder et al. 2025, §3.2). A step that has
+        selected nothing changes nothing.
         """
-        if step.warmed_up and bool(self.averaging[index]):
+        last = self.threshold[index]
+        new, averaging = cut, self.averaging[index]
+        if step.warmed_up:
             window = max(1.0, self.options.threshold_window_share * step.total_steps)
             decay = min(self.options.threshold_decay, 1 - 1 / window)
-            self.threshold[index] = decay * self.threshold[index] + (1 - decay) * cut
-        else:
-            # Until warm-up is over, follow the batch: an average that started at 0 would let too many latents through.
-            self.threshold[index] = cut
-            self.averaging[index] = step.warmed_up
+            # Until warm-up is over, follow the batch: an average from 0 on would let too many latents through.
+            new = torch.where(averaging, decay * last + (1 - decay) * cut, cut)
+        selected = cut > 0
+        self.threshold[index] = torch.where(selected, new, last)
+        self.averaging[index] = torch.where(selected, step.warmed_up, averaging)

@@ -113,21 +113,28 @@ class Trainer:
             names = list(output.terms)
             fired_F |= output.fired_F
             sums.append(micro_batch_sums)
-        values = self.processes.over_replicas(torch.stack(sums).sum(dim=0)).cpu()
         fired_F = self.processes.over_replicas(fired_F.int()) > 0
+        since_F = (self.tokens_since_fired_F + config.batch_size).masked_fill(fired_F, 0)
+        dead_share = self.processes.over_shards((since_F >= config.dead_after).float().mean())
+        norm = gradient_norm(self.parameters, self.crosscoder.replicated, self.processes)
+        values = self.processes.over_replicas(torch.stack(sums).sum(dim=0))
+        # One copy of everything: each by itself would wait for the device once more.
+        values = torch.cat([values, torch.stack([norm, dead_share]).to(values)]).cpu()
+        grad_norm, dead_share = values[-2:].tolist()
         means = (values[: len(names)] / config.accumulation / self.processes.num_replicas).tolist()
         terms = dict(zip(names, means, strict=True))
         self._check_finite(terms)
-        grad_norm = self._clip()
         if not math.isfinite(grad_norm):
             self.optimizer.zero_grad()
             raise TrainingError(f"the gradient is not finite at step {self.step_number}; the loss was {terms}")
+        if config.grad_clip:
+            # The optimizer scales the gradient to a norm of at most `grad_clip`.
+            scale_gradient(self.optimizer, self.parameters, (config.grad_clip / norm).clamp_max(1.0))
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step_number += 1
-        self.tokens_since_fired_F += config.batch_size
-        self.tokens_since_fired_F[fired_F] = 0
-        return self._report(values[len(names) :], terms, grad_norm, fired_F)
+        self.tokens_since_fired_F.copy_(since_F)
+        return self._report(values[len(names) : -2], terms, grad_norm, dead_share / self.processes.num_shards, fired_F)
 
     def _forward_backward(self, x_BX: Tensor, context: StepContext, *, last: bool) -> tuple[LossOutput, Tensor]:
         # Gradients are exchanged once, with the last micro-batch.
@@ -144,20 +151,15 @@ class Trainer:
             loss.backward()  # type: ignore[no-untyped-call]
         return output, sums
 
-    def _clip(self) -> float:
-        """Make the optimizer scale the gradient to a norm of at most `grad_clip`; returns the norm before scaling."""
-        norm = gradient_norm(self.parameters, self.crosscoder.replicated, self.processes)
-        if self.config.grad_clip:
-            scale_gradient(self.optimizer, self.parameters, (self.config.grad_clip / norm).clamp_max(1.0))
-        return float(norm)
-
     def _check_finite(self, terms: dict[str, float]) -> None:
         bad = [name for name, value in terms.items() if not math.isfinite(value)]
         if bad:
             self.optimizer.zero_grad()
             raise TrainingError(f"loss term {', '.join(bad)} is not finite at step {self.step_number}")
 
-    def _report(self, values: Tensor, terms: dict[str, float], grad_norm: float, fired_F: Tensor) -> StepReport:
+    def _report(
+        self, values: Tensor, terms: dict[str, float], grad_norm: float, dead_share: float, fired_F: Tensor
+    ) -> StepReport:
         config, written = self.config, self.crosscoder.written
         count = len(written.sites)
         num_active, error_S, square_S, sums_X = torch.split(values, [1, count, count, written.width])
@@ -171,7 +173,7 @@ class Trainer:
             terms=terms,
             l0=float(num_active) / config.batch_size,
             explained_variance=explained,
-            dead_share=float(self.processes.over_shards(self.dead_F.float().mean())) / self.processes.num_shards,
+            dead_share=dead_share,
             lr=config.lr_at(self.step_number - 1),
             grad_norm=grad_norm,
             fired_F=fired_F,
@@ -239,7 +241,7 @@ def fit(
         done += 1
     if done < config.num_steps:
         raise TrainingError(f"the batches ended after {done} of {config.num_steps} steps")
-    crosscoder.gate = loss.gate()
+    crosscoder.gate = loss.gate().to(crosscoder.device)
     crosscoder.eval()
 
 
