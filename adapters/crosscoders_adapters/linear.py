@@ -182,8 +182,9 @@ class Linearising:
     def _refuse_offloaded(self) -> None:
         if has_offloaded(self.adapter.model):
             raise ConfigError(
-                f"model '{self.adapter.options.model}' cannot be linearised while parts of it are on disk, since its "
-                "weights have to be there between forward passes; give it devices for all of them"
+                f"model '{self.adapter.options.model}' cannot be linearised while parts of it are offloaded, since its "
+                "weights have to be there between forward passes; give all of it to devices, none of it to 'disk', nor "
+                "to 'cpu' beside a GPU"
             )
 
     def _refuse_quantised(self) -> None:

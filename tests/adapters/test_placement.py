@@ -35,7 +35,7 @@ def rows():
 
 class TestOnDisk(ModelAdapterSuite):
     tolerance = 2e-3
-    refuses_linearising = "cannot be linearised while parts of it are on disk"
+    refuses_linearising = "cannot be linearised while parts of it are offloaded"
 
     @pytest.fixture(scope="class")
     def adapter(self):
@@ -55,21 +55,23 @@ class TestOnDisk(ModelAdapterSuite):
         assert adapter.to(torch.device("cpu")) is adapter and has_offloaded(adapter.model)
 
     def test_what_linearises_needs_weights_that_stay(self, adapter):
-        with pytest.raises(ConfigError, match="cannot be linearised while parts of it are on disk"):
+        with pytest.raises(ConfigError, match="cannot be linearised while parts of it are offloaded"):
             adapter.readout()
 
 
 @needs_bitsandbytes
 class TestFourBits(ModelAdapterSuite):
     tolerance = 2e-2
-    refuses_linearising = "cannot be linearised with quantisation = 'nf4', which has no derivatives to go by on CPUs"
+    # Its products have derivatives on GPUs alone.
+    refuses_linearising = "" if torch.cuda.is_available() else "quantisation = 'nf4', .* derivatives to go by on CPUs"
+    linear_tolerance = 1e-2
 
     @pytest.fixture(scope="class")
     def adapter(self):
         return build(quantisation="nf4")
 
     def test_weights_are_rounded_and_said_to_be(self, adapter, plain):
-        error = (adapter.logits(rows()) - plain.logits(rows())).norm() / plain.logits(rows()).norm()
+        error = (adapter.logits(rows()).cpu() - plain.logits(rows())).norm() / plain.logits(rows()).norm()
         assert 5e-3 < float(error) < 0.2 and adapter.describe()["quantisation"] == "nf4"
         assert type(adapter.layers[0].mlp.down_proj).__name__ == "Linear4bit"
         assert adapter.to(torch.device("cpu")) is adapter
@@ -86,7 +88,7 @@ class TestEightBits(ModelAdapterSuite):
         return build(quantisation="int8")
 
     def test_weights_are_rounded_less(self, adapter, plain):
-        error = (adapter.logits(rows()) - plain.logits(rows())).norm() / plain.logits(rows()).norm()
+        error = (adapter.logits(rows()).cpu() - plain.logits(rows())).norm() / plain.logits(rows()).norm()
         assert 1e-4 < float(error) < 0.02 and adapter.describe()["quantisation"] == "int8"
 
 

@@ -75,9 +75,10 @@ class ReplacementModel:
         )
 
     def rows(self, given: Input) -> list[TokenBatch]:
-        """Each text, chat or list of token ids as one unpadded row of tokens."""
+        """Each text, chat or list of token ids as one unpadded row of tokens, where the crosscoders are."""
+        device = self.crosscoders[0].device
         if isinstance(given, TokenBatch):
-            return [given.sequences(i, i + 1) for i in range(len(given.ids))]
+            return [given.sequences(i, i + 1).to(device) for i in range(len(given.ids))]
         rows = []
         for document in documents_of(given):
             tokens = self.adapter.tokenize(document)
@@ -86,7 +87,7 @@ class ReplacementModel:
             bos, special = (torch.tensor([list(flags)], dtype=torch.bool) for flags in (tokens.bos, tokens.special))
             ids = torch.tensor([list(tokens.ids)], dtype=torch.int64)
             rows.append(TokenBatch(ids, torch.ones_like(bos), bos, special))
-        return [row.to(self.crosscoders[0].device) for row in rows]
+        return [row.to(device) for row in rows]
 
     def row(self, given: Input) -> TokenBatch:
         """One prompt as a row of tokens."""
