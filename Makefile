@@ -4,7 +4,7 @@ BIN = $(VENV)/bin
 
 WORKERS ?= 2
 
-.PHONY: demo test lint unit slow fuzz kills docs claims bench clean
+.PHONY: demo test lint unit slow gpu fuzz kills docs claims bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/crosscoders demo
@@ -22,6 +22,9 @@ unit: $(VENV)/.test
 
 slow: $(VENV)/.test
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m slow
+
+gpu: $(VENV)/.test
+	CROSSCODERS_TEST_DEVICE=cuda $(BIN)/pytest -n $(WORKERS) -m "not slow"
 
 fuzz: $(VENV)/.test
 	$(BIN)/python tests/faults

@@ -38,6 +38,20 @@ for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE"):
     os.environ.pop(name, None)
 
 
+def pytest_collection_modifyitems(config, items):
+    """Tests of GPUs skip where there is none; on another device than the CPU only they and the suites run."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="there is no GPU that torch knows by cuda"))
+    if os.environ.get("CROSSCODERS_TEST_DEVICE", "cpu") != "cpu":
+        from crosscoders.testing.suites.base import Suite
+
+        chosen = [i for i in items if i.get_closest_marker("gpu") or (i.cls and issubclass(i.cls, Suite))]
+        config.hook.pytest_deselected(items=[item for item in items if item not in set(chosen)])
+        items[:] = chosen
+
+
 @pytest.fixture(scope="session")
 def _hub():
     yield _server.start()

@@ -25,7 +25,7 @@ class MeanError(Metric):
 
     def sums(self, batch):
         errors_BX = (batch.target_BX - batch.x_hat_BX).double().square()
-        return torch.cat([errors_BX.sum(dim=0), torch.tensor([float(len(errors_BX))])])
+        return torch.cat([errors_BX.sum(dim=0), errors_BX.new_tensor([len(errors_BX)])])
 
     def values(self, sums_K, crosscoder):
         *parts, count = torch.split(sums_K, [site.width for site in crosscoder.written.sites] + [1])

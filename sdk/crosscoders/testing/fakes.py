@@ -13,6 +13,7 @@ from ..errors import ConfigError, SiteError
 from ..models.adapter import Edit
 from ..models.documents import Document, Text, TokenIds
 from ..models.tokens import TokenBatch, Tokenized
+from .place import device
 
 
 def synthetic_run(output: str, *, world: Mapping[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
@@ -46,7 +47,7 @@ def synthetic_run(output: str, *, world: Mapping[str, Any] | None = None, **chan
             "rows_per_forward": 16,
         },
         "training": {"num_tokens": 20_480, "batch_size": 256, "lr": 5e-3, "evaluation_tokens": 1024},
-        "device": "cpu",
+        "device": "cpu" if device().type == "cpu" else "auto",
         "output": output,
     }
     for key, value in changes.items():

@@ -40,8 +40,9 @@ def planted_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def planted_crosscoder(planted_run: Path) -> Crosscoder:
     """The crosscoder of `planted_run`, loaded from disk."""
     from ..crosscoder.module import Crosscoder
+    from .place import device
 
-    return Crosscoder.from_pretrained(planted_run / "crosscoder")
+    return Crosscoder.from_pretrained(planted_run / "crosscoder", device=device())
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from ...crosscoder.sites import Site
 from ...errors import SiteError
 from ...plugins.choices import ArchitectureChoice
 from ...plugins.registry import Registry
+from ..place import device
 from .base import NamedSuite
 
 
@@ -40,11 +41,11 @@ class ArchitectureSuite(NamedSuite):
         made.normaliser.set_mean_norms(torch.linspace(1.0, 3.0, len(self.sites)))
         made.gate = TopKGate(3)
         made.info = CheckpointInfo.from_architecture(choice, registry=registry)
-        return made
+        return made.to(device())
 
     def _input(self, num_tokens: int = 9) -> Tensor:
         width = sum(site.width for site in self.sites)
-        return torch.randn(num_tokens, width, generator=torch.Generator().manual_seed(2))
+        return torch.randn(num_tokens, width, generator=torch.Generator().manual_seed(2)).to(device())
 
     def test_wiring_has_the_sites_it_was_given(self, crosscoder: Crosscoder) -> None:
         assert crosscoder.sites == self.sites
@@ -110,7 +111,7 @@ class ArchitectureSuite(NamedSuite):
     def test_saving_and_loading_is_bit_exact(self, crosscoder: Crosscoder, registry: Registry, tmp_path: Path) -> None:
         x_BX = self._input()
         crosscoder.save_pretrained(tmp_path / "saved")
-        again = Crosscoder.from_pretrained(tmp_path / "saved", registry=registry)
+        again = Crosscoder.from_pretrained(tmp_path / "saved", registry=registry, device=device())
         assert torch.equal(again.encode(x_BX).dense(), crosscoder.encode(x_BX).dense())
         assert torch.equal(again(x_BX), crosscoder(x_BX))
         assert type(again) is type(crosscoder)

@@ -12,6 +12,7 @@ from ...crosscoder.module import Crosscoder
 from ...crosscoder.sites import Site
 from ...plugins.choices import GateChoice
 from ...plugins.registry import Registry
+from ..place import device
 from .base import NamedSuite
 
 
@@ -29,22 +30,22 @@ class GateSuite(NamedSuite):
         return gate
 
     def _f_BF(self) -> torch.Tensor:
-        return torch.randn(40, 12, generator=torch.Generator().manual_seed(0)).relu()
+        return torch.randn(40, 12, generator=torch.Generator().manual_seed(0)).relu().to(device())
 
     def test_it_is_called_as_its_record_is(self, registry: Registry) -> None:
         assert self.gate(registry).name == self.name
 
     def test_it_keeps_only_what_is_on(self, registry: Registry) -> None:
-        f_BF, gate = self._f_BF(), self.gate(registry)
+        f_BF, gate = self._f_BF(), self.gate(registry).to(device())
         check_gate(gate, 12)
-        keep_BF = gate.keep(f_BF, torch.ones(12))
+        keep_BF = gate.keep(f_BF, torch.ones(12, device=device()))
         assert keep_BF.dtype == torch.bool and keep_BF.shape == f_BF.shape
         assert bool(keep_BF.any()) and not bool((keep_BF & (f_BF <= 0)).any())
 
     def test_tokens_do_not_see_each_other(self, registry: Registry) -> None:
-        f_BF, gate = self._f_BF(), self.gate(registry)
-        alone = torch.cat([gate.keep(row_F[None], torch.ones(12)) for row_F in f_BF])
-        assert torch.equal(alone, gate.keep(f_BF, torch.ones(12)))
+        f_BF, gate = self._f_BF(), self.gate(registry).to(device())
+        alone = torch.cat([gate.keep(row_F[None], torch.ones(12, device=device())) for row_F in f_BF])
+        assert torch.equal(alone, gate.keep(f_BF, torch.ones(12, device=device())))
 
     def test_it_is_described_by_options_and_buffers(self, registry: Registry) -> None:
         name = describe_gate(self.gate(registry), registry=registry)["name"]
@@ -57,8 +58,9 @@ class GateSuite(NamedSuite):
             for parameter in crosscoder.parameters():
                 parameter.normal_(generator=torch.Generator().manual_seed(1))
         crosscoder.gate = self.gate(registry)
+        crosscoder.to(device())
         crosscoder.save_pretrained(tmp_path / "saved", registry=registry)
-        again = Crosscoder.from_pretrained(tmp_path / "saved", registry=registry)
-        x_BX = torch.randn(40, 7, generator=torch.Generator().manual_seed(2))
+        again = Crosscoder.from_pretrained(tmp_path / "saved", registry=registry, device=device())
+        x_BX = torch.randn(40, 7, generator=torch.Generator().manual_seed(2)).to(device())
         assert torch.equal(again.encode(x_BX).dense(), crosscoder.encode(x_BX).dense())
         assert type(again.gate) is type(crosscoder.gate)

@@ -65,15 +65,16 @@ class LinearRules:
         linearisable, mlps, reads = self._linear(adapter)
         linear = linearisable.linearise(one_row(IDS), cuts={p: {} for p in mlps}, reads=reads)
         generator = torch.Generator().manual_seed(1)
-        moves = {
-            p: 3 * linear.values[p].std() * torch.randn(linear.values[p].shape, generator=generator)
-            for p in (EMBEDDING, *mlps)
-        }
+        moves = {}
+        for p in (EMBEDDING, *mlps):
+            own_TD = linear.values[p]
+            moves[p] = 3 * own_TD.std() * torch.randn(own_TD.shape, generator=generator).to(own_TD.device)
         clean = _values(linear, [*reads, FINAL], [])
         moved = _values(linear, [*reads, FINAL], [Edit.replace(p, linear.values[p] + m) for p, m in moves.items()])
         for point in (*reads, FINAL):
             step_TD = moved[point] - clean[point]
-            vector_RD, position_R = torch.randn(3, step_TD.shape[1], generator=generator), torch.tensor([5, 2, 0])
+            vector_RD = torch.randn(3, step_TD.shape[1], generator=generator).to(step_TD.device)
+            position_R = torch.tensor([5, 2, 0])
             found_R = (vector_RD * step_TD[position_R]).sum(dim=1)
             pulled = linear.pull(point, vector_RD, position_R)
             said_R = torch.stack([torch.einsum("rtd,td->r", pulled[p], moves[p]) for p in pulled]).sum(dim=0)
@@ -97,6 +98,7 @@ class LinearRules:
         W_DD = torch.randn(adapter.width(cut), adapter.width(read), generator=generator) / adapter.width(read) ** 0.5
         cuts: dict[str, dict[str, Tensor]] = {p: {} for p in mlps}
         plain = linearisable.linearise(one_row(IDS), cuts=cuts, reads=reads)
+        W_DD = W_DD.to(plain.logits.device)
         skipping = linearisable.linearise(one_row(IDS), cuts={**cuts, cut: {read: W_DD}}, reads=reads)
         assert torch.equal(plain.logits, skipping.logits)
         vector_RD = torch.randn(1, adapter.width(FINAL), generator=generator)

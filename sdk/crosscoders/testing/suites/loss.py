@@ -22,6 +22,7 @@ from ...losses.context import StepContext
 from ...plugins.choices import LossChoice
 from ...plugins.registry import Registry
 from ...training import TrainingConfig, evaluate, fit
+from ..place import device
 from ..worlds import DiffWorld, DiffWorldConfig
 from .base import NamedSuite
 
@@ -38,7 +39,7 @@ def planted_batches(world: DiffWorld, batch_size: int = 256) -> Iterator[Tensor]
 @lru_cache(maxsize=1024)
 def _batch(world: DiffWorld, first: int, size: int) -> Tensor:
     ids = torch.arange(first, first + size)
-    return torch.cat([world.activations("a", ids), world.activations("b", ids)], dim=1)
+    return torch.cat([world.activations("a", ids), world.activations("b", ids)], dim=1).to(device())
 
 
 class LossSuite(NamedSuite):
@@ -64,7 +65,7 @@ class LossSuite(NamedSuite):
     def _made(self, registry: Registry) -> tuple[Crosscoder, Any]:
         crosscoder, loss = Crosscoder(self.wiring()), self.chosen(registry).build(registry=registry)
         loss.attach(crosscoder)
-        return crosscoder, loss
+        return crosscoder.to(device()), loss.to(device())
 
     def _batches(self, batch_size: int = 256) -> Iterator[Tensor]:
         return planted_batches(self._world(), batch_size)
@@ -73,7 +74,8 @@ class LossSuite(NamedSuite):
         crosscoder, loss = self._made(registry)
         generator = torch.Generator().manual_seed(0)
         initialise(crosscoder, decoder_norm=loss.decoder_norm, generator=generator)
-        step = StepContext(step=5, total_steps=10, warmed_up=True, num_tokens=256, dead_F=torch.arange(32) % 4 == 0)
+        dead_F = torch.arange(32, device=device()) % 4 == 0
+        step = StepContext(step=5, total_steps=10, warmed_up=True, num_tokens=256, dead_F=dead_F)
         return crosscoder, loss.train(), next(self._batches()), step
 
     def test_terms_are_finite_scalars_with_gradient(self, registry: Registry) -> None:
@@ -125,7 +127,7 @@ class LossSuite(NamedSuite):
         return int(few) != int(loss(crosscoder, x_BX, step).num_active)
 
     def test_it_learns_the_planted_world_and_its_gate_agrees(self, registry: Registry) -> None:
-        crosscoder, loss = Crosscoder(self.wiring()), self.chosen(registry).build(registry=registry)
+        crosscoder, loss = Crosscoder(self.wiring()).to(device()), self.chosen(registry).build(registry=registry)
         config = TrainingConfig(num_tokens=300 * 256, batch_size=256, lr=self.lr)
         reports = list(fit(crosscoder, loss, self._batches(), config))
         assert reports[-1].loss < reports[0].loss
@@ -139,9 +141,9 @@ class LossSuite(NamedSuite):
 
         crosscoder, loss, x_BX, step = self._ready(registry)
         loss(crosscoder, x_BX, step)
-        gate = loss.gate()
+        gate = loss.gate().to(device())
         again = gate_from_config(json.loads(json.dumps(describe_gate(gate, registry=registry))), registry=registry)
-        again.load_state_dict(gate.state_dict())
+        again.to(device()).load_state_dict(gate.state_dict())
         f_BF = crosscoder.pre_activations(x_BX).relu()
         assert torch.equal(again.keep(f_BF, crosscoder.score_norms()), gate.keep(f_BF, crosscoder.score_norms()))
 

@@ -20,6 +20,7 @@ from ...losses.context import StepContext
 from ...losses.loss import Activation, ComposedLoss, LossConfig
 from ...plugins.choices import LossTermChoice
 from ...plugins.registry import Registry
+from ..place import device
 from .base import NamedSuite
 
 
@@ -60,12 +61,11 @@ class LossTermSuite(NamedSuite):
         loss.attach(crosscoder)
         generator = torch.Generator().manual_seed(0)
         initialise(crosscoder, decoder_norm=0.5, generator=generator)
-        x_BX = torch.randn(256, 32, generator=generator).repeat(repeats, 1)
-        step = StepContext(
-            step=5, total_steps=10, warmed_up=True, num_tokens=len(x_BX), dead_F=torch.arange(32) % 4 == 0
-        )
-        self.crosscoder = crosscoder
-        terms: dict[str, Tensor] = loss.train()(crosscoder, x_BX, attrs.evolve(step, **changes)).terms
+        x_BX = torch.randn(256, 32, generator=generator).repeat(repeats, 1).to(device())
+        dead_F = torch.arange(32, device=device()) % 4 == 0
+        step = StepContext(step=5, total_steps=10, warmed_up=True, num_tokens=len(x_BX), dead_F=dead_F)
+        self.crosscoder = crosscoder.to(device())
+        terms: dict[str, Tensor] = loss.to(device()).train()(crosscoder, x_BX, attrs.evolve(step, **changes)).terms
         return terms
 
     @pytest.mark.parametrize("dense", [True, False])
