@@ -25,7 +25,6 @@ HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results"
 SHAPES = [(2, 256, 4096, 2048, 32), (2, 512, 8192, 2048, 32), (4, 768, 16384, 1024, 32)]
 GPU_SHAPES = [(2, 2304, 73728, 4096, 100)]
-PARTS = ("steps", "losses", "wirings", "memory", "pipeline")
 PEERS = {
     "dictionary-learning": ("run_dictionary_learning.py", "dictionary-learning==0.1.0"),
     "crosscoder_learning": (
@@ -44,43 +43,58 @@ ALLOCATORS = {
 
 def main():
     options = parse()
-    shapes = SHAPES + (GPU_SHAPES if torch.cuda.is_available() else [])
+    every = SHAPES + (GPU_SHAPES if torch.cuda.is_available() else [])
+    shapes = [every[int(number)] for number in options.shapes.split(",")] if options.shapes else every
     if options.install:
         for name in PEERS:
             install(options.environments, name)
     record = {"date": str(date.today()), "allocator": options.allocator, "machine": own("machine", options)}
     record["versions"] = {name: peer_version(options.environments, name) for name in PEERS}
     record["versions"]["crosscoders"] = version("crosscoders")
-    parts = options.parts.split(",")
-    if "steps" in parts:
-        record["steps"] = [steps(shape, options) for shape in shapes]
-    if "losses" in parts:
-        chosen = ["l1", "jumprelu", "topk"]
-        record["losses"] = {name: own("step", options, *shapes[0], name) for name in chosen}
-    if "wirings" in parts:
-        chosen = ["weakly causal", "cross-layer transcoder", "per-layer SAEs"]
-        record["wirings"] = {name: own("step", options, *shapes[2], "batchtopk", name) for name in chosen}
-    if "memory" in parts:
-        record["memory"] = [
-            {"shape": shape, "preselect": preselect, **own("memory", options, *shape, preselect)}
-            for shape in shapes
-            for preselect in ("fp32", "bf16")
-        ]
-    if "pipeline" in parts:
-        record["pipeline"] = {n: script(sys.executable, HERE / "pipeline.py", [n], options) for n in ("4096", "8192")}
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{options.record}.json"
     if path.exists():
         record = {**json.loads(path.read_text()), **record}
-    path.write_text(json.dumps(record, indent=1) + "\n")
-    text = report(record)
-    (RESULTS / f"{options.record}.md").write_text(text)
-    print(text)
+    for part in options.parts.split(","):
+        record |= {part: PARTS[part](shapes, options)}
+        # After each part: a bench that is stopped has not measured in vain.
+        path.write_text(json.dumps(record, indent=1) + "\n")
+        path.with_suffix(".md").write_text(report(record))
+    print(report(record))
+
+
+def steps_at(shapes, options):
+    return [steps(shape, options) for shape in shapes]
+
+
+def losses(shapes, options):
+    return {name: own("step", options, *SHAPES[0], name) for name in ("l1", "jumprelu", "topk")}
+
+
+def wirings(shapes, options):
+    chosen = ["weakly causal", "cross-layer transcoder", "per-layer SAEs"]
+    return {name: own("step", options, *SHAPES[2], "batchtopk", name) for name in chosen}
+
+
+def memory(shapes, options):
+    return [
+        {"shape": shape, "preselect": preselect, **own("memory", options, *shape, preselect)}
+        for shape in shapes
+        for preselect in ("fp32", "bf16")
+    ]
+
+
+def pipeline(shapes, options):
+    return {n: script(sys.executable, HERE / "pipeline.py", [n], options) for n in ("4096", "8192")}
+
+
+PARTS = {"steps": steps_at, "losses": losses, "wirings": wirings, "memory": memory, "pipeline": pipeline}
 
 
 def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", default=",".join(PARTS))
+    parser.add_argument("--shapes", default="", help="only these, by their numbers from 0, such as 1,3")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--passes", type=int, default=3, help="processes for each step, in turns")
     parser.add_argument("--allocator", choices=list(ALLOCATORS), default="kept")
