@@ -172,11 +172,20 @@
     section.append(element("p", { className: "note", textContent: facts.join(" · ") }));
     if (chosen.kind === "latent") section.append(element("label", {}, "Label ", element("input", { id: "label", value: kept.labels[latentKey(chosen)] ?? chosen.raw.clerp,
       on: { change: (event) => { kept.labels[latentKey(chosen)] = event.target.value; keep(); panel(); draw(); pins(); } } })));
-    section.append(element("p", {}, element("button", { type: "button", id: "pin", textContent: kept.pinned.includes(chosen.id) ? "Unpin" : "Pin", on: { click: () => pin(chosen) } })));
+    section.append(element("p", { className: "row" }, element("button", { type: "button", id: "pin", textContent: kept.pinned.includes(chosen.id) ? "Unpin" : "Pin", on: { click: () => pin(chosen) } }), ...inDashboard(chosen)));
     section.append(listOf("made by", chosen.ins, "source"), listOf("makes", chosen.outs, "target"));
     const known = chosen.kind === "latent" && (data.metadata.crosscoders.features || {})[chosen.raw.feature];
     if (known) section.append(...responds(known));
   }
+  // Where the page lies in a dashboard of the crosscoder, a latent has a page of its own there.
+  const dashboard = data.metadata.crosscoders.dashboard;
+  const DASHBOARD = "../index.html#/";
+  function inDashboard(node) {
+    const number = dashboard && node.kind === "latent" ? dashboard.latents[latentKey(node)] : undefined;
+    return Number.isInteger(number) ? [element("a", { id: "in-dashboard", href: `${DASHBOARD}latent/${number}`, textContent: `Latent ${number} in the dashboard` })] : [];
+  }
+  if (dashboard) document.querySelector(".tools").prepend(element("a", { href: DASHBOARD + "graphs", textContent: "← Dashboard" }));
+
   // A group: its edges summed, what the graph says that ablating it does, how to do it, and what it did.
   function about(supernode) {
     const members = membersOf(supernode), latents = members.filter((node) => node.kind === "latent");
