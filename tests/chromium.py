@@ -16,7 +16,7 @@ OPTIONS = (
 
 
 class Chromium:
-    """One page of one browser."""
+    """One browser with a tab; others can be opened."""
 
     def __init__(self, url, size=(1400, 900), ready="document.documentElement?.dataset.ready"):
         self.folder = tempfile.mkdtemp()
@@ -36,6 +36,11 @@ class Chromium:
         os.close(theirs_in)
         os.close(theirs_out)
         self.number, self.buffer, self.session, self.events = 0, b"", None, []
+        self.open(url, size, ready)
+
+    def open(self, url, size=(1400, 900), ready="document.documentElement?.dataset.ready"):
+        """Another tab, which calls go to from now on; returns the session of the one before, for `switch`."""
+        before, self.session = self.session, None
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Network", "Log", "Runtime"):
@@ -45,6 +50,14 @@ class Chromium:
         )
         self.call("Page.navigate", url=url)
         self.wait(ready)
+        return before
+
+    def switch(self, session, *, close=False):
+        """Go on in another tab, in front of the others; what is behind draws nothing."""
+        if close:
+            self.call("Page.close")
+        self.session = session
+        self.call("Page.bringToFront")
 
     def __enter__(self):
         return self

@@ -71,7 +71,7 @@ def graph_page(
         packed = ""
     own["key"] = hashlib.sha256(json.dumps(content["nodes"]).encode()).hexdigest()[:16]
     script, style = (
-        asset("show.js") + page_text("drawing.js") + page_text("groups.js") + page_text("page.js"),
+        asset("show.js") + "".join(page_text(name) for name in ("drawing.js", "groups.js", "kept.js", "page.js")),
         asset("palette.css") + page_text("page.css"),
     )
     targets = ", ".join(visible(target.label) for target in graph.targets)

@@ -20,15 +20,17 @@
 
   // -- what the reader has done, kept in this browser ------------------------------------------------------------
   const kept = { labels: {}, pinned: [...(data.qParams.pinnedIds || [])], supernodes: [...(data.qParams.supernodes || [])], folded: [], threshold: null };
-  try { Object.assign(kept, JSON.parse(localStorage.getItem(KEY) || "{}")); } catch { /* nothing is kept, then */ }
-  kept.pinned = kept.pinned.filter((id) => place.has(id));
-  // Groups that were changed in the model have their results in the page; they are there, whatever was kept.
+  const keep = cc.kept(KEY, kept, () => { tidy(); fold(); pins(); if (document.activeElement.id !== "label") panel(); draw(); });
   const measured = data.metadata.crosscoders.measured || [];
-  for (const { label } of measured) if (!kept.supernodes.some((one) => one[0] === label))
-    kept.supernodes.push(data.qParams.supernodes.find((one) => one[0] === label));
-  const keep = () => { try { localStorage.setItem(KEY, JSON.stringify(kept)); } catch { /* storage may be off */ } };
-  let chosen = null, hovered = null, opened = null, query = "";
-  let threshold = kept.threshold ?? data.metadata.crosscoders.shown;
+  let chosen = null, hovered = null, opened = null, query = "", threshold;
+  function tidy() {
+    kept.pinned = kept.pinned.filter((id) => place.has(id));
+    // Groups that were changed in the model have their results in the page; they are there, whatever was kept.
+    for (const { label } of measured) if (!kept.supernodes.some((one) => one[0] === label))
+      kept.supernodes.push(data.qParams.supernodes.find((one) => one[0] === label));
+    threshold = byId("slider").value = kept.threshold ?? data.metadata.crosscoders.shown;
+  }
+  tidy();
 
   const latentKey = (node) => node.raw.jsNodeId.replace(/-\d+$/, "");
   const token = (node) => data.metadata.prompt_tokens[node.position];
@@ -163,7 +165,7 @@
       section.append(element("p", { className: "note", textContent: "Point at a node to see where it leads; choose one to see what makes it and what it makes." }));
       return;
     }
-    const sums = chosen.raw.crosscoders;
+    const node = chosen, sums = chosen.raw.crosscoders;
     section.append(element("h2", { textContent: where(chosen) }));
     const facts = [];
     if (chosen.raw.activation !== null) facts.push("activation " + chosen.raw.activation.toPrecision(3));
@@ -171,7 +173,7 @@
     if (sums) facts.push(`edges shown add up to ${(sums.total - sums.constant - sums.left_out).toPrecision(3)}, biases ${sums.constant.toPrecision(3)}, left out ${sums.left_out.toPrecision(3)}, in all ${sums.total.toPrecision(3)}`);
     section.append(element("p", { className: "note", textContent: facts.join(" · ") }));
     if (chosen.kind === "latent") section.append(element("label", {}, "Label ", element("input", { id: "label", value: kept.labels[latentKey(chosen)] ?? chosen.raw.clerp,
-      on: { change: (event) => { kept.labels[latentKey(chosen)] = event.target.value; keep(); panel(); draw(); pins(); } } })));
+      on: { input: (event) => { kept.labels[latentKey(node)] = event.target.value; keep(); }, change: () => { panel(); draw(); pins(); } } })));
     section.append(element("p", { className: "row" }, element("button", { type: "button", id: "pin", textContent: kept.pinned.includes(chosen.id) ? "Unpin" : "Pin", on: { click: () => pin(chosen) } }), ...inDashboard(chosen)));
     section.append(listOf("made by", chosen.ins, "source"), listOf("makes", chosen.outs, "target"));
     const known = chosen.kind === "latent" && (data.metadata.crosscoders.features || {})[chosen.raw.feature];
@@ -319,7 +321,7 @@
   }
   document.addEventListener("keydown", (event) => {
     const typing = event.target.matches("input:not([type=range]):not([type=checkbox])");
-    if (event.key === "Escape") { query = byId("search").value = ""; choose(null, false); if (typing) event.target.blur(); return; }
+    if (event.key === "Escape") { if (typing) event.target.blur(); query = byId("search").value = ""; choose(null, false); return; }
     if (typing || event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input[type=range]")) return;
     const focused = nodeOf({ target: document.activeElement }) || chosen;
     if (event.key.startsWith("Arrow")) {
@@ -383,7 +385,6 @@
     give(new XMLSerializer().serializeToString(picture), "image/svg+xml", ".svg");
   });
 
-  byId("slider").value = threshold;
   fold();
   const asked = decodeURIComponent(location.hash.slice(1));
   if (asked.startsWith("group:")) opened = asked.slice(6); else chosen = place.get(asked) || null;
