@@ -7,12 +7,20 @@ import shutil
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 
 PATH = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 OPTIONS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync --hide-scrollbars --remote-debugging-pipe"
 ).split()
+
+
+LEFT = ("Inspected target navigated or closed", "Execution context was destroyed.")
+
+
+class PageLeft(AssertionError):
+    """The page was left for another one while something was asked of it."""
 
 
 class Chromium:
@@ -78,6 +86,8 @@ class Chromium:
         while True:
             answer = self._receive()
             if answer.get("id") == self.number:
+                if answer.get("error", {}).get("message") in LEFT:
+                    raise PageLeft(answer)
                 assert "error" not in answer, answer
                 return answer["result"]
             self.events.append(answer)
@@ -99,10 +109,12 @@ class Chromium:
     def wait(self, expression, seconds=20):
         """Until a JavaScript expression is true; returns its value."""
         end = time.monotonic() + seconds
-        while not self.eval(f"Boolean({expression})"):
+        while True:
+            with suppress(PageLeft):  # the page that it leads to has still to come
+                if self.eval(f"Boolean({expression})"):
+                    return self.eval(expression)
             assert time.monotonic() < end, f"{expression} is still not true"
             time.sleep(0.05)
-        return self.eval(expression)
 
     def key(self, key, text=None):
         code = {"text": text} if text else {}
