@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 
 PATH = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 OPTIONS = (
@@ -15,8 +16,15 @@ OPTIONS = (
 ).split()
 
 
+LEFT = ("Inspected target navigated or closed", "Execution context was destroyed.")
+
+
+class PageLeft(AssertionError):
+    """The page was left for another one while something was asked of it."""
+
+
 class Chromium:
-    """One page of one browser."""
+    """One browser with a tab; others can be opened."""
 
     def __init__(self, url, size=(1400, 900), ready="document.documentElement?.dataset.ready"):
         self.folder = tempfile.mkdtemp()
@@ -36,6 +44,11 @@ class Chromium:
         os.close(theirs_in)
         os.close(theirs_out)
         self.number, self.buffer, self.session, self.events = 0, b"", None, []
+        self.open(url, size, ready)
+
+    def open(self, url, size=(1400, 900), ready="document.documentElement?.dataset.ready"):
+        """Another tab, which calls go to from now on; returns the session of the one before, for `switch`."""
+        before, self.session = self.session, None
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Network", "Log", "Runtime"):
@@ -45,6 +58,14 @@ class Chromium:
         )
         self.call("Page.navigate", url=url)
         self.wait(ready)
+        return before
+
+    def switch(self, session, *, close=False):
+        """Go on in another tab, in front of the others; what is behind draws nothing."""
+        if close:
+            self.call("Page.close")
+        self.session = session
+        self.call("Page.bringToFront")
 
     def __enter__(self):
         return self
@@ -65,6 +86,8 @@ class Chromium:
         while True:
             answer = self._receive()
             if answer.get("id") == self.number:
+                if answer.get("error", {}).get("message") in LEFT:
+                    raise PageLeft(answer)
                 assert "error" not in answer, answer
                 return answer["result"]
             self.events.append(answer)
@@ -86,10 +109,12 @@ class Chromium:
     def wait(self, expression, seconds=20):
         """Until a JavaScript expression is true; returns its value."""
         end = time.monotonic() + seconds
-        while not self.eval(f"Boolean({expression})"):
+        while True:
+            with suppress(PageLeft):  # the page that it leads to has still to come
+                if self.eval(f"Boolean({expression})"):
+                    return self.eval(expression)
             assert time.monotonic() < end, f"{expression} is still not true"
             time.sleep(0.05)
-        return self.eval(expression)
 
     def key(self, key, text=None):
         code = {"text": text} if text else {}

@@ -222,4 +222,6 @@ def test_a_group_on_the_page(made, tmp_path):
             "document.getElementById('chosen').textContent"
         )
         assert "p before" in text and not tab.eval("document.querySelector('#chosen b')")
+        fits = "[...document.querySelectorAll('aside .scroll')].every((e) => e.scrollWidth <= e.clientWidth)"
+        assert tab.eval(fits)
         assert tab.complaints() == []

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import re
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -82,7 +83,7 @@ def test_a_reader_finds_their_way(page, made):
         first = tab.eval("document.querySelector('#chosen td.number').textContent")
         row = next(n for n in range(graph.num_nodes) if _id(graph, n) == target)
         strongest = max(graph.edges_MM.getrow(row).data, key=abs)
-        assert float(first) == pytest.approx(strongest, rel=0.01)
+        assert float(first.replace("−", "-")) == pytest.approx(strongest, rel=0.01)
         # Pin it, go to its strongest source, pin that too, group them.
         tab.click("#pin")
         tab.click("#chosen td .link")
@@ -103,15 +104,14 @@ def test_a_reader_finds_their_way(page, made):
         tab.eval("document.getElementById('search').value = ''")
         tab.type("my ")
         tab.wait("document.querySelectorAll('.node.found').length > 0")
+        found = tab.eval("document.querySelectorAll('.node.found').length")
+        assert tab.eval("document.getElementById('hits').textContent") == f"{found} found"
         tab.key("Enter", "\r")
         tab.wait("document.querySelector('#label')")
         assert tab.eval("document.querySelector('#label').value") == "my " + EVIL
         assert tab.eval("window.evil") is None
         # A new label is kept, also after the page is opened again.
-        tab.eval(
-            "(() => { const l = document.querySelector('#label'); l.value = 'renamed'; "
-            "l.dispatchEvent(new Event('change')); })()"
-        )
+        relabel(tab, "renamed")
         tab.key("Escape")
         tab.wait("!document.querySelector('.node.chosen')")
         # The keys go from node to node.
@@ -131,9 +131,50 @@ def test_a_reader_finds_their_way(page, made):
         assert less < everything
         tab.call("Page.reload")
         tab.wait("document.readyState === 'complete' && document.documentElement?.dataset.ready")
-        labels = tab.eval("window.graphPage.current().nodes.map((n) => n.clerp)")
-        assert "renamed" in labels and tab.eval("document.querySelectorAll('.node.pinned').length") == 2
+        assert "renamed" in labels(tab)
+        assert tab.eval("document.querySelectorAll('.node.pinned').length") == 2
         assert [url for url in tab.requests() if not url.startswith(("file:", "about:", "blob:"))] == []
+        assert tab.complaints() == []
+
+
+def relabel(tab, text):
+    """Type another label for the chosen node, and stay in the field."""
+    tab.wait("document.querySelector('#label')")
+    tab.eval("document.querySelector('#label').focus(), document.querySelector('#label').select()")
+    tab.type(text)
+
+
+def labels(tab):
+    return tab.eval("window.graphPage.current().nodes.map((n) => n.clerp)")
+
+
+@browser
+def test_what_a_reader_did_is_kept_at_once_and_in_every_tab(page):
+    """A label is there again though its field was never left, and what another tab keeps is not undone."""
+    with Chromium(f"file://{page}") as tab:
+        tab.click(".node.latent")
+        relabel(tab, "typed")
+        assert "typed" in tab.eval("JSON.stringify(localStorage)")
+        tab.call("Page.reload")
+        tab.wait("document.readyState === 'complete' && document.documentElement?.dataset.ready")
+        assert "typed" in labels(tab)
+        first = tab.open(f"file://{page}")
+        tab.click(".node.logit")
+        tab.click("#pin")
+        tab.click(".node.latent")
+        relabel(tab, "elsewhere")
+        second = tab.session
+        tab.switch(first)
+        tab.wait("document.querySelector('.node.pinned')")
+        tab.wait("window.graphPage.current().nodes.some((n) => n.clerp === 'elsewhere')")
+        # A change here leaves what came from there as it is.
+        tab.eval("document.getElementById('slider').value = 0.5")
+        tab.eval("document.getElementById('slider').dispatchEvent(new Event('input'))")
+        tab.switch(second)
+        tab.wait("document.getElementById('slider').value === '0.5'")
+        tab.key("Escape")
+        tab.wait("!document.querySelector('.node.chosen')")
+        assert "elsewhere" in labels(tab) and tab.eval("document.querySelectorAll('.node.pinned').length") == 1
         assert tab.complaints() == []
 
 
@@ -186,7 +227,40 @@ def test_a_large_graph_is_drawn_at_once(tmp_path):
         assert tab.eval("document.querySelectorAll('.node.latent').length") > 1000
         assert float(tab.eval("document.documentElement.dataset.ready")) < 5000
         assert tab.eval("document.documentElement.scrollWidth <= window.innerWidth")
+        # What is explained is in sight, and so are the names of layers, wherever the graph is scrolled to.
+        left = "document.querySelector('{}').getBoundingClientRect().left"
+        assert 0 < tab.eval(left.format(".node.logit")) < 420
+        tab.wait(f"{left.format('.layer')} >= 0 && {left.format('.layer')} < 20")
+        assert tab.eval("document.getElementById('graph').scrollLeft") > 420
         assert tab.complaints() == []
+
+
+@browser
+def test_the_picture_needs_nothing_of_the_page(page):
+    """Other programs show it: its colours are plain ones, what is hidden is not in it, and edges are."""
+    with Chromium(f"file://{page}", size=(390, 844)) as tab:
+        tab.eval(
+            "URL.createObjectURL = (blob) => { blob.text().then((text) => { window.saved = text; }); return '#'; }"
+        )
+        tab.eval("document.getElementById('slider').value = 0.5")
+        tab.eval("document.getElementById('slider').dispatchEvent(new Event('input'))")
+        shown = tab.eval("[...document.querySelectorAll('.node')].filter((n) => n.style.display === '').length")
+        tab.eval("document.getElementById('picture').click()")
+        picture = ElementTree.fromstring(tab.wait("window.saved"))
+        assert tab.complaints() == []
+    svg = "{http://www.w3.org/2000/svg}"
+    style = picture.find(f"{svg}style").text
+    assert ".latent .mark { fill: #5b7fa6; }" in style and "path.plus { stroke: #1c7c84; }" in style
+    assert "svg { background: #fafaf8" in style
+    groups = [one.get("class", "") for one in picture.iter(f"{svg}g")]
+    assert shown == sum(one.startswith("node ") for one in groups) < len(nodes_in(page))
+    assert sum(one.get("class") in ("plus", "minus") for one in picture.iter(f"{svg}path")) > 5
+    assert not any(one.get("transform") for one in picture.iter(f"{svg}text"))
+
+
+def nodes_in(page):
+    data = re.search(r'id="data">(.*?)</script>', page.read_text(encoding="utf-8"), re.DOTALL)[1]
+    return json.loads(data)["nodes"]
 
 
 @browser
@@ -194,9 +268,10 @@ def test_what_a_latent_responds_to_stands_beside_it(made, tmp_path):
     graph = made[1].pruned()
     layer, _, index = graph.latent_n3[0].tolist()
     example = {"tokens": ["a", EVIL, "\n"], "tokens_acts_list": [0.0, 2.0, 1.0]}
+    others = [{"tokens": [f"{n}"], "tokens_acts_list": [1.0]} for n in range(3)]
     content = {
         "index": index,
-        "examples_quantiles": [{"quantile_name": "Top activations", "examples": [example]}],
+        "examples_quantiles": [{"quantile_name": "Top activations", "examples": [example, example, *others]}],
         "top_logits": [EVIL],
     }
     (tmp_path / f"{cantor(layer, index)}.json").write_text(json.dumps(content))
@@ -205,7 +280,12 @@ def test_what_a_latent_responds_to_stands_beside_it(made, tmp_path):
         tab.click(f'.node.latent[data-id^="{layer}_{index}_"]')
         tab.wait("document.querySelector('.context')")
         assert tab.eval("document.querySelector('.context').textContent") == f"a{EVIL}⏎"
-        marked = "[...document.querySelectorAll('.context span')].map((span) => span.classList.contains('on'))"
+        # What is said twice is shown once, and what is beyond the first two on a click.
+        shown = "[...document.querySelectorAll('#chosen .context')].filter((e) => e.checkVisibility()).length"
+        assert tab.eval(shown) == 2 and tab.eval("document.querySelector('summary').textContent") == "2 more"
+        tab.click("summary")
+        assert tab.eval(shown) == 4
+        marked = "[...document.querySelector('.context').children].map((span) => span.classList.contains('on'))"
         assert tab.eval(marked) == [False, True, True]
         assert "promotes" in tab.eval("document.getElementById('chosen').textContent")
         assert not tab.eval("window.evil") and tab.complaints() == []

@@ -86,6 +86,11 @@ def test_a_reader_sees_what_changed(page, size):
         marked = 'document.querySelectorAll(\'svg[data-side="1"] .edge.up, svg[data-side="1"] .edge.down\').length'
         assert 0 < tab.eval(marked) == changed
         assert tab.eval("document.querySelectorAll('.node.missing').length") > 0
+        # The table fits beside the graphs, and these use the height that there is.
+        assert tab.eval("[...document.querySelectorAll('aside .scroll')].every((e) => e.scrollWidth <= e.clientWidth)")
+        if size[0] > 760:
+            share = "document.querySelector('svg').clientHeight / document.querySelector('.side').clientHeight"
+            assert 0.5 < tab.eval(share) <= 1
         assert tab.eval("document.querySelectorAll('.side h2')[1].textContent") == "<b>tuned</b>"
         first = tab.eval("document.querySelector('#chosen td.number:last-child').textContent")
         assert abs(float(first.replace("−", "-"))) == pytest.approx(largest, rel=0.01)

@@ -161,7 +161,7 @@ def test_a_latent_has_its_page_and_the_back_button_leads_back(tab):
     assert "numbered from 0 to 599" in text(tab)
 
 
-def test_the_keys_lead_everywhere(tab):
+def test_the_keys_lead_everywhere(tab, small):
     tab.key("/", "/")
     tab.wait("document.activeElement.id === 'search'")
     tab.type("teal")
@@ -195,6 +195,14 @@ def test_the_keys_lead_everywhere(tab):
     # Kept in the browser, also after the page is opened again.
     tab.call("Page.reload")
     tab.wait("window.cc && cc.marks && cc.index && cc.marks.starred(47)")
+    # Another tab adds to it, and neither undoes what the other wrote.
+    first = tab.open(f"file://{small[0]}/index.html", size=(1280, 860))
+    tab.eval("cc.marks.write(12, 'there')")
+    tab.switch(first, close=True)
+    tab.wait("cc.marks.note(12) === 'there'")
+    tab.eval("cc.marks.star(12)")
+    kept = json.loads(tab.eval("localStorage.getItem(Object.keys(localStorage).find((k) => k.includes('marks')))"))
+    assert kept == {"stars": [12, 47], "notes": {"12": "there", "47": "seen"}}
 
 
 def test_stars_and_notes_are_taken_along_and_nothing_is_lost(tab):

@@ -24,6 +24,7 @@ from ..models.linear import FINAL
 from ..privacy.local import published
 from .graph import AttributionGraph, GraphTarget
 from .influence import influence, shares
+from .numbering import numbering
 from .prompt import ExplainedPrompt
 from .replacement import ReplacementModel, Skip
 from .rows import Rows, RowStore
@@ -230,7 +231,7 @@ def _record(model: ReplacementModel, settings: dict[str, Any]) -> dict[str, Any]
     made = [one.info.architecture.get("name", "") if one.info else "" for one in model.crosscoders]
     # Graphs and pages are passed on: what names something of this machine stays here.
     _, described = published({}, {"model": model.adapter.describe()})
-    return {**described, "architectures": made, "settings": settings}
+    return {**described, "architectures": made, "settings": settings, "crosscoders": numbering(model.sets)}
 
 
 def _fingerprint(explained: ExplainedPrompt, targets: Sequence[Target], position: int) -> str:

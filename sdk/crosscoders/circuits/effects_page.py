@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import AnalysisError
 from ..files import write_whole
-from ..pages import script_json
-from ..reading import parse_json, read_text
+from ..reading import read_text
 from .graph_json import OWN
 from .groups import GroupEffect
-
-_DATA = re.compile(r'(<script type="application/json" id="data">)(.*?)(</script>)', re.DOTALL)
+from .page_data import page_data, with_page_data
 
 
 def write_effects(page: str | Path, effects: Sequence[GroupEffect]) -> None:
@@ -27,9 +24,8 @@ def write_effects(page: str | Path, effects: Sequence[GroupEffect]) -> None:
         text = read_text(page, AnalysisError)
     except FileNotFoundError as error:
         raise AnalysisError(f"there is no page {page}") from error
-    found = _DATA.search(text)
-    content = parse_json(found[2], str(page), AnalysisError) if found else None
-    if not isinstance(content, dict) or OWN not in content.get("metadata", {}):
+    content = page_data(text, str(page))
+    if content is None:
         raise AnalysisError(f"{page} is not the page of a graph")
     there = {node["node_id"] for node in content["nodes"]}
     own, parameters = content["metadata"][OWN], content["qParams"]
@@ -43,5 +39,4 @@ def write_effects(page: str | Path, effects: Sequence[GroupEffect]) -> None:
         own["measured"] = [*kept, new]
         others = [one for one in parameters["supernodes"] if one[0] != new["label"]]
         parameters["supernodes"] = [*others, [new["label"], *ids]]
-    whole = text[: found.start(2)] + script_json(content) + text[found.end(2) :]  # type: ignore[union-attr]
-    write_whole(page, whole)
+    write_whole(page, with_page_data(text, content))

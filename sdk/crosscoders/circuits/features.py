@@ -59,7 +59,8 @@ def write_features(
 
 
 def read_features(folder: str | Path, wanted: Container[Any], *, examples: int = 6) -> dict[str, dict[str, Any]]:
-    """What `write_features` wrote of the wanted latents, by their number in graph files; the first `examples` of each.
+    """What `write_features` wrote of the wanted latents, by their number in graph files; the first `examples` of each
+    whose text differs.
 
     `AnalysisError` names a file that is not one of these.
     """
@@ -70,9 +71,11 @@ def read_features(folder: str | Path, wanted: Container[Any], *, examples: int =
             problems = feature_problems(content, int(path.stem))
             if problems:
                 raise AnalysisError(f"{path} does not describe a latent: {listed(problems)}")
-            shown = [each for quantile in content["examples_quantiles"] for each in quantile["examples"]]
+            shown: dict[tuple[str, ...], list[Any]] = {}
+            for each in (one for quantile in content["examples_quantiles"] for one in quantile["examples"]):
+                shown.setdefault(tuple(each["tokens"]), [each["tokens"], each["tokens_acts_list"]])
             found[path.stem] = {
-                "examples": [[each["tokens"], each["tokens_acts_list"]] for each in shown[:examples]],
+                "examples": list(shown.values())[:examples],
                 "promotes": content.get("top_logits", []),
                 "suppresses": content.get("bottom_logits", []),
             }

@@ -71,10 +71,10 @@ def graph_page(
         packed = ""
     own["key"] = hashlib.sha256(json.dumps(content["nodes"]).encode()).hexdigest()[:16]
     script, style = (
-        asset("show.js") + page_text("drawing.js") + page_text("groups.js") + page_text("page.js"),
+        asset("show.js") + "".join(page_text(name) for name in ("drawing.js", "groups.js", "kept.js", "page.js")),
         asset("palette.css") + page_text("page.css"),
     )
-    targets = ", ".join(visible(target.label) for target in graph.targets)
+    targets = ", ".join(f"“{visible(target.label)}”" for target in graph.targets)
     summary = (
         f"{sum(node['feature_type'] != 'logit' for node in content['nodes'])} nodes and {len(content['links'])} edges "
         f"of {graph.num_active} active latents, explaining {targets}; replacement score "
@@ -159,7 +159,7 @@ def _checks(checked: GraphFidelity) -> Table:
     size_N = np.abs(checked.observed_NK).ravel()
     largest = np.argsort(-size_N, kind="stable")[:MOST_CHECKED].tolist()
     title = f"{table.title}; single edges are right to {checked.direct_error:.1g}. The largest changes of targets:"
-    rows = [(*table.rows[i][:2], *table.rows[i][-2:]) for i in largest]
+    rows = [(table.rows[i][0], f"“{visible(str(table.rows[i][1]))}”", *table.rows[i][-2:]) for i in largest]
     return Table(title=title, columns=("latent", "target", "said", "seen"), rows=rows)
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import numpy as np
 
-from ..checkpoints.tensors import tensors_checksum
+from ..checkpoints.tensors import tensors_checksum, tensors_fingerprint
 from ..errors import AnalysisError
 from ..files import disk_errors, put_folder, write_whole
 from ..plugins.choices import unstructure
@@ -59,9 +59,10 @@ def write_dashboard(
     """Write a dashboard of a crosscoder over a study's tokens into `folder`, and return its page, `index.html`.
 
     It shows all latents, or `latents` only; `results` are reports, or folders or JSON files of them, whose numbers
-    become columns and facts; `graphs` folders that `save_graph` wrote. The tokens are read twice at most; beside what
-    the study keeps, memory holds what 256 latents need. A run that was stopped goes on with the same call and ends with
-    the same files; `resume=False` begins anew, for a token source of your own that gives other text by now.
+    become columns and facts; `graphs` folders that `save_graph` wrote, whose pages are linked, and link back to their
+    latents where they are of this crosscoder. The tokens are read twice at most; beside what the study keeps, memory
+    holds what 256 latents need. A run that was stopped goes on with the same call and ends with the same files;
+    `resume=False` begins anew, for a token source of your own that gives other text by now.
     `AnalysisError` where `folder` is something else, or a report is of another crosscoder; `DiskError` where the disk
     does not take it.
     """
@@ -116,7 +117,7 @@ class _Writer:
         ids.update(int(token) for token in np.unique(firings.ids_RT) if token >= 0)
         gatherer.vocabulary.add(sorted(ids))
         data.write_vocabulary({token: text for token, text in gatherer.vocabulary.all().items() if token in ids})
-        shown = set(gatherer.latents)
+        shown, fingerprint = set(gatherer.latents), tensors_fingerprint(self.study.crosscoder.state_dict())
         data.write_search({j: text for j, text in self.results.labels().items() if j in shown}, peaks)
         columns = columns_of(self.study.crosscoder, firings, gatherer.scaled_norms_FS, self.results, gatherer.latents)
         data.write_columns(columns)
@@ -139,7 +140,7 @@ class _Writer:
             "columns": [column.described() for column in columns],
             "intervals": gatherer.detail.intervals(),
             "views": self._write_views(data),
-            "graphs": [page.write(self.folder / "graphs") for page in self.graphs],
+            "graphs": [page.linked(fingerprint, shown).write(self.folder / "graphs") for page in self.graphs],
         }
         data.write_facts(facts)
         write_shell(self.folder, title=self.title)

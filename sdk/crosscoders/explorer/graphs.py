@@ -1,14 +1,18 @@
-"""Pages of attribution graphs that a dashboard links to."""
+"""Pages of attribution graphs that a dashboard links to, and that link back to its latents."""
 
 from __future__ import annotations
 
 import html
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 
-from attrs import frozen
+from attrs import evolve, frozen
 
+from ..circuits.graph_json import OWN
+from ..circuits.graph_rules import check_graph_json
+from ..circuits.numbering import numbers_of
+from ..circuits.page_data import page_data, with_page_data
 from ..errors import AnalysisError
 from ..files import disk_errors, write_whole
 from ..reading import read_text
@@ -23,6 +27,20 @@ class GraphPage:
     name: str
     title: str
     html: str
+
+    def linked(self, fingerprint: str, shown: Container[int]) -> GraphPage:
+        """The page with links to a dashboard that it lies in, and to those of its latents that are `shown` there.
+
+        Latents are linked where they are of the crosscoder with that fingerprint. A page that is not a graph's stays as
+        it is.
+        """
+        content = page_data(self.html, self.title)
+        if content is None:
+            return self
+        check_graph_json(content, to_read=True)
+        numbers = {key: number for key, number in numbers_of(content, fingerprint).items() if number in shown}
+        content["metadata"][OWN]["dashboard"] = {"latents": numbers}
+        return evolve(self, html=with_page_data(self.html, content))
 
     def write(self, folder: Path) -> dict[str, str]:
         """Write it into the folder; what the facts say of it."""

@@ -10,6 +10,11 @@ window.cc = cc;
   cc.nodeOf = (raw) => ({ raw, kind: kindOf(raw.feature_type), position: raw.ctx_idx, into: [], from: [],
     layer: raw.feature_type === "embedding" ? -1 : raw.feature_type === "logit" ? Infinity : Number(raw.layer) });
 
+  cc.errorName = (raw) => `${raw.feature_type.startsWith("lorsa") ? "attention" : "MLP"} error of layer ${raw.layer}`;
+
+  // How much of what is free comes to each of `count`, within bounds.
+  cc.spread = (free, count, least, most) => Math.max(least, Math.min(most, Math.floor(free / count)));
+
   // Gives nodes their places, x and y. `spacing` says, of the width and height that nodes need themselves and the numbers
   // of positions and layers, how much is between them; within a cell nodes are in the order of `before`.
   cc.layout = (nodes, tokens, spacing, before = null) => {
@@ -57,7 +62,7 @@ window.cc = cc;
     for (const layer of layers) {
       const y = tops.get(layer);
       cc.make("line", { class: "rule", x1: 0, x2: width, y1: y - 8, y2: y - 8 }, svg);
-      cc.make("text", { x: 6, y: y + 12 }, svg, layer < 0 ? "tokens" : layer === Infinity ? "logits" : "layer " + layer);
+      cc.make("text", { class: "layer", x: 6, y: y + 12 }, svg, layer < 0 ? "tokens" : layer === Infinity ? "logits" : "layer " + layer);
     }
     tokens.forEach((text, p) => cc.make("text", { class: "token", x: columns[p] + 2, y: below }, svg, text.length > 14 ? text.slice(0, 13) + "…" : text));
   };

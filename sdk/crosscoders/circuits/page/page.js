@@ -20,15 +20,17 @@
 
   // -- what the reader has done, kept in this browser ------------------------------------------------------------
   const kept = { labels: {}, pinned: [...(data.qParams.pinnedIds || [])], supernodes: [...(data.qParams.supernodes || [])], folded: [], threshold: null };
-  try { Object.assign(kept, JSON.parse(localStorage.getItem(KEY) || "{}")); } catch { /* nothing is kept, then */ }
-  kept.pinned = kept.pinned.filter((id) => place.has(id));
-  // Groups that were changed in the model have their results in the page; they are there, whatever was kept.
+  const keep = cc.kept(KEY, kept, () => { tidy(); fold(); pins(); if (document.activeElement.id !== "label") panel(); draw(); });
   const measured = data.metadata.crosscoders.measured || [];
-  for (const { label } of measured) if (!kept.supernodes.some((one) => one[0] === label))
-    kept.supernodes.push(data.qParams.supernodes.find((one) => one[0] === label));
-  const keep = () => { try { localStorage.setItem(KEY, JSON.stringify(kept)); } catch { /* storage may be off */ } };
-  let chosen = null, hovered = null, opened = null, query = "";
-  let threshold = kept.threshold ?? data.metadata.crosscoders.shown;
+  let chosen = null, hovered = null, opened = null, query = "", threshold;
+  function tidy() {
+    kept.pinned = kept.pinned.filter((id) => place.has(id));
+    // Groups that were changed in the model have their results in the page; they are there, whatever was kept.
+    for (const { label } of measured) if (!kept.supernodes.some((one) => one[0] === label))
+      kept.supernodes.push(data.qParams.supernodes.find((one) => one[0] === label));
+    threshold = byId("slider").value = kept.threshold ?? data.metadata.crosscoders.shown;
+  }
+  tidy();
 
   const latentKey = (node) => node.raw.jsNodeId.replace(/-\d+$/, "");
   const token = (node) => data.metadata.prompt_tokens[node.position];
@@ -37,10 +39,11 @@
     if (node.kind === "embedding") return `token “${token(node)}”`;
     if (node.kind === "logit") return node.raw.clerp;
     const label = kept.labels[latentKey(node)] ?? node.raw.clerp;
-    if (node.kind === "error") return `${node.raw.feature_type} of layer ${node.raw.layer}`;
+    if (node.kind === "error") return cc.errorName(node.raw);
     return `${node.raw.layer}/${node.id.split("_")[1]}${label ? ": " + label : ""}`;
   }
-  const where = (node) => node.kind === "group" ? name(node) : `${name(node)} at ${node.position} “${token(node)}”`;
+  const where = (node) => node.kind === "group" || node.kind === "logit" ? name(node) : node.kind === "embedding" ? `${name(node)} at ${node.position}` : `${name(node)} at ${node.position} “${token(node)}”`;
+  const digits = (value) => value.toPrecision(3).replaceAll("-", "−");
   const shown = (node) => owner.has(node) ? false : node.kind === "group" || node.kind === "embedding" || node.kind === "logit" || (node.raw.influence <= threshold + 1e-9 && (node.kind !== "error" || byId("errors").checked));
 
   // -- groups that are shown as one node: it takes the place of its members, and their edges are summed -----------
@@ -74,9 +77,8 @@
   // -- layout: positions from left to right, layers from bottom to top -------------------------------------------
   // Small graphs are spread over the room there is.
   const room = byId("graph").getBoundingClientRect();
-  const spread = (free, count, least, most) => Math.max(least, Math.min(most, Math.floor(free / count)));
   const plan = cc.layout(nodes, data.metadata.prompt_tokens,
-    (wide, high, positions, layers) => [spread(room.width - 20 - wide, positions, 12, 60), spread(room.height - 60 - high, layers, 14, 70)],
+    (wide, high, positions, layers) => [cc.spread(room.width - 20 - wide, positions, 12, 60), cc.spread(room.height - 60 - high, layers, 14, 70)],
     (a, b) => (a.raw.influence ?? 0) - (b.raw.influence ?? 0));
   const { width, height } = plan;
 
@@ -87,12 +89,16 @@
   canvas.width = width * ratio; canvas.height = height * ratio;
   canvas.style.width = width + "px"; canvas.style.height = height + "px";
   cc.drawFrame(svg, plan, data.metadata.prompt_tokens);
+  // Names of layers stay in sight; they are drawn last, so that nodes do not cover them.
+  const names = [...svg.querySelectorAll(".layer")];
+  byId("graph").addEventListener("scroll", () => { for (const one of names) one.setAttribute("transform", `translate(${byId("graph").scrollLeft} 0)`); });
   function shape(node) {
     node.shape = make("g", { class: "node " + node.kind, transform: `translate(${node.x} ${node.y})`, tabindex: -1, role: "button", "data-id": node.id }, svg);
     cc.drawMark(node.kind, node.shape);
-    if (node.kind === "group") make("text", { class: "token", x: 12, y: 4 }, node.shape, node.label);
+    if (node.kind === "group") make("text", { class: "token", y: -14 }, node.shape, node.label);
   }
   nodes.forEach(shape);
+  svg.append(...names);
 
   const visible = (edge) => edge.source.seen && edge.target.seen;
   let colours = {};
@@ -108,11 +114,13 @@
     context.bezierCurveTo(edge.source.x, edge.source.y - bend, edge.target.x, edge.target.y + bend, edge.target.x, edge.target.y);
     context.stroke();
   }
+  // Few edges are drawn stronger than many, which would cover one another.
+  const faint = (edge) => (0.05 + 0.3 * edge.share) * Math.max(1, Math.min(2.5, Math.sqrt(2000 / drawn.length)));
   function drawEdges() {
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     context.clearRect(0, 0, width, height);
     const focus = hovered || chosen;
-    for (const edge of drawn) if (visible(edge)) line(edge, focus ? 0.03 : 0.05 + 0.3 * edge.share, focus ? 0.5 : 0.6 + edge.share);
+    for (const edge of drawn) if (visible(edge)) line(edge, focus ? 0.03 : faint(edge), focus ? 0.5 : 0.6 + edge.share);
     if (focus) for (const edge of [...focus.ins, ...focus.outs]) if (visible(edge)) line(edge, 0.35 + 0.65 * edge.share, 0.8 + 4 * edge.share);
     context.globalAlpha = 1;
   }
@@ -132,6 +140,7 @@
       node.shape.setAttribute("aria-label", where(node));
     }
     drawEdges();
+    byId("hits").textContent = query ? nodes.filter((node) => node.seen && matches(node)).length + " found" : "";
     byId("share").textContent = threshold.toFixed(2) + " · " + nodes.filter((node) => node.seen).length + " nodes";
     document.documentElement.dataset.draw = (performance.now() - start).toFixed(1);
   }
@@ -146,12 +155,14 @@
     return made;
   }
   const goTo = (node) => element("button", { type: "button", className: "link", textContent: where(node), on: { click: () => choose(node, true) } });
+  // The head of a table whose first column is words, and the others numbers.
+  const headOf = (heads) => element("tr", {}, ...heads.map((text, i) => element("th", { className: i ? "number" : "", textContent: text })));
   function listOf(title, list, end) {
     const body = list.filter(visible).slice(0, 30).map((edge) => element("tr", {}, element("td", {}, goTo(edge[end])),
-      element("td", { className: "number " + (edge.weight >= 0 ? "more" : "less"), textContent: edge.weight.toPrecision(3) }),
+      element("td", { className: "number " + (edge.weight >= 0 ? "more" : "less"), textContent: digits(edge.weight) }),
       element("td", { className: "number", textContent: (100 * edge.share).toFixed(1) + "%" })));
     if (!body.length) return element("p", { className: "note", textContent: title + ": none shown" });
-    const head = element("tr", {}, ...[title, "weight", "share"].map((text) => element("th", { textContent: text })));
+    const head = headOf([title, "weight", "share"]);
     return element("table", {}, element("thead", {}, head), element("tbody", {}, ...body));
   }
   function panel() {
@@ -163,20 +174,29 @@
       section.append(element("p", { className: "note", textContent: "Point at a node to see where it leads; choose one to see what makes it and what it makes." }));
       return;
     }
-    const sums = chosen.raw.crosscoders;
+    const node = chosen, sums = chosen.raw.crosscoders;
     section.append(element("h2", { textContent: where(chosen) }));
     const facts = [];
-    if (chosen.raw.activation !== null) facts.push("activation " + chosen.raw.activation.toPrecision(3));
+    if (chosen.raw.activation !== null) facts.push("activation " + digits(chosen.raw.activation));
     if (chosen.raw.influence !== null) facts.push("within the top " + (100 * chosen.raw.influence).toFixed(1) + "% of influence");
-    if (sums) facts.push(`edges shown add up to ${(sums.total - sums.constant - sums.left_out).toPrecision(3)}, biases ${sums.constant.toPrecision(3)}, left out ${sums.left_out.toPrecision(3)}, in all ${sums.total.toPrecision(3)}`);
+    if (sums) facts.push(`edges shown add up to ${digits(sums.total - sums.constant - sums.left_out)}, biases ${digits(sums.constant)}, left out ${digits(sums.left_out)}, in all ${digits(sums.total)}`);
     section.append(element("p", { className: "note", textContent: facts.join(" · ") }));
     if (chosen.kind === "latent") section.append(element("label", {}, "Label ", element("input", { id: "label", value: kept.labels[latentKey(chosen)] ?? chosen.raw.clerp,
-      on: { change: (event) => { kept.labels[latentKey(chosen)] = event.target.value; keep(); panel(); draw(); pins(); } } })));
-    section.append(element("p", {}, element("button", { type: "button", id: "pin", textContent: kept.pinned.includes(chosen.id) ? "Unpin" : "Pin", on: { click: () => pin(chosen) } })));
-    section.append(listOf("made by", chosen.ins, "source"), listOf("makes", chosen.outs, "target"));
+      on: { input: (event) => { kept.labels[latentKey(node)] = event.target.value; keep(); }, change: () => { panel(); draw(); pins(); } } })));
+    section.append(element("p", { className: "row" }, element("button", { type: "button", id: "pin", textContent: kept.pinned.includes(chosen.id) ? "Unpin" : "Pin", on: { click: () => pin(chosen) } }), ...inDashboard(chosen)));
     const known = chosen.kind === "latent" && (data.metadata.crosscoders.features || {})[chosen.raw.feature];
     if (known) section.append(...responds(known));
+    section.append(listOf("made by", chosen.ins, "source"), listOf("makes", chosen.outs, "target"));
   }
+  // Where the page lies in a dashboard of the crosscoder, a latent has a page of its own there.
+  const dashboard = data.metadata.crosscoders.dashboard;
+  const DASHBOARD = "../index.html#/";
+  function inDashboard(node) {
+    const number = dashboard && node.kind === "latent" ? dashboard.latents[latentKey(node)] : undefined;
+    return Number.isInteger(number) ? [element("a", { id: "in-dashboard", href: `${DASHBOARD}latent/${number}`, textContent: `Latent ${number} in the dashboard` })] : [];
+  }
+  if (dashboard) document.querySelector(".tools").prepend(element("a", { href: DASHBOARD + "graphs", textContent: "← Dashboard" }));
+
   // A group: its edges summed, what the graph says that ablating it does, how to do it, and what it did.
   function about(supernode) {
     const members = membersOf(supernode), latents = members.filter((node) => node.kind === "latent");
@@ -196,10 +216,10 @@
       element("p", { className: "row" }, element("label", {}, one, " as one node"),
         element("button", { type: "button", textContent: "Pin its nodes", on: { click: () => { kept.pinned = members.map((node) => node.id); changed(); } } }))];
     const lists = [element("h2", { textContent: "Its edges, summed" }), listOf("made by", into, "source"), listOf("makes", out, "target")];
-    return latents.length ? [...found, ...said(members), ...seen(supernode), ...command(supernode), ...lists] : [...found, ...lists];
+    return latents.length ? [...found, ...seen(supernode), ...said(members), ...command(supernode), ...lists] : [...found, ...lists];
   }
-  const grid = (heads, rows) => element("div", { className: "scroll" }, element("table", {}, element("thead", {}, element("tr", {}, ...heads.map((text) => element("th", { textContent: text })))),
-    element("tbody", {}, ...rows.map((row) => element("tr", {}, ...row.map((value) => element("td", typeof value === "string" ? { textContent: value } : { className: "number", textContent: cc.cell(value, 3) })))))));
+  const grid = (heads, rows) => element("div", { className: "scroll" }, element("table", { className: "grid" }, element("thead", {}, headOf(heads)),
+    element("tbody", {}, ...rows.map((row) => element("tr", {}, ...row.map((value, i) => element("td", { className: i ? "number" : "", textContent: typeof value === "string" ? value : cc.cell(value, 3) })))))));
   function said(members) {
     const rows = cc.ablated(members, data.nodes.map((raw) => place.get(raw.node_id))).map(({ node, direct, total }) => [name(node), direct, total]);
     return [element("h2", { textContent: "What the graph says that ablating it does" }), grid(["logit", "its edges", "all paths"], rows),
@@ -210,7 +230,7 @@
     return measured.filter(({ label }) => label === supernode[0]).flatMap((one) => [
       element("h2", { textContent: `What it did in the model: ${one.change}` }),
       ...ids(one.ids) === ids(supernode.slice(1)) ? [] : [element("p", { className: "note", textContent: "The group had other nodes then." })],
-      grid(["logit", "its edges", "all paths", "seen", "p before", "p after"], one.targets.map((row) => [cc.visible(row.target), row.direct, row.total, row.observed, row.before, row.after]))]);
+      grid(["logit", "its edges", "all paths", "seen", "p before → after"], one.targets.map((row) => [`“${cc.visible(row.target)}”`, row.direct, row.total, row.observed, `${cc.cell(row.before, 2)} → ${cc.cell(row.after, 2)}`]))]);
   }
   function command(supernode) {
     const text = `crosscoders intervene CROSSCODER --graph FOLDER --groups ${cc.quoted(data.metadata.slug + ".json")} --group ${cc.quoted(supernode[0])} --ablate`;
@@ -219,6 +239,7 @@
     return [element("h2", { textContent: "Change it in the model" }), box, element("p", { className: "row" }, element("button", { type: "button", textContent: "Copy", on: { click: copy } }),
       element("span", { className: "note", textContent: "CROSSCODER is what the graph was made with, FOLDER where this page is; the button JSON writes the file with the group. Or --scale 2, --clamp 5, --add 1. What happens is written into this page." }))];
   }
+  const FEW = 2;
   function responds({ examples, promotes, suppresses }) {
     const peak = Math.max(1e-9, ...examples.flatMap(([, values]) => values));
     const context = ([tokens, values]) => element("p", { className: "context" }, ...tokens.map((text, i) => {
@@ -228,7 +249,10 @@
       return span;
     }));
     const words = (title, list) => list.length ? [element("p", { className: "note", textContent: `${title}: ${list.map(cc.word).join("  ")}` })] : [];
-    const body = examples.length ? examples.map(context) : [element("p", { className: "note", textContent: "Active nowhere in the text that examples come from." })];
+    // A few are beside the node's edges; the others open on a click.
+    const few = examples.slice(0, FEW).map(context), more = examples.slice(FEW).map(context);
+    if (more.length) few.push(element("details", {}, element("summary", { textContent: `${more.length} more` }), ...more));
+    const body = few.length ? few : [element("p", { className: "note", textContent: "Active nowhere in the text that examples come from." })];
     return [element("h2", { textContent: "Where it is most active" }), ...body, ...words("promotes", promotes), ...words("suppresses", suppresses)];
   }
   function pins() {
@@ -286,7 +310,7 @@
     if (node !== hovered) { hovered = node; draw(); }
     tip.hidden = !node;
     if (!node) return;
-    tip.textContent = where(node) + (node.raw.activation === null ? "" : " · activation " + node.raw.activation.toPrecision(3));
+    tip.textContent = where(node) + (node.raw.activation === null ? "" : " · activation " + digits(node.raw.activation));
     tip.style.left = Math.max(4, Math.min(event.clientX + 12, window.innerWidth - tip.offsetWidth - 8)) + "px";
     tip.style.top = event.clientY + 14 + "px";
   });
@@ -310,7 +334,7 @@
   }
   document.addEventListener("keydown", (event) => {
     const typing = event.target.matches("input:not([type=range]):not([type=checkbox])");
-    if (event.key === "Escape") { query = byId("search").value = ""; choose(null, false); if (typing) event.target.blur(); return; }
+    if (event.key === "Escape") { if (typing) event.target.blur(); query = byId("search").value = ""; choose(null, false); return; }
     if (typing || event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input[type=range]")) return;
     const focused = nodeOf({ target: document.activeElement }) || chosen;
     if (event.key.startsWith("Arrow")) {
@@ -318,7 +342,7 @@
       node.shape.focus();
       hovered = node;
       draw();
-    } else if (event.key === "Enter" && focused && !event.target.matches("button")) choose(focused, true);
+    } else if (event.key === "Enter" && focused && !event.target.matches("button, a")) choose(focused, true);
     else if (event.key === "p" && focused) pin(focused);
     else if (event.key === "g") group();
     else if (event.key === "/") byId("search").focus();
@@ -362,19 +386,22 @@
   byId("picture").addEventListener("click", () => {
     const picture = svg.cloneNode(true);
     picture.querySelectorAll(".node").forEach((shape) => { if (shape.style.display === "none") shape.remove(); });
-    // Other programs know neither the page's theme nor two colours in one: a picture is light.
-    make("style", {}, picture, document.querySelector("style").textContent.replace(/light-dark\(([^,()]+),[^()]+\)/g, "$1"));
+    picture.querySelectorAll(".layer").forEach((one) => one.removeAttribute("transform"));
+    // Other programs know neither the page's theme nor two colours in one, nor names of colours: a picture is light.
+    const light = document.querySelector("style").textContent.replace(/light-dark\(([^,()]+),[^()]+\)/g, "$1");
+    const palette = new Map([...light.matchAll(/(--[\w-]+): ([^;]+);/g)].map(([, key, value]) => [key, value]));
+    const plain = (text) => text.replace(/var\((--[\w-]+)\)/g, (all, key) => palette.get(key) ?? all);
+    make("style", {}, picture, plain(light + "svg { background: var(--paper); font-family: var(--sans); }"));
     const under = make("g", { fill: "none" }, picture);
     for (const edge of drawn) if (visible(edge)) {
       const bend = (edge.source.y - edge.target.y) * 0.4;
       make("path", { d: `M${edge.source.x} ${edge.source.y}C${edge.source.x} ${edge.source.y - bend} ${edge.target.x} ${edge.target.y + bend} ${edge.target.x} ${edge.target.y}`,
-        class: edge.weight >= 0 ? "plus" : "minus", "stroke-opacity": (0.05 + 0.3 * edge.share).toFixed(3) }, under);
+        class: edge.weight >= 0 ? "plus" : "minus", "stroke-opacity": faint(edge).toFixed(3) }, under);
     }
     picture.prepend(under);
     give(new XMLSerializer().serializeToString(picture), "image/svg+xml", ".svg");
   });
 
-  byId("slider").value = threshold;
   fold();
   const asked = decodeURIComponent(location.hash.slice(1));
   if (asked.startsWith("group:")) opened = asked.slice(6); else chosen = place.get(asked) || null;
@@ -384,7 +411,10 @@
   themed();
   panel();
   const first = nodes.find((node) => node.kind === "logit");
-  if (first) first.shape.setAttribute("tabindex", 0);
+  if (first) {
+    first.shape.setAttribute("tabindex", 0);
+    byId("graph").scrollLeft = (chosen || first).x + 100 - room.width; // what is explained is seen on a narrow screen, too
+  }
   window.graphPage = { current };
   document.documentElement.dataset.ready = (performance.now() - began).toFixed(1);
 })();

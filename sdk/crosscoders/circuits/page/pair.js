@@ -13,7 +13,7 @@
   for (const edge of edges) { edge.source.from.push(edge); edge.target.into.push(edge); }
   const token = (node) => data.tokens[node.position];
   const name = (node) => node.kind === "embedding" ? `token “${token(node)}”` : node.kind === "logit" ? node.raw.clerp
-    : node.kind === "error" ? `${node.raw.feature_type.replace(" reconstruction", "")}, layer ${node.raw.layer}`
+    : node.kind === "error" ? cc.errorName(node.raw)
     : `${node.raw.layer}/${node.raw.node_id.split("_")[1]}${node.raw.clerp ? ": " + node.raw.clerp : ""}`;
   const brief = (node) => node.kind === "embedding" ? `“${token(node)}” at ${node.position}` : node.kind === "logit" ? node.raw.clerp.replace(/^Output | \(p=[^)]*\)$/g, "")
     : node.kind === "error" ? `error ${node.raw.layer}${node.raw.feature_type.startsWith("lorsa") ? " attention" : ""} at ${node.position}` : `${name(node)} at ${node.position}`;
@@ -21,14 +21,17 @@
   const there = (node, side) => node.kind !== "latent" || node.raw.in[side][0] !== null;
 
   // -- the same layout on both sides -----------------------------------------------------------------------------
-  const plan = cc.layout(nodes, data.tokens, () => [14, 34]);
-  const { width, height } = plan;
+  // A graph that is wider than its side is drawn smaller, as far as it stays legible.
+  const side = document.querySelector(".side"), scaleOf = (wide) => Math.max(0.55, Math.min(1, (side.clientWidth - 4) / wide));
+  const plan = cc.layout(nodes, data.tokens, (wide, high, positions, layers) => {
+    const gap = cc.spread(side.clientWidth - 4 - wide, positions, 14, 40);
+    return [gap, cc.spread((side.clientHeight - 50) / scaleOf(wide + gap * positions) - 50 - high, layers, 34, 80)];
+  });
+  const { width, height } = plan, scale = scaleOf(width);
 
   // -- drawing ---------------------------------------------------------------------------------------------------
   document.querySelectorAll("svg[data-side]").forEach((svg) => {
     const side = Number(svg.dataset.side);
-    // A graph that is wider than its side is drawn smaller, as far as it stays legible.
-    const room = svg.closest(".side").clientWidth - 4, scale = Math.max(0.55, Math.min(1, room / width));
     svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     svg.setAttribute("width", width * scale);
     svg.setAttribute("height", height * scale);
@@ -69,12 +72,13 @@
     made.append(...children);
     return made;
   }
+  const ends = data.names.map((one) => one.split("/").at(-1)), brieferNames = ends[0] === ends[1] ? data.names : ends;
   const link = (node) => element("button", { type: "button", className: "link", textContent: brief(node), title: where(node), on: { click: () => choose(node) } });
   function listed(heads, list, cellsOf) {
     const rows = list.sort((a, b) => Math.abs(b.change) - Math.abs(a.change)).slice(0, 30).map((edge) => element("tr", {}, ...cellsOf(edge).map((node) => element("td", {}, link(node))),
       ...[...edge.weights, edge.change].map((value, i) => element("td", { className: "number" + (i === 2 ? (value >= 0 ? " more" : " less") : ""), textContent: cc.cell(value, 3) }))));
     if (!rows.length) return element("p", { className: "note", textContent: heads[0] + ": none" });
-    return element("div", { className: "scroll" }, element("table", {}, element("thead", {}, element("tr", {}, ...[...heads, ...data.names, "change"].map((text) => element("th", { textContent: text })))), element("tbody", {}, ...rows)));
+    return element("div", { className: "scroll" }, element("table", {}, element("thead", {}, element("tr", {}, ...heads.map((text) => element("th", { textContent: text })), ...[...brieferNames, "change"].map((text) => element("th", { className: "number", textContent: text, title: text })))), element("tbody", {}, ...rows)));
   }
   function panel() {
     const section = byId("chosen");

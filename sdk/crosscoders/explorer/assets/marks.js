@@ -31,16 +31,26 @@
       throw new Error("its notes are not all text");
     return [data.stars, Object.entries(data.notes).map(([latent, note]) => [Number(latent), note])];
   }
+  const read = () => {
+    try {
+      const [someStars, someNotes] = take(JSON.parse(localStorage.getItem(key)) || { stars: [], notes: {} });
+      stars = new Set(someStars);
+      notes = new Map(someNotes);
+    } catch {
+      /* nothing kept, or by something else */
+    }
+  };
   cc.marks = {
     open() {
+      // What the page writes in another tab is taken over, since the next mark here would undo it.
+      window.addEventListener("storage", (event) => {
+        if (event.key !== key) return;
+        read();
+        version++;
+        window.dispatchEvent(new Event("cc-marks"));
+      });
       key = `crosscoders:marks:${cc.facts.key || [cc.facts.name, cc.facts.num_latents, cc.facts.num_tokens].join("/")}`;
-      try {
-        const [someStars, someNotes] = take(JSON.parse(localStorage.getItem(key)) || { stars: [], notes: {} });
-        stars = new Set(someStars);
-        notes = new Map(someNotes);
-      } catch {
-        /* nothing kept, or by something else */
-      }
+      read();
     },
     version: () => version,
     starred: (latent) => stars.has(latent),
