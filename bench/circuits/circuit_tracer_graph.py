@@ -1,4 +1,4 @@
-"""The same graph by circuit-tracer, in its own environment: `python circuit_tracer_graph.py FOLDER TOKENS _ BATCH`."""
+"""The same graph by circuit-tracer, in its environment: `circuit_tracer_graph.py FOLDER TOKENS _ BATCH REPEATS`."""
 
 import sys
 
@@ -9,7 +9,7 @@ from timed import measured, report
 
 
 def main() -> None:
-    folder, tokens, _, batch = sys.argv[1], *map(int, sys.argv[2:5])
+    folder, tokens, _, batch, repeats = sys.argv[1], *map(int, sys.argv[2:6])
     cpu = torch.device("cpu")
     clt = load_clt(
         f"{folder}/clt",
@@ -28,7 +28,7 @@ def main() -> None:
     def graph():
         return attribute(prompt, model, batch_size=batch)
 
-    found, *cost = measured(graph)
+    found, *cost = measured(graph, repeats)
     report(*cost, active=len(found.active_features), visited=len(found.selected_features))
 
 

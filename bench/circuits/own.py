@@ -1,4 +1,4 @@
-"""One graph by this package, in a process of its own: `python own.py FOLDER TOKENS MAX_NODES BATCH`."""
+"""One graph by this package, in a process of its own: `python own.py FOLDER TOKENS MAX_NODES BATCH REPEATS`."""
 
 import sys
 
@@ -8,7 +8,7 @@ from crosscoders import Crosscoder, ModelChoice, ReplacementModel, TokenIds, att
 
 
 def main() -> None:
-    folder, tokens, max_nodes, batch = sys.argv[1], *map(int, sys.argv[2:5])
+    folder, tokens, max_nodes, batch, repeats = sys.argv[1], *map(int, sys.argv[2:6])
     adapter = ModelChoice.of("transformers", model=f"{folder}/model", attention="eager").build()
     layers = range(len(adapter.layers))
     sites = [f"m/layers.{i}.{part}" for part in ("mlp_input", "mlp") for i in layers]
@@ -20,7 +20,7 @@ def main() -> None:
             model, prompt, max_nodes=max_nodes or None, batch_size=batch, progress=False, skip_positions=[0]
         )
 
-    found, *cost = measured(graph)
+    found, *cost = measured(graph, repeats)
     report(*cost, active=found.num_active, visited=found.num_latents, edges=found.edges_MM.nnz, gap=found.gap())
 
 

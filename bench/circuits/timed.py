@@ -5,10 +5,8 @@ import resource
 import time
 from pathlib import Path
 
-REPEATS = 5
 
-
-def measured(function):
+def measured(function, repeats):
     """What it returns, the least CPU seconds of some runs (this process and its threads), and resident MB before.
 
     A first run, which makes whatever is made once, is not counted.
@@ -16,7 +14,7 @@ def measured(function):
     before = resident()
     function()
     seconds = []
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         begin = time.process_time()
         found = function()
         seconds.append(time.process_time() - begin)
