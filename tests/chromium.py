@@ -38,8 +38,15 @@ class Chromium:
             os.dup2(write, 4)
 
         command = [PATH, *OPTIONS, f"--user-data-dir={self.folder}"]
+        # It is killed in the end and leaves folders for temporary files behind: in its own, which is removed.
+        environment = {**os.environ, "TMPDIR": self.folder}
         self.process = subprocess.Popen(
-            command, preexec_fn=connect, close_fds=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            command,
+            preexec_fn=connect,
+            close_fds=False,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=environment,
         )
         os.close(theirs_in)
         os.close(theirs_out)
