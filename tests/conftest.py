@@ -5,6 +5,7 @@ Nothing is written into the caches or the home of who runs the tests, compiled k
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import tempfile
@@ -36,6 +37,16 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE"):
     os.environ.pop(name, None)
+
+
+def pytest_collection_finish():
+    """Most objects are of imported modules and stay; the collector would go through them again and again."""
+    gc.freeze()
+    gc.set_threshold(10_000, 10, 10)
+
+
+def pytest_sessionfinish():
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")
