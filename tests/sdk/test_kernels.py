@@ -143,14 +143,14 @@ def kernels(request):
     return native, "cpu"
 
 
-@pytest.mark.parametrize("seed", range(9))
+@pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_other_kernels_agree_with_the_reference(kernels, seed, dtype):
     kernels, device = kernels
     generator = torch.Generator().manual_seed(seed)
-    num_tokens, num_latents, width = (int(torch.randint(1, high, (), generator=generator)) for high in (90, 12, 1500))
-    if seed > 5:
-        width = 64 * seed  # whole blocks, and nothing besides
+    num_tokens, num_latents, width = (int(torch.randint(1, high, (), generator=generator)) for high in (40, 12, 1500))
+    if seed > 3:
+        width = 128 * seed  # whole blocks, and nothing besides
     latents, _ = latents_of(num_tokens, num_latents, [0.0, 0.3, 1.0][seed % 3], generator)
     # Columns of a wider tensor: rows are not next to each other.
     x = torch.randn(num_tokens, width + 3, generator=generator, dtype=dtype)[:, :width].to(device)
