@@ -5,6 +5,7 @@ Nothing is written into the caches or the home of who runs the tests, compiled k
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import signal
@@ -15,6 +16,8 @@ import torch
 
 from hub_server import HubServer
 
+gc.disable()  # until all tests are collected: nearly nothing of what is imported is ever freed
+atexit.register(gc.unfreeze)  # libraries look for what is left of them
 _server = HubServer()
 _home = tempfile.TemporaryDirectory(prefix="crosscoders-home-")
 os.environ.update(
@@ -43,10 +46,7 @@ def pytest_collection_finish():
     """Most objects are of imported modules and stay; the collector would go through them again and again."""
     gc.freeze()
     gc.set_threshold(10_000, 10, 10)
-
-
-def pytest_sessionfinish():
-    gc.unfreeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
