@@ -46,7 +46,13 @@ def synthetic_run(output: str, *, world: Mapping[str, Any] | None = None, **chan
             "rows_per_forward": 16,
             "held_out_share": 0.25,  # of less, many more documents are read to find these
         },
-        "training": {"num_tokens": 20_480, "batch_size": 256, "lr": 5e-3, "evaluation_tokens": 1024},
+        "training": {
+            "num_tokens": 20_480,
+            "batch_size": 256,
+            "lr": 5e-3,
+            "evaluation_tokens": 1024,
+            "fidelity_tokens": 512,
+        },
         "device": "cpu",
         "output": output,
     }
