@@ -31,6 +31,17 @@ def test_every_architecture_and_every_world_has_its_examples():
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.stem}")
+def test_every_example_is_a_config(file):
+    assert RunConfig.from_toml(file).sites
+
+
+def example(file):
+    """Of the shipped pair, one of each kind of run is among the quick tests: layers, outputs, two models, snapshots."""
+    quick = file.parent.name == "planted" or file.stem in ("acausal", "strictly-causal", "delta", "snapshots")
+    return pytest.param(file, id=f"{file.parent.name}/{file.stem}", marks=[] if quick else pytest.mark.slow)
+
+
+@pytest.mark.parametrize("file", map(example, FILES))
 def test_example_is_short_trains_by_command_and_reloads_bit_equal(file, tmp_path):
     """A shortened run; the files themselves train for about a minute."""
     text = file.read_text()
