@@ -5,6 +5,8 @@ Nothing is written into the caches or the home of who runs the tests, compiled k
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import signal
 import tempfile
@@ -14,6 +16,8 @@ import torch
 
 from hub_server import HubServer
 
+gc.disable()  # until all tests are collected: nearly nothing of what is imported is ever freed
+atexit.register(gc.unfreeze)  # libraries look for what is left of them
 _server = HubServer()
 _home = tempfile.TemporaryDirectory(prefix="crosscoders-home-")
 os.environ.update(
@@ -50,6 +54,13 @@ def pytest_collection_modifyitems(config, items):
         chosen = [i for i in items if i.get_closest_marker("gpu") or (i.cls and issubclass(i.cls, Suite))]
         config.hook.pytest_deselected(items=[item for item in items if item not in set(chosen)])
         items[:] = chosen
+
+
+def pytest_collection_finish():
+    """Most objects are of imported modules and stay; the collector would go through them again and again."""
+    gc.freeze()
+    gc.set_threshold(10_000, 10, 10)
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

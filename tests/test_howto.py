@@ -105,7 +105,8 @@ def test_the_how_to_on_own_tensors_runs(trained, monkeypatch):
     chat = adapters()["chat"]
     names = {"model": chat.model, "tokenizer": chat.tokenizer}
     for block in blocks("own-tensors.md"):
-        code = block.replace("50_000", "1_024").replace("4096, 64", "600, 64").replace("20_000", "1_024")
+        code = block.replace("50_000", "1_024").replace("4096, 64", "600, 64")
+        code = code.replace("20_000, ", '1_024, "evaluation_tokens": 256, "fidelity_tokens": 64, ')
         code = code.replace('"training":', '"activations": {"context_length": 24, "held_out_share": 0.3}, "training":')
         exec(compile(code, "own-tensors.md", "exec"), names)
     assert names["study"].adapter("chat") is names["chat"] and Path("my-crosscoder/config.json").is_file()

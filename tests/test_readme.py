@@ -13,10 +13,10 @@ def test_the_python_example_runs(tmp_path, monkeypatch, capsys):
     assert len(example.strip().splitlines()) <= 19
     # As it stands, but on fewer tokens: what it says of the models is not looked at here.
     smaller = {
-        "100_000": "4_096",
-        '["decoder_norms"])': '["decoder_norms"], num_tokens=4096)',
-        '"lr": 2e-3}': '"lr": 2e-3, "evaluation_tokens": 2048, "fidelity_tokens": 128}',
-        '"training":': '"activations": {"block_tokens": 4096, "calibration_tokens": 4096},\n        "training":',
+        "100_000": "2_048",
+        '["decoder_norms"])': '["decoder_norms"], num_tokens=1024)',
+        '"lr": 2e-3}': '"lr": 2e-3, "evaluation_tokens": 512, "fidelity_tokens": 128}',
+        '"training":': '"activations": {"block_tokens": 2048, "calibration_tokens": 1024},\n        "training":',
     }
     for whole, less in smaller.items():
         assert whole in example
@@ -43,8 +43,8 @@ def test_the_tutorial_on_layers_runs(tmp_path, monkeypatch, capsys):
     small = {
         "num_tokens = 400_000": "num_tokens = 6_144",
         "num_latents = 2048": "num_latents = 256",
-        "evaluation_tokens = 32_768": "evaluation_tokens = 1_024",
-        "num_tokens=32_768": "num_tokens=2_048",
+        "evaluation_tokens = 32_768": "evaluation_tokens = 512\nfidelity_tokens = 128",
+        "num_tokens=32_768": "num_tokens=1_024",
         "with_tokens(8_192)": "with_tokens(512)",
         'output = "runs/layers"': """output = "runs/layers"
 activations = { block_tokens = 4_096, calibration_tokens = 4_096 }""",

@@ -31,21 +31,35 @@ def test_every_architecture_and_every_world_has_its_examples():
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.stem}")
+def test_every_example_is_a_config(file):
+    assert RunConfig.from_toml(file).sites
+
+
+def example(file):
+    """Of the shipped pair, one of each kind of run is among the quick tests: layers, outputs, two models, snapshots."""
+    quick = file.parent.name == "planted" or file.stem in ("acausal", "strictly-causal", "delta", "snapshots")
+    return pytest.param(file, id=f"{file.parent.name}/{file.stem}", marks=[] if quick else pytest.mark.slow)
+
+
+@pytest.mark.parametrize("file", map(example, FILES))
 def test_example_is_short_trains_by_command_and_reloads_bit_equal(file, tmp_path):
     """A shortened run; the files themselves train for about a minute."""
     text = file.read_text()
     assert text.count("\n") < 25
     shorter = {
-        "num_tokens = 400_000": "num_tokens = 10_240",
-        "batch_size = 1024": "batch_size = 128",
-        "lr = 1e-3": "lr = 4e-3",
-        "evaluation_tokens = 32_768": "evaluation_tokens = 1024\nfidelity_tokens = 128",
-        "num_latents = 2048": "num_latents = 512",
-        "num_tokens = 500_000": "num_tokens = 24_576",
-        "batch_size = 2048": "batch_size = 256",
         "[training]": "[initialisation]\nencoder_scale = 0.25\n[training]",  # so few steps do not undo a large start
-        "[activations]": "[activations]\nblock_tokens = 2048\ncalibration_tokens = 1024\nrows_per_forward = 8",
+        "num_tokens = 400_000": "num_tokens = 3072",
+        "evaluation_tokens = 32_768": "evaluation_tokens = 256\nfidelity_tokens = 64",
+        "batch_size = 1024": "batch_size = 128",
+        "lr = 1e-3": "lr = 8e-3",
+        "num_latents = 2048": "num_latents = 256",
+        "num_tokens = 500_000": "num_tokens = 3072\nevaluation_tokens = 256\nfidelity_tokens = 128",
+        "batch_size = 2048": "batch_size = 128",
+        "lr = 3e-3": "lr = 1e-2",
+        "[activations]": "[activations]\nblock_tokens = 1024\ncalibration_tokens = 512\nrows_per_forward = 8",
     }
+    if "[activations]" not in text:
+        text += "\n[activations]\n"
     for key, value in shorter.items():
         text = text.replace(key, value)
     (tmp_path / "run.toml").write_text(text)
@@ -60,7 +74,7 @@ def test_example_is_short_trains_by_command_and_reloads_bit_equal(file, tmp_path
     crosscoder.save_pretrained(tmp_path / "again")
     assert (tmp_path / "again" / "model.safetensors").read_bytes() == (saved / "model.safetensors").read_bytes()
     metrics = json.loads((saved / "config.json").read_text())["metrics"]
-    assert min(metrics["explained_variance"].values()) > 0.05, metrics
+    assert min(metrics["explained_variance"].values()) > 0.1, metrics
     assert metrics["l0"] > 0.5
 
 

@@ -40,7 +40,7 @@ def config(tmp_path, *sites, **more):
             "architecture": {"name": "acausal", "num_latents": 64},
             "loss": {"name": "batchtopk", "k": 4},
             "activations": {"context_length": 32, "block_tokens": 1024, "calibration_tokens": 512},
-            "training": {"num_tokens": 512, "batch_size": 128, "evaluation_tokens": 128},
+            "training": {"num_tokens": 512, "batch_size": 128, "evaluation_tokens": 128, "fidelity_tokens": 64},
             "output": str(tmp_path / "run"),
             **more,
         }

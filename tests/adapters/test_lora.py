@@ -173,7 +173,7 @@ def test_a_pair_by_toml_shares_weights_and_an_analysis_loads_it_again(adapter_fo
         architecture = {{ name = "acausal", num_latents = 32 }}
         loss = {{ name = "batchtopk", k = 4 }}
         activations = {{ context_length = 32, block_tokens = 256, calibration_tokens = 128, held_out_share = 0.0 }}
-        training = {{ num_tokens = 256, batch_size = 128, evaluation_tokens = 128 }}
+        training = {{ num_tokens = 256, batch_size = 128, evaluation_tokens = 128, fidelity_tokens = 64 }}
         """
     )
     train(RunConfig.from_toml(tmp_path / "run.toml"), quiet=True)

@@ -139,7 +139,7 @@ def test_a_run_by_toml_records_how_and_an_analysis_holds_it_so_again(way, tmp_pa
         architecture = {{ name = "acausal", num_latents = 32 }}
         loss = {{ name = "batchtopk", k = 4 }}
         activations = {{ context_length = 32, block_tokens = 256, calibration_tokens = 128, held_out_share = 0.0 }}
-        training = {{ num_tokens = 256, batch_size = 128, evaluation_tokens = 128 }}
+        training = {{ num_tokens = 256, batch_size = 128, evaluation_tokens = 128, fidelity_tokens = 64 }}
         [models.chat]
         {table}
         """

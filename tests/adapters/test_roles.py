@@ -213,7 +213,7 @@ def test_a_run_keeps_answers_only_and_says_so(tmp_path):
             "calibration_tokens": 512,
             "masks": {"roles": ["assistant"]},
         },
-        "training": {"num_tokens": 512, "batch_size": 128, "evaluation_tokens": 128},
+        "training": {"num_tokens": 512, "batch_size": 128, "evaluation_tokens": 128, "fidelity_tokens": 64},
         "output": str(tmp_path / "run"),
     }
     (tmp_path / "chats.jsonl").write_text(

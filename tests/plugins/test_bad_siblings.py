@@ -125,7 +125,7 @@ def test_configs_of_the_wrong_kinds_end_in_errors_of_ours(copied):
         for value in WRONG:
             path.write_text(json.dumps({**config, key: value}))
             attempt(folder, name)
-    for content in ("[]", '"x"', "{", "[" * 100_000, "\x00"):
+    for content in ("[]", '"x"', "{", "[" * 10_000, "\x00"):
         path.write_text(content)
         attempt(folder, name)
 

@@ -540,7 +540,7 @@ def trained(loss, steps=400, **options):
     ],
 )
 def test_target_l0_is_met_from_whatever_weight(loss, target, options):
-    *_, metrics = trained(loss, steps=800, target_l0=target, **options)
+    *_, metrics = trained(loss, steps=500, target_l0=target, **options)
     assert metrics.l0 == pytest.approx(target, rel=0.2)
 
 

@@ -1,4 +1,7 @@
-"""Small versions of what `bench/claims` records: planted truth must come out in seconds of training."""
+"""Small versions of what `bench/claims` records: planted truth must come out in seconds of training.
+
+Of architectures that share latents alike, and of losses that select alike, one stands for the others among quick tests.
+"""
 
 import json
 from functools import cache
@@ -31,14 +34,14 @@ PAIR = DiffWorld(
 )
 RESIDUAL = tuple(f"layers.{i}" for i in range(3))
 OUTPUTS = tuple(f"layers.{i}.out" for i in range(3))
-STEPS = 800
+STEPS = 500
 
 
 def train(architecture, sites, loss, x_BX):
     """A crosscoder trained on activations of STEPS + 1 batches, the first of which calibrates."""
     crosscoder = build_crosscoder(architecture.pop("name"), sites, **architecture)
     made = LossChoice.of(loss.pop("name"), **loss).build()
-    config = TrainingConfig(num_tokens=STEPS * 256, batch_size=256, lr=5e-3, dead_after_share=0.05)
+    config = TrainingConfig(num_tokens=STEPS * 256, batch_size=256, lr=7e-3, dead_after_share=0.05)
     list(fit(crosscoder, made, iter(x_BX.split(256)), config))
     return crosscoder
 
@@ -84,9 +87,9 @@ def closest(crosscoder, site, directions_CD):
     [
         {"name": "acausal", "num_latents": 27},
         {"name": "weakly_causal", "num_latents": 66},
-        {"name": "local", "num_latents": 48, "window": 2},
+        pytest.param({"name": "local", "num_latents": 48, "window": 2}, marks=pytest.mark.slow),
         {"name": "per_layer_saes", "num_latents": 66},
-        {"name": "factored", "num_latents": 27, "rank": 1},
+        pytest.param({"name": "factored", "num_latents": 27, "rank": 1}, marks=pytest.mark.slow),
     ],
     ids=lambda a: a["name"],
 )
@@ -122,23 +125,29 @@ def test_a_cross_layer_transcoder_reads_where_a_feature_begins_and_writes_all_it
     [
         ({"name": "acausal", "num_latents": 32}, {"name": "topk", "k": 2}),
         ({"name": "acausal", "num_latents": 32}, {"name": "jumprelu", "weight": 0.5, "target_l0": 1.5}),
-        (
+        pytest.param(
             {"name": "acausal", "num_latents": 32},
             {"name": "jumprelu", "penalty": "quadratic", "weight": 5.0, "target_l0": 1.5, "ramp_share": 0.2},
+            marks=pytest.mark.slow,
         ),
         (
             {"name": "matryoshka", "levels": [0.75, 1.0], "of": {"name": "acausal", "num_latents": 32}},
             {"name": "matryoshka_batchtopk", "k": 2},
         ),
         ({"name": "dedicated", "num_latents": 40, "exclusive_share": 0.2}, {"name": "batchtopk", "k": 2}),
-        ({"name": "dedicated", "num_latents": 40, "exclusive_share": 0.2}, {"name": "dfc", "k": 2}),
+        pytest.param(
+            {"name": "dedicated", "num_latents": 40, "exclusive_share": 0.2},
+            {"name": "dfc", "k": 2},
+            marks=pytest.mark.slow,
+        ),
         (
             {"name": "designated_shared", "num_latents": 40, "designated_share": 0.5},
             {"name": "delta", "k": 2, "k_shared": 1},
         ),
-        (
+        pytest.param(
             {"name": "designated_shared", "num_latents": 40, "designated_share": 0.5},
             {"name": "dsf", "weight": 0.5, "designated_share": 0.7},
+            marks=pytest.mark.slow,
         ),
     ],
     ids=lambda table: table["name"],

@@ -208,10 +208,10 @@ def test_a_crosscoder_over_two_architectures_trains_and_is_analysed(tmp_path):
     reader = make_reader(source, adapters, tiny_model(), context_length=48)
     stream = ActivationStream(LiveBlocks(reader, harvester, config), batch_size=256, seed=0)
     crosscoder = build_crosscoder("acausal", layout.sites, num_latents=512)
-    training = TrainingConfig(num_tokens=80 * 256, batch_size=256, lr=2e-3)
+    training = TrainingConfig(num_tokens=60 * 256, batch_size=256, lr=4e-3)
     reports = list(fit(crosscoder, LossChoice.of("batchtopk", k=24).build(), iter(stream), training))
     assert min(reports[-1].explained_variance.values()) > 0.4
-    study = Study(crosscoder, adapters, source, activations=config, num_tokens=4096, reading=tiny_model())
+    study = Study(crosscoder, adapters, source, activations=config, num_tokens=1024, reading=tiny_model())
     (report,) = analyse(crosscoder, ["decoder_norms"], study=study)
     assert report.data
 
@@ -230,8 +230,8 @@ def test_a_run_over_two_vocabularies_needs_nothing_special(tmp_path):
         "tokens": {"name": "python_library"},
         "architecture": {"name": "dedicated", "num_latents": 256},
         "loss": {"name": "batchtopk", "k": 8},
-        "activations": {"context_length": 48, "block_tokens": 4096, "calibration_tokens": 2048},
-        "training": {"num_tokens": 4096, "batch_size": 256, "evaluation_tokens": 2048},
+        "activations": {"context_length": 48, "block_tokens": 2048, "calibration_tokens": 1024},
+        "training": {"num_tokens": 2048, "batch_size": 256, "evaluation_tokens": 256, "fidelity_tokens": 64},
         "device": "cpu",
         "output": str(tmp_path / "run"),
     }

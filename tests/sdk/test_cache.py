@@ -192,6 +192,7 @@ def test_several_processes_read_shares_of_what_one_wrote(cache, world):
         assert torch.equal(whole.x_RX[whole.local_of_slot[mine]], part.x_RX[part.local_of_slot[mine]])
 
 
+@pytest.mark.slow
 def test_two_processes_write_what_one_reads(cache, tmp_path):
     script = (
         "from crosscoders import RunConfig; from crosscoders.training import harvest;"

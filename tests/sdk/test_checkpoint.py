@@ -1,6 +1,7 @@
 """Saved crosscoders: exact, complete, and hostile files refused with a clear error."""
 
 import json
+import shutil
 import struct
 
 import pytest
@@ -10,9 +11,16 @@ from safetensors.torch import load_file, save_file
 from crosscoders import CheckpointError, Crosscoder, LatentGroup, PluginError, Registry, Site, Wiring
 
 
+@pytest.fixture(scope="module")
+def saved_once(planted_run, tmp_path_factory):
+    crosscoder = Crosscoder.from_pretrained(planted_run / "crosscoder")
+    return crosscoder.save_pretrained(tmp_path_factory.mktemp("checkpoint") / "saved")
+
+
 @pytest.fixture
-def saved(planted_crosscoder, tmp_path):
-    return planted_crosscoder.save_pretrained(tmp_path / "saved")
+def saved(saved_once, tmp_path):
+    """A saved crosscoder whose files may be changed."""
+    return shutil.copytree(saved_once, tmp_path / "saved")
 
 
 def edit_config(folder, change):

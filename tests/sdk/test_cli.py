@@ -192,6 +192,7 @@ def test_errors_are_one_line(tmp_path):
     assert "nope" in run("train", tmp_path / "bad.toml", fails=True)
 
 
+@pytest.mark.slow
 def test_demo_on_two_local_models(tmp_path):
     """`--base --chat --layer`, here with small models of another family."""
     import torch
@@ -220,11 +221,11 @@ def test_demo_on_two_local_models(tmp_path):
         "--k",
         4,
         "--tokens",
-        4096,
-        "--study-tokens",
         2048,
+        "--study-tokens",
+        1024,
         "--prompts",
-        4,
+        2,
         "--output",
         tmp_path / "demo",
     )

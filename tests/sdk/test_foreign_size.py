@@ -60,7 +60,7 @@ def gemma(folder, latents):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peaks are read from /proc")
-@pytest.mark.parametrize("make", [clt, pair, gemma])
+@pytest.mark.parametrize("make", [clt, *(pytest.param(make, marks=pytest.mark.slow) for make in (pair, gemma))])
 def test_loading_holds_next_to_nothing_twice(make, tmp_path):
     for name, latents in (("small", 64), ("large", LATENTS)):
         (tmp_path / name).mkdir()

@@ -144,14 +144,14 @@ def kernels(request):
     return native, "cpu"
 
 
-@pytest.mark.parametrize("seed", range(9))
+@pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_other_kernels_agree_with_the_reference(kernels, seed, dtype):
     kernels, device = kernels
     generator = torch.Generator().manual_seed(seed)
-    num_tokens, num_latents, width = (int(torch.randint(1, high, (), generator=generator)) for high in (90, 12, 1500))
-    if seed > 5:
-        width = 64 * seed  # whole blocks, and nothing besides
+    num_tokens, num_latents, width = (int(torch.randint(1, high, (), generator=generator)) for high in (40, 12, 1500))
+    if seed == 5:
+        width = 1024  # whole blocks, and nothing besides
     latents, _ = latents_of(num_tokens, num_latents, [0.0, 0.3, 1.0][seed % 3], generator)
     # Columns of a wider tensor: rows are not next to each other.
     x = torch.randn(num_tokens, width + 3, generator=generator, dtype=dtype)[:, :width].to(device)
@@ -321,6 +321,7 @@ def compiled(tmp_path, **environment):
 
 
 @NEEDS_NATIVE
+@pytest.mark.slow
 def test_kernels_are_compiled_once_and_kept(tmp_path):
     first = compiled(tmp_path)
     assert first[:2] == ["crosscoders.kernels.native", "[[0], [1], [3.0]]"]

@@ -60,7 +60,7 @@ def trained(secret, tmp_path_factory):
         models={"base": tiny("base"), "chat": {"name": "transformers", "model": str(secret / "model")}},
         sites=["base/layers.1", "chat/layers.1"],
         activations={"context_length": 32, "held_out_share": 0.2},
-        training={"num_tokens": 1024, "batch_size": 256},
+        training={"num_tokens": 1024, "batch_size": 256, "evaluation_tokens": 256, "fidelity_tokens": 64},
     )
     config = attrs.evolve(config, tokens=TokenSourceChoice.of("text_files", paths=[str(secret)], min_characters=100))
     from crosscoders import train

@@ -4,8 +4,9 @@ import itertools
 
 import torch
 
-from crosscoders import TokenIds, is_held_out
+from crosscoders import Chat, Message, Text, TokenIds, is_held_out
 from crosscoders.activations import LiveActivations
+from crosscoders.models.documents import number_of
 from crosscoders.models.sample import SLACK, STRETCH, sample
 from crosscoders.models.sequences import SequenceReader
 from crosscoders.plugins.registry import get_registry
@@ -72,3 +73,11 @@ def test_a_run_evaluates_on_the_sample(tmp_path):
     first = live._reader("held_out").read(4).ids
     rows = next(iter(live.held_out_rows(median_norm_S, 4 * first.shape[1]))).tokens.ids
     assert rows.shape == first.shape and not bool((rows == first).all())
+
+
+def test_documents_keep_their_split():
+    """The numbers by which they are parted, as they always were: another would mix what is held out into training."""
+    assert number_of(TokenIds((1, 2, 3))) == 5791447146748467899
+    assert number_of(Text("a text")) == 4306940360686581117
+    turns = (Message("user", "Who?"), Message("assistant", "A parrot.", extra={"name": "p", "x": (1,)}))
+    assert number_of(Chat(turns)) == 8357751171998000964

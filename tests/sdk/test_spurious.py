@@ -23,8 +23,8 @@ def as_toml(data, prefix=""):
 
 def test_controls_are_trained_and_nothing_of_a_copy_is_specific(tmp_path):
     path = tmp_path / "run.toml"
-    path.write_text(as_toml(synthetic_run(str(tmp_path / "run"))))
-    arguments = ["spurious", str(path), "--loss", '{"name": "l1", "weight": 0.5}', "--tokens", "4096", "--quiet"]
+    path.write_text(as_toml(synthetic_run(str(tmp_path / "run"), training={"num_tokens": 12_800})))
+    arguments = ["spurious", str(path), "--loss", '{"name": "l1", "weight": 0.5}', "--tokens", "2048", "--quiet"]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
     assert "training null pair" in result.output and "Genuine or spurious: Of " in result.output

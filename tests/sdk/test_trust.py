@@ -99,13 +99,19 @@ def test_clipping_without_private_operations(monkeypatch, foreach):
 # -- checkpoints --------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def saved(tmp_path):
+@pytest.fixture(scope="module")
+def saved_once(tmp_path_factory):
     crosscoder = build_crosscoder("acausal", (Site("m/a", 4), Site("m/b", 3)), num_latents=8)
     with torch.no_grad():
         for parameter in crosscoder.parameters():
             parameter.normal_(generator=torch.Generator().manual_seed(0))
-    return crosscoder.save_pretrained(tmp_path / "saved")
+    return crosscoder.save_pretrained(tmp_path_factory.mktemp("trust") / "saved")
+
+
+@pytest.fixture
+def saved(saved_once, tmp_path):
+    """A saved crosscoder whose files may be changed."""
+    return shutil.copytree(saved_once, tmp_path / "saved")
 
 
 def edit(folder, change, file="config.json"):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jinja2 import Environment
+from jinja2 import Environment, Template
 
 from ..privacy.local import published
 from ..reports.figures import histogram
@@ -181,17 +182,16 @@ def write_card(
         shutil.copyfile(drawn_in / "figures" / figure.name, figure)
     else:
         figure.write_bytes(histogram(values, xlabel=label, ylabel="latents").png())
-    environment = Environment(autoescape=False)  # noqa: S701 - Markdown, not HTML
 
     def number(*keys: str, form: str = ".4g") -> str:
         value = number_at(info.metrics, *keys)
         return "–" if value is None else format(value, form)
 
-    environment.globals["number"] = number
-    environment.globals["losses"] = _LOSSES
     models_written = dict.fromkeys(site.model for site in crosscoder.written.sites)
     rows = [*names, *(f"{model} (all sites)" for model in models_written)]
-    text = environment.from_string(_CARD).render(
+    text = _template().render(
+        number=number,
+        losses=_LOSSES,
         crosscoder=crosscoder,
         info=info,
         sites=crosscoder.sites,
@@ -208,6 +208,11 @@ def write_card(
         recipe=json.dumps(recipe, indent=2) if recipe else "",
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+@cache
+def _template() -> Template:
+    return Environment(autoescape=False).from_string(_CARD)  # noqa: S701 - Markdown, not HTML
 
 
 def _grouped(needs: Iterable[Mapping[str, str]]) -> str:

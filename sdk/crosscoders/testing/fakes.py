@@ -45,6 +45,14 @@ def synthetic_run(output: str, *, world: Mapping[str, Any] | None = None, **chan
             "block_tokens": 2048,
             "calibration_tokens": 1024,
             "rows_per_forward": 16,
+            "held_out_share": 0.25,  # of less, many more documents are read to find these
+        },
+        "training": {
+            "num_tokens": 20_480,
+            "batch_size": 256,
+            "lr": 5e-3,
+            "evaluation_tokens": 1024,
+            "fidelity_tokens": 512,
         },
         "training": {"num_tokens": 20_480, "batch_size": 256, "lr": 5e-3, "evaluation_tokens": 1024},
         "device": "cpu" if device().type == "cpu" else "auto",
