@@ -54,7 +54,6 @@ def synthetic_run(output: str, *, world: Mapping[str, Any] | None = None, **chan
             "evaluation_tokens": 1024,
             "fidelity_tokens": 512,
         },
-        "training": {"num_tokens": 20_480, "batch_size": 256, "lr": 5e-3, "evaluation_tokens": 1024},
         "device": "cpu" if device().type == "cpu" else "auto",
         "output": output,
     }
