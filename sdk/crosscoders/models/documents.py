@@ -101,9 +101,11 @@ def is_held_out(document: Document, share: float) -> bool:
 
 def number_of(document: Document) -> int:
     """A number below 2**64 that the content of a document decides, as if it were drawn evenly."""
-    # attrs would look at each id, and documents of synthetic worlds are many, most of them only asked for this.
-    ids = isinstance(document, TokenIds)
-    content = {"ids": document.ids} if ids else asdict(document, filter=_is_content)
+    if isinstance(document, TokenIds):
+        # attrs would look at each id, and documents of synthetic worlds are many, most of them only asked for this.
+        content: dict[str, Any] = {"ids": document.ids}
+    else:
+        content = asdict(document, filter=_is_content)
     return int.from_bytes(blake2b(repr(content).encode(), digest_size=8).digest(), "big")
 
 
