@@ -95,6 +95,7 @@ class ExplainedPrompt:
         first = torch.tensor([min(map(order.index, one.writes)) for one in model.sets], device=by_position.device)
         self._first_write_N = first[self.latents.set_N]
         self._writes: dict[str, _Writes] = {}
+        self._known_sources: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}
         self.errors: dict[str, Tensor] = {}
         self._decode()
         self._zero = self._without_inputs(reads)
@@ -126,9 +127,12 @@ class ExplainedPrompt:
 
     def encoder_rows(self, node_R: Tensor) -> Tensor:
         """Encoder rows (R, D) of active latents that read one point."""
-        latents, value_TD = self.latents, self.values[self.read_of(int(node_R[0]))]
-        rows_RD = value_TD.new_zeros(len(node_R), value_TD.shape[1])
-        for number in torch.unique(latents.set_N[node_R]).tolist():
+        latents, point = self.latents, self.read_of(int(node_R[0]))
+        numbers = [number for number, one in enumerate(self.model.sets) if one.read == point]
+        if len(numbers) == 1:
+            return self.model.sets[numbers[0]].encoder_rows(latents.local_N[node_R]).float()
+        rows_RD = self.values[point].new_zeros(len(node_R), self.values[point].shape[1])
+        for number in numbers:
             mine_R = latents.set_N[node_R] == number
             rows_RD[mine_R] = self.model.sets[number].encoder_rows(latents.local_N[node_R[mine_R]]).float()
         return rows_RD
@@ -141,8 +145,7 @@ class ExplainedPrompt:
         latents_RN = vector_RD.new_zeros(len(vector_RD), active)
         constant_R = (vector_RD * self._zero[point][position_R]).sum(dim=1)
         at_T = torch.arange(count, device=vector_RD.device)
-        source_N = (self._first_write_N < self.model.points.index(point)) & (self.latents.position_N < count)
-        source_n = source_N.nonzero()[:, 0]
+        source_n, place_n = self._sources(point, count)
         columns, numbers = list[Tensor](), [source_n]
         for number, cut in enumerate(self.model.cuts):
             if cut not in pulled:
@@ -161,11 +164,19 @@ class ExplainedPrompt:
             back_TRD = pulled[EMBEDDING][:, :count].transpose(0, 1)
             columns.append((back_TRD @ self.values[EMBEDDING][:count, :, None])[:, :, 0].T)
             numbers.append(active + len(self.model.cuts) * length + at_T)
-        columns_RC = torch.cat([latents_RN[:, self._place_N[source_n]], *columns], dim=1)
+        columns_RC = torch.cat([latents_RN[:, place_n], *columns], dim=1)
         total_R = (vector_RD * self.values[point][position_R]).sum(dim=1)
         return Brought(columns_RC, torch.cat(numbers), constant_R, total_R)
 
     # -- private ------------------------------------------------------------------------------------------------
+
+    def _sources(self, point: str, count: int) -> tuple[Tensor, Tensor]:
+        """The latents that write before a point, within the first `count` tokens, and their places by position."""
+        if (point, count) not in self._known_sources:
+            early_N = self._first_write_N < self.model.points.index(point)
+            source_n = (early_N & (self.latents.position_N < count)).nonzero()[:, 0]
+            self._known_sources[point, count] = source_n, self._place_N[source_n]
+        return self._known_sources[point, count]
 
     def _encode(self) -> ActiveLatents:
         parts: list[list[Tensor]] = []
