@@ -14,6 +14,7 @@ from crosscoders import CheckpointError, ModelChoice, Study, analyse
 from crosscoders.circuits.attribution import attribution_graph
 from crosscoders.circuits.generation import generate_intervened
 from crosscoders.circuits.graph_fidelity import graph_fidelity
+from crosscoders.circuits.groups import Group, intervene_on_group
 from crosscoders.circuits.interventions import Intervention, intervene
 from crosscoders.circuits.replacement import ReplacementModel
 from crosscoders.explorer.gathering import gather
@@ -128,7 +129,7 @@ def test_graphs_have_the_same_nodes_and_edges(family):
     model.load_state_dict(here.model.state_dict())
     model.config._attn_implementation = "eager"
     there = TransformersAdapter.wrap(model.to(DEVICE).eval(), Tokenizer(), name=family)
-    graphs, after, told = [], [], []
+    graphs, after, told, measured = [], [], [], []
     for adapter, device in ((here, "cpu"), (there, DEVICE)):
         replaced = ReplacementModel(clt(here).to(device), adapter)
         graph = attribution_graph(replaced, PROMPT, targets=[4, 9], progress=False)
@@ -138,7 +139,9 @@ def test_graphs_have_the_same_nodes_and_edges(family):
         for mode in ("direct", "iterative"):
             after.append(intervene(replaced, PROMPT, changes, mode=mode).logits_TV.float().cpu())
         told.append(generate_intervened(replaced, PROMPT, changes, max_new_tokens=6))
-        assert graph_fidelity(replaced, graph)
+        assert graph_fidelity(replaced, graph).table()
+        group = Group("a", [tuple(place) for place in graph.latent_n3[:2].tolist()])
+        measured.append(intervene_on_group(replaced, graph, group).observed_K)
     first, second = graphs
     assert torch.equal(first.latent_n3, second.latent_n3)
     one, other = (torch.from_numpy(graph.edges_MM.toarray()) for graph in graphs)
@@ -146,6 +149,7 @@ def test_graphs_have_the_same_nodes_and_edges(family):
     for mode in range(2):
         torch.testing.assert_close(after[mode + 2], after[mode], rtol=1e-3, atol=1e-4)
     assert told[0] == told[1]
+    assert measured[1] == pytest.approx(measured[0], rel=1e-3, abs=1e-4)
 
 
 class TestAdapter(ModelAdapterSuite):

@@ -167,7 +167,7 @@ def intervene_on_group(
     direct_K, total_K = group_effects(graph, nodes, change)
     if skip_positions is None:
         skip_positions = graph.record.get("settings", {}).get("skipped")
-    tokens = one_row(graph.ids, model.crosscoders[0].device)
+    tokens = one_row(graph.ids)
     changes = [Intervention(layer, index, change, position) for layer, position, index in group.latents]
     held = intervene(model, tokens, changes, skip_positions=skip_positions)
     step_D = (held.values["final"] - held.clean["final"])[graph.position]
