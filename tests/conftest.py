@@ -47,7 +47,7 @@ def pytest_collection_modifyitems(config, items):
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):
-                item.add_marker(pytest.mark.skip(reason="there is no GPU that torch knows by cuda"))
+                item.add_marker(pytest.mark.skip(reason="it needs a GPU, and torch finds none"))
     if os.environ.get("CROSSCODERS_TEST_DEVICE", "cpu") != "cpu":
         from crosscoders.testing.suites.base import Suite
 

@@ -5,7 +5,7 @@
 
 CPU seconds and peak memory of one graph on one thread, of random Llamas with random cross-layer transcoders: a small
 one, and one whose weights are more than the libraries. Results go to `bench/results/circuits.json` and `circuits.md`,
-after each row.
+after each pair.
 """
 
 from __future__ import annotations

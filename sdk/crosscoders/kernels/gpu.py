@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .reference import padded
+from .reference import counted, grouped, padded
 
 if TYPE_CHECKING:
     from .entries import Entries
@@ -161,18 +161,6 @@ def survivors(score_FB: Tensor, floor_F: Tensor) -> tuple[Tensor, Tensor, Tensor
             score_FB, floor_F, after - count, row_N, column_N, value_N, *shape, AS=_sum_type(score_FB), BLOCK=ELEMENTS
         )
     return row_N, column_N, value_N
-
-
-def counted(key_N: Tensor, num_keys: int) -> Tensor:
-    """Like `reference.counted`, which on a GPU waits twice: it asks for the smallest and the largest key."""
-    count_K = torch.zeros(num_keys, dtype=torch.int64, device=key_N.device)
-    return count_K.scatter_add_(0, key_N, torch.ones_like(key_N))
-
-
-def grouped(key_N: Tensor, num_keys: int) -> tuple[Tensor, Tensor]:
-    """Like `reference.grouped`, without waiting for the GPU."""
-    count_K = counted(key_N, num_keys)
-    return torch.argsort(key_N.int(), stable=True), count_K.cumsum(0) - count_K
 
 
 @triton.jit

@@ -76,7 +76,10 @@ def _exceeds(score_FB: Tensor, floor_F: Tensor) -> Tensor:
 
 def counted(key_N: Tensor, num_keys: int) -> Tensor:
     """How many of N entries have each key, (K,)."""
-    return torch.bincount(key_N, minlength=num_keys)
+    if key_N.is_cpu:
+        return torch.bincount(key_N, minlength=num_keys)
+    # On a GPU that waits twice: it asks for the smallest and the largest key.
+    return key_N.new_zeros(num_keys).scatter_add_(0, key_N, torch.ones_like(key_N))
 
 
 def grouped(key_N: Tensor, num_keys: int) -> tuple[Tensor, Tensor]:

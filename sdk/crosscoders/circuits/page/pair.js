@@ -22,10 +22,10 @@
 
   // -- the same layout on both sides -----------------------------------------------------------------------------
   // A graph that is wider than its side is drawn smaller, as far as it stays legible.
-  const side = document.querySelector(".side"), scaleOf = (wide) => Math.max(0.55, Math.min(1, (side.clientWidth - 4) / wide));
+  const half = document.querySelector(".side"), scaleOf = (wide) => Math.max(0.55, Math.min(1, (half.clientWidth - 4) / wide));
   const plan = cc.layout(nodes, data.tokens, (wide, high, positions, layers) => {
-    const gap = cc.spread(side.clientWidth - 4 - wide, positions, 14, 40);
-    return [gap, cc.spread((side.clientHeight - 50) / scaleOf(wide + gap * positions) - 50 - high, layers, 34, 80)];
+    const gap = cc.spread(half.clientWidth - 4 - wide, positions, 14, 40);
+    return [gap, cc.spread((half.clientHeight - 50) / scaleOf(wide + gap * positions) - 50 - high, layers, 34, 80)];
   });
   const { width, height } = plan, scale = scaleOf(width);
 
